@@ -1,0 +1,10 @@
+"""Errors meant for the person at the keyboard."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave (arguments, configs, files): one line that says what is wrong, where, and what to do.
+
+    The command line prints the message alone and exits with 2; library callers can catch it as a ``ValueError``.
+    """
