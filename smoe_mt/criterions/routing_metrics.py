@@ -1,0 +1,89 @@
+"""What routing tells about a batch, as sums that add up over batches and ranks, and the metrics made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from fairseq.logging import metrics
+from torch import Tensor
+
+from smoe_mt.moe import Routing
+
+SIDES = ("encoder", "decoder")
+PREFIX = "routing:"
+
+
+def routing_sums(
+    routing: Mapping[str, Sequence[Routing]], direction_B: Tensor, directions: Sequence[str]
+) -> dict[str, Tensor]:
+    """Sums over the batch, all on the batch's device; keys depend on the model and the directions alone.
+
+    routing      "encoder" and "decoder" -> a Routing per MoE block, visits [B, T]
+    direction_B  int64 [B], index of each sentence's direction
+    """
+    sums: dict[str, Tensor] = {}
+    for side in SIDES:
+        blocks = routing[side]
+        if not blocks:
+            continue
+        tokens_B = (blocks[0].visits > 0).sum(dim=1)
+        visits_B = torch.stack([block.visits for block in blocks]).sum(dim=(0, 2))
+        counts = torch.zeros(2, len(directions), dtype=torch.long, device=direction_B.device)
+        counts.index_add_(1, direction_B, torch.stack([visits_B, tokens_B * len(blocks)]))
+        for name, visits, tokens in zip(directions, *counts.unbind()):
+            sums[f"{PREFIX}visits/{side}/{name}"] = visits
+            sums[f"{PREFIX}tokens/{side}/{name}"] = tokens
+        for b, block in enumerate(blocks, start=1):
+            for g, (load, entropy) in enumerate(zip(block.load, block.entropy), start=1):
+                gate = f"{side}.{b}.{g}"
+                sums[f"{PREFIX}asked/{gate}"] = load.asked
+                sums[f"{PREFIX}served/{gate}"] = load.served
+                sums[f"{PREFIX}entropy/{gate}"] = entropy * load.tokens.sum()
+    return sums
+
+
+def log_routing(logging_outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Log the metrics: a few by plain names, the rest by names with a slash (TensorBoard alone shows those)."""
+    if not logging_outputs:
+        return
+    keys = [key for key in logging_outputs[0] if key.startswith(PREFIX)]
+    total = {key.removeprefix(PREFIX): sum(log[key] for log in logging_outputs if key in log) for key in keys}
+    _log_visits(total)
+    _log_gates(total)
+
+
+def _log_visits(total: Mapping[str, Any]) -> None:
+    for side in SIDES:
+        visits = tokens = 0.0
+        prefix = f"visits/{side}/"
+        for key in (key for key in total if key.startswith(prefix)):
+            direction = key.removeprefix(prefix)
+            v, t = float(total[key]), float(total[f"tokens/{side}/{direction}"])
+            if t:
+                metrics.log_scalar(f"rc_{side}/{direction}", v / t, t, priority=1000, round=3)
+            visits, tokens = visits + v, tokens + t
+        if tokens:
+            metrics.log_scalar(f"rc_{side[:3]}", visits / tokens, tokens, priority=300, round=3)
+
+
+def _log_gates(total: Mapping[str, Any]) -> None:
+    asked_all = served_all = 0.0
+    for key in (key for key in total if key.startswith("asked/")):
+        gate = key.removeprefix("asked/")
+        asked_E = torch.as_tensor(total[key], dtype=torch.float64)
+        served_E = torch.as_tensor(total[f"served/{gate}"], dtype=torch.float64)
+        asked, served = asked_E.sum().item(), served_E.sum().item()
+        if not asked:
+            continue
+        asked_all, served_all = asked_all + asked, served_all + served
+        metrics.log_scalar(f"overflow/{gate}", 1 - served / asked, asked, priority=1000, round=4)
+        for e, share in enumerate((asked_E / asked).tolist(), start=1):
+            metrics.log_scalar(f"load/{gate}/expert{e}", share, asked, priority=1000, round=4)
+        # Gates choose the same number of experts for every token, so slots weigh tokens rightly.
+        tokens = asked
+        entropy = float(total[f"entropy/{gate}"]) / tokens
+        metrics.log_scalar(f"gate_entropy/{gate}", entropy, tokens, priority=1000, round=3)
+    if asked_all:
+        metrics.log_scalar("overflow", 1 - served_all / asked_all, asked_all, priority=310, round=4)

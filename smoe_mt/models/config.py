@@ -1,0 +1,98 @@
+"""Settings of ``smoe_transformer``: one flat dataclass, the same names as flags and in Hydra."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models.transformer import TransformerConfig
+from omegaconf import DictConfig, OmegaConf
+
+from smoe_mt.errors import UserError
+from smoe_mt.moe import parse_strata
+
+MOE_KINDS = ("none", "vanilla", "stratified")
+
+
+@dataclass
+class SMoETransformerConfig(FairseqDataclass):
+    """Defaults: the paper's M4 model (transformer base, pre-norm, shared embeddings; section 3)."""
+
+    encoder_embed_dim: int = field(default=512, metadata={"help": "encoder embedding dimension"})
+    encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "encoder FFN dimension, of each expert too"})
+    encoder_layers: int = field(default=6, metadata={"help": "encoder layers"})
+    encoder_attention_heads: int = field(default=8, metadata={"help": "encoder attention heads"})
+    encoder_normalize_before: bool = field(default=True, metadata={"help": "pre-norm encoder layers (required)"})
+    decoder_embed_dim: int = field(default=512, metadata={"help": "decoder embedding dimension"})
+    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "decoder FFN dimension, of each expert too"})
+    decoder_layers: int = field(default=6, metadata={"help": "decoder layers"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "decoder attention heads"})
+    decoder_normalize_before: bool = field(default=True, metadata={"help": "pre-norm decoder layers (required)"})
+    share_all_embeddings: bool = field(
+        default=True, metadata={"help": "one embedding for encoder, decoder and output (the dictionary is joint)"}
+    )
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
+        default="relu", metadata={"help": "activation of the FFNs; experts know relu and gelu"}
+    )
+    dropout: float = field(default=0.3, metadata={"help": "dropout probability"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout after the activation of dense FFNs"})
+    max_source_positions: int = field(default=1024, metadata={"help": "longest source, in pieces"})
+    max_target_positions: int = field(default=1024, metadata={"help": "longest target, in pieces"})
+    moe: ChoiceEnum(MOE_KINDS) = field(  # type: ignore[valid-type]
+        default="stratified", metadata={"help": "what stands in place of every moe-freq-th FFN; none: a dense model"}
+    )
+    moe_freq: int = field(default=2, metadata={"help": "every n-th layer of encoder and decoder has a MoE block"})
+    strata: Any = field(
+        default="4,4",
+        metadata={"help": "stratified: experts per stratum, such as 4,12 (Hydra: model.strata=[4,12])"},
+    )
+    num_experts: int = field(default=8, metadata={"help": "vanilla: experts per block (stratified: sum of strata)"})
+    top_k: int = field(default=2, metadata={"help": "experts that a token is sent to at a visit, 1 or 2"})
+    capacity_factor: float = field(
+        default=2.0,
+        metadata={"help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing"},
+    )
+    variant: ChoiceEnum(["paper", "release"]) = field(  # type: ignore[valid-type]
+        default="paper", metadata={"help": "release: compute what the paper's released code computes"}
+    )
+    cpu_bf16: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
+        default="off",
+        metadata={"help": "train on a CPU in bfloat16 with float32 weights; auto: where the processor computes in it"},
+    )
+
+
+def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> TransformerConfig:
+    """The settings as fairseq's transformer reads them; ours stay on it as attributes.
+
+    Raises:
+        UserError: settings that make no sense, each named.
+    """
+    flat: dict[str, Any]
+    if isinstance(cfg, DictConfig):
+        flat = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    else:
+        flat = dict(vars(cfg)) if isinstance(cfg, Namespace) else asdict(cfg)
+    _check(flat)
+    if flat["moe"] == "stratified":
+        flat["strata"] = parse_strata(flat["strata"])
+    return TransformerConfig.from_namespace(Namespace(**flat))
+
+
+def _check(flat: dict[str, Any]) -> None:
+    for side in ("encoder", "decoder"):
+        if not flat[f"{side}_normalize_before"]:
+            raise UserError(f"MoE blocks are pre-norm only: set {side}_normalize_before to true")
+        dim, heads = flat[f"{side}_embed_dim"], flat[f"{side}_attention_heads"]
+        if dim % heads:
+            raise UserError(f"{side}_embed_dim={dim} is no multiple of {side}_attention_heads={heads}: change one")
+    if flat["moe"] != "none" and flat["moe_freq"] < 1:
+        raise UserError(f"moe_freq must be at least 1 (a MoE block in every layer), not {flat['moe_freq']}")
+    if flat["moe"] == "stratified":
+        try:
+            parse_strata(flat["strata"])
+        except ValueError as error:
+            raise UserError(f"--strata: {error}") from None

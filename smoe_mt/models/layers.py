@@ -1,0 +1,124 @@
+"""Transformer layers whose FFN half is a block of ``smoe_mt.moe``.
+
+fairseq's layer keeps its attention half; its FFN half is emptied, and the block does that work after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from fairseq.models.transformer import TransformerConfig
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from torch import Tensor, nn
+
+from smoe_mt.errors import UserError
+from smoe_mt.moe import MoE, Routing, StratifiedMoE
+
+
+class PlainMoEBlock(nn.Module):
+    """Pre-norm, dropout and residual around a plain MoE layer, as around a dense FFN: x + dropout(MoE(norm(x)))."""
+
+    def __init__(self, moe: MoE, embed_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dim)
+        self.moe = moe
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
+        y, routing = self.moe(self.norm(x), padding_mask)
+        return x + F.dropout(y, self.dropout, self.training), routing
+
+
+def build_block(cfg: TransformerConfig, embed_dim: int, ffn_dim: int) -> nn.Module:
+    """The block that ``--moe`` names: (x [B, T, D], padding mask) -> (y, routing), norms and residuals inside.
+
+    Raises:
+        UserError: settings that the block refuses.
+    """
+    common = {
+        "embed_dim": embed_dim,
+        "ffn_dim": ffn_dim,
+        "top_k": cfg.top_k,
+        "capacity_factor": cfg.capacity_factor,
+        "variant": cfg.variant,
+        "dropout": cfg.dropout,
+        "activation": cfg.activation_fn,
+    }
+    try:
+        if cfg.moe == "stratified":
+            return StratifiedMoE(strata=cfg.strata, **common)
+        layer_dropout = cfg.dropout if cfg.variant == "paper" else 0.0
+        return PlainMoEBlock(MoE(num_experts=cfg.num_experts, **common), embed_dim, layer_dropout)
+    except ValueError as error:
+        raise UserError(f"--moe {cfg.moe}: {error}") from None
+
+
+class _NoFFN(nn.Module):
+    """In fc1's place: the parent's FFN half then adds a scalar zero to its residual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(())
+
+
+def _empty_ffn_half(layer: TransformerEncoderLayerBase | TransformerDecoderLayerBase) -> None:
+    layer.fc1, layer.fc2, layer.final_layer_norm = _NoFFN(), nn.Identity(), nn.Identity()
+
+
+def _through_block(block: nn.Module, x_TBD: Tensor, padding_mask_BT: Tensor | None) -> tuple[Tensor, Routing]:
+    """fairseq's layers are time-first; token order, which decides who is dropped, is batch-first."""
+    y_BTD, routing = block(x_TBD.transpose(0, 1), padding_mask_BT)
+    return y_BTD.transpose(0, 1), routing
+
+
+class MoEEncoderLayer(TransformerEncoderLayerBase):
+    """Encoder layer whose FFN half is a MoE block."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__(cfg)
+        _empty_ffn_half(self)
+        self.block = build_block(cfg, cfg.encoder.embed_dim, cfg.encoder.ffn_embed_dim)
+
+    def forward(
+        self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
+        """x [T, B, D], padding mask [B, T]; returns ([T, B, D], routing)."""
+        x = super().forward(x, encoder_padding_mask, attn_mask)
+        return _through_block(self.block, x, encoder_padding_mask)
+
+
+class MoEDecoderLayer(TransformerDecoderLayerBase):
+    """Decoder layer whose FFN half is a MoE block."""
+
+    def __init__(self, cfg: TransformerConfig, no_encoder_attn: bool = False) -> None:
+        super().__init__(cfg, no_encoder_attn)
+        _empty_ffn_half(self)
+        self.block = build_block(cfg, cfg.decoder.embed_dim, cfg.decoder.ffn_embed_dim)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, Routing]:
+        """x [T, B, D] and fairseq's further arguments; returns ([T, B, D], attention, routing)."""
+        x, attn, _ = super().forward(x, *args, **kwargs)
+        x, routing = _through_block(self.block, x, kwargs.get("self_attn_padding_mask"))
+        return x, attn, routing
+
+
+@contextmanager
+def collect_routing(layers: Iterable[nn.Module]) -> Iterator[list[Routing]]:
+    """While open, gathers the routing that MoE layers return, in layer order.
+
+    fairseq's encoder and decoder loops drop what a layer returns last; hooks read it where it is returned, so that
+    neither loop has to be written again and no layer has to remember its last pass.
+    """
+    collected: list[Routing] = []
+    handles = [
+        layer.register_forward_hook(lambda _module, _inputs, output: collected.append(output[-1]))
+        for layer in layers
+        if isinstance(layer, (MoEEncoderLayer, MoEDecoderLayer))
+    ]
+    try:
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()

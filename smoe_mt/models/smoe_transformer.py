@@ -1,0 +1,139 @@
+"""Model ``smoe_transformer``: fairseq's transformer with a MoE block in place of every ``moe_freq``-th FFN."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import (
+    TransformerConfig,
+    TransformerDecoderBase,
+    TransformerEncoderBase,
+    TransformerModelBase,
+)
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from smoe_mt.errors import UserError
+from smoe_mt.models.config import SMoETransformerConfig, transformer_config
+from smoe_mt.models.layers import MoEDecoderLayer, MoEEncoderLayer, collect_routing
+
+
+def _is_moe_layer(cfg: TransformerConfig, number: int) -> bool:
+    """Whether the layer (1-based) has a MoE block: layers 2, 4, 6 for moe_freq 2."""
+    return cfg.moe != "none" and number % cfg.moe_freq == 0
+
+
+class _CountsLayers:
+    """fairseq builds layers without telling their number."""
+
+    def _next_layer(self) -> int:
+        self._built_layers: int = getattr(self, "_built_layers", 0) + 1
+        return self._built_layers
+
+
+class SMoETransformerEncoder(_CountsLayers, TransformerEncoderBase):
+    def build_encoder_layer(self, cfg: TransformerConfig) -> nn.Module:
+        return MoEEncoderLayer(cfg) if _is_moe_layer(cfg, self._next_layer()) else super().build_encoder_layer(cfg)
+
+
+class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
+    def build_decoder_layer(self, cfg: TransformerConfig, no_encoder_attn: bool = False) -> nn.Module:
+        if _is_moe_layer(cfg, self._next_layer()):
+            return MoEDecoderLayer(cfg, no_encoder_attn)
+        return super().build_decoder_layer(cfg, no_encoder_attn)
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether bfloat16 products are faster than float32 here; without AVX512-BF16 they are emulated, 100 x slower."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+@register_model("smoe_transformer", dataclass=SMoETransformerConfig)
+class SMoETransformerModel(TransformerModelBase):
+    """fairseq's pre-norm transformer with MoE blocks; ``extra`` of its output carries their routing."""
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        # The parent's own version adds fairseq's transformer flags instead of the dataclass's.
+        super(TransformerModelBase, cls).add_args(parser)
+
+    @classmethod
+    def build_model(cls, cfg: SMoETransformerConfig, task: FairseqTask) -> SMoETransformerModel:
+        nested = transformer_config(cfg)
+        if nested.moe != "none" and nested.moe_freq > min(nested.encoder.layers, nested.decoder.layers):
+            raise UserError(
+                f"moe_freq={nested.moe_freq} leaves {nested.encoder.layers} encoder and {nested.decoder.layers} decoder "
+                "layers without a MoE block on one side: lower moe_freq, or set moe to none"
+            )
+        return super().build_model(nested, task)
+
+    @classmethod
+    def build_encoder(
+        cls, cfg: TransformerConfig, src_dict: Dictionary, embed_tokens: nn.Embedding
+    ) -> SMoETransformerEncoder:
+        return SMoETransformerEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(
+        cls, cfg: TransformerConfig, tgt_dict: Dictionary, embed_tokens: nn.Embedding
+    ) -> SMoETransformerDecoder:
+        return SMoETransformerDecoder(cfg, tgt_dict, embed_tokens)
+
+    @property
+    def moe_layers(self) -> dict[str, tuple[int, ...]]:
+        """Numbers (1-based) of the layers with a MoE block, by side."""
+        sides = {"encoder": self.encoder.layers, "decoder": self.decoder.layers}
+        kinds = (MoEEncoderLayer, MoEDecoderLayer)
+        return {
+            side: tuple(i for i, layer in enumerate(layers, start=1) if isinstance(layer, kinds))
+            for side, layers in sides.items()
+        }
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """src_tokens [B, S], prev_output_tokens [B, T] -> (logits [B, T, V], extra).
+
+        ``extra["encoder_routing"]`` and ``extra["decoder_routing"]``: a Routing per MoE block, in layer order.
+        """
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=self._in_bf16(src_tokens)),
+            collect_routing(self.encoder.layers) as encoder_routing,
+            collect_routing(self.decoder.layers) as decoder_routing,
+        ):
+            logits, extra = super().forward(src_tokens, src_lengths, prev_output_tokens, **kwargs)
+        extra["encoder_routing"] = tuple(encoder_routing)
+        extra["decoder_routing"] = tuple(decoder_routing)
+        return logits, extra
+
+    def _in_bf16(self, src_tokens: Tensor) -> bool:
+        if not self.training or src_tokens.device.type != "cpu" or self.cfg.cpu_bf16 == "off":
+            return False
+        return self.cfg.cpu_bf16 == "on" or cpu_computes_bf16()
+
+
+@register_model_architecture("smoe_transformer", "smoe_transformer_tiny")
+def smoe_transformer_tiny(args: Namespace) -> None:
+    """2 + 2 layers, d 128, FFN 512, 4 heads: the quickstart's size."""
+    _sizes(args, embed_dim=128, ffn_dim=512, layers=2, heads=4)
+
+
+@register_model_architecture("smoe_transformer", "smoe_transformer_big")
+def smoe_transformer_big(args: Namespace) -> None:
+    """Transformer big: the paper's size for M15 and OPUS-100."""
+    _sizes(args, embed_dim=1024, ffn_dim=4096, layers=6, heads=16)
+
+
+def _sizes(args: Namespace, embed_dim: int, ffn_dim: int, layers: int, heads: int) -> None:
+    for side in ("encoder", "decoder"):
+        for name, value in (
+            (f"{side}_embed_dim", embed_dim),
+            (f"{side}_ffn_embed_dim", ffn_dim),
+            (f"{side}_layers", layers),
+            (f"{side}_attention_heads", heads),
+        ):
+            setattr(args, name, getattr(args, name, value))

@@ -1,0 +1,77 @@
+"""From a gate's logits to choices, combine weights and the balance loss (paper: eq. 5-10).
+
+Everything here is computed in at least float32, whatever the precision of the model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` itself in float32 or float64, else its float32 copy."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    """G = softmax(W x) over the experts that the gate sees, without bias (eq. 5); [T, E], at least float32."""
+    with torch.autocast(x_TD.device.type, enabled=False):
+        x_TD = at_least_float32(x_TD)
+        return F.linear(x_TD, weight_ED.to(x_TD.dtype)).softmax(dim=-1)
+
+
+def choose(probs_TE: Tensor, top_k: int) -> Tensor:
+    """The ``top_k`` most probable experts of each token, best first; ties go to the lowest index; int64 [T, K].
+
+    Repeated argmax rather than ``topk``, whose order among equals is not defined.
+    """
+    left_TE = probs_TE.detach()
+    choices: list[Tensor] = []
+    for k in range(top_k):
+        if k:
+            left_TE = left_TE.scatter(1, choices[-1].unsqueeze(1), -1.0)
+        choices.append(left_TE.argmax(dim=1))
+    return torch.stack(choices, dim=1)
+
+
+def slot_capacity(capacity_factor: float, tokens: int, experts: int, variant: str = "paper") -> int:
+    """Most slots an expert may serve in training: ceil(factor * T / E); the released code: factor * ceil(T / E)."""
+    if variant == "release":
+        return math.ceil(capacity_factor * math.ceil(tokens / experts))
+    # The small term keeps a product that is an integer but for rounding from being counted as one more.
+    return math.ceil(capacity_factor * tokens / experts - 1e-9)
+
+
+def combine_weights(probs_TE: Tensor, choices_TK: Tensor, kept_TK: Tensor | None) -> Tensor:
+    """Weight of each choice in y = sum_e G_e FFN_e(x) (eq. 6); 0 where the choice was dropped; [T, K].
+
+    With two choices the weights are renormalised over those that survived the capacity limit (GShard). With one,
+    G_e is used as it is: renormalised it would be 1, and the gate would get no gradient.
+    """
+    weights_TK = probs_TE.gather(1, choices_TK)
+    if kept_TK is not None:
+        weights_TK = weights_TK * kept_TK
+    if choices_TK.size(1) == 1:
+        return weights_TK
+    total_T1 = weights_TK.sum(dim=1, keepdim=True)
+    return weights_TK / total_T1.clamp(min=torch.finfo(weights_TK.dtype).eps)
+
+
+def balance_loss(probs_TE: Tensor, first_choices_E: Tensor) -> Tensor:
+    """E * sum_e f_e p_e (eq. 8-10), at least 1 for probabilities that agree with the choices; scalar.
+
+    ``first_choices_E`` counts the tokens whose first choice is e, before the capacity limit: f_e = count / T.
+    ``p_e`` is the mean of G_e over the tokens that reach the gate.
+    """
+    tokens, experts = probs_TE.shape
+    fraction_E = first_choices_E.to(probs_TE.dtype) / tokens
+    return experts * (fraction_E * probs_TE.mean(dim=0)).sum()
+
+
+def mean_entropy(probs_TE: Tensor) -> Tensor:
+    """Mean entropy of the gate's distribution over its tokens, in nats; scalar without gradient."""
+    return torch.special.entr(probs_TE.detach()).sum(dim=1).mean()

@@ -1,0 +1,70 @@
+"""The release variant against vectors that the paper's released code computed (float64, CPU, Gumbel noise off)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smoe_mt.moe import MoE, StratifiedMoE
+from smoe_mt.moe.experts import Experts
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
+
+
+def tensor(values: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.double)
+
+
+def load_experts(experts: Experts, weights: dict[str, Any]) -> None:
+    names = {"w_in": "fc1.weight", "b_in": "fc1.bias", "w_out": "fc2.weight", "b_out": "fc2.bias"}
+    experts.load_state_dict({ours: tensor(weights[theirs]) for ours, theirs in names.items()})
+
+
+def build(case: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.LayerNorm | None]:
+    """The block with the case's weights, and the norm in front of it where the block has none."""
+    config, weights = case["config"], case["weights"]
+    norms = [torch.nn.LayerNorm(8).double() for _ in weights["norms"]]
+    for norm, values in zip(norms, weights["norms"]):
+        norm.load_state_dict({name: tensor(values[name]) for name in ("weight", "bias")})
+    if config.get("strata") and len(norms) > 1:
+        block = StratifiedMoE(8, 16, config["strata"], top_k=config["top_k"], variant="release").double()
+        load_experts(block.experts, weights["experts"])
+        for gate, values in zip(block.gates, weights["gates"], strict=True):
+            gate.weight.data = tensor(values)
+        block.norms = torch.nn.ModuleList(norms)
+        return block, None
+    factor = 1.0 if config["top_k"] == 1 else 2.0
+    moe = MoE(8, 16, config["num_experts"], config["top_k"], factor, variant="release").double()
+    load_experts(moe.experts, weights["experts"])
+    moe.gate.weight.data = tensor(weights["gates"][0])
+    return moe, norms[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_released_code(name: str) -> None:
+    case = json.loads((GOLDEN / f"{name}.json").read_text())
+    block, norm = build(case)
+    block.train(case["config"]["training"])
+    x = tensor(case["x"]).requires_grad_()
+    y, routing = block(x if norm is None else norm(x))
+    y = y if norm is None else x + y
+    want = case["expected"]
+    (grad_x,) = torch.autograd.grad((y * tensor(case["w"])).sum(), x, retain_graph=True)
+    (grad_balance,) = torch.autograd.grad(routing.balance_loss, x)
+    for got, expected in (
+        (y, want["y"]),
+        (grad_x, want["grad_x"]),
+        (routing.balance_loss, want["balance_loss"]),
+        (grad_balance, want["grad_x_balance"]),
+    ):
+        torch.testing.assert_close(got, tensor(expected), rtol=1e-9, atol=1e-9)
+    assert routing.visits.tolist() == want.get("visits", [[1] * 7] * 2)
+    visited = [load for load in routing.load if load.asked.any()]
+    for load, gate in zip(visited, want["gates"], strict=True):
+        dropped = len(gate["dropped"])
+        assert (load.asked - load.served).sum().item() == dropped
