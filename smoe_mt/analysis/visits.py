@@ -1,0 +1,79 @@
+"""Requested capacity: how many strata process each token (the paper's RC, 1..L), counted per block and direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """One MoE block: `side` is encoder or decoder, `layer` its 1-based number there."""
+
+    side: str
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.side}.{self.layer}"
+
+
+def blocks_of(model: Any) -> tuple[Block, ...]:
+    """The MoE blocks of a model, encoder first, in layer order."""
+    return tuple(Block(side, layer) for side in ("encoder", "decoder") for layer in model.moe_layers[side])
+
+
+def routings_of(extra: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the model returned for its blocks, in the order of `blocks_of`."""
+    return (*extra["encoder_routing"], *extra["decoder_routing"])
+
+
+@dataclass(frozen=True)
+class VisitCounts:
+    """`counts[direction][block]`: int64 [L], entry v - 1 = tokens with v visits."""
+
+    blocks: tuple[Block, ...]
+    strata: int
+    counts: dict[str, dict[Block, Tensor]] = field(default_factory=dict)
+
+    def add(self, direction: str, routings: Sequence[Any]) -> None:
+        """Count a pass. Padding, which has 0 visits, is not counted."""
+        mine = self.counts.setdefault(
+            direction, {block: torch.zeros(self.strata, dtype=torch.long) for block in self.blocks}
+        )
+        for block, routing in zip(self.blocks, routings, strict=True):
+            mine[block] += torch.bincount(routing.visits.flatten().cpu(), minlength=self.strata + 1)[1:]
+
+    def histogram(self, block: Block, direction: str | None = None) -> list[float]:
+        """Fractions of tokens with 1..L visits in a block; None: over all directions, each token counting once."""
+        counts = self.total(block) if direction is None else self.counts[direction][block]
+        return (counts / counts.sum().clamp(min=1)).tolist()
+
+    def total(self, block: Block) -> Tensor:
+        """int64 [L]: tokens with 1..L visits in a block, over all directions."""
+        return torch.stack([mine[block] for mine in self.counts.values()]).sum(0)
+
+    def mean(self, block: Block, direction: str | None = None) -> float:
+        """Mean requested capacity of a block."""
+        return sum(visits * share for visits, share in enumerate(self.histogram(block, direction), start=1))
+
+    def side_mean(self, side: str, direction: str | None = None) -> float:
+        """Mean over the blocks of encoder or decoder."""
+        blocks = self.side(side)
+        return sum(self.mean(block, direction) for block in blocks) / len(blocks)
+
+    def side(self, side: str) -> tuple[Block, ...]:
+        """The blocks of encoder or decoder."""
+        return tuple(block for block in self.blocks if block.side == side)
+
+    def collapsed(self) -> tuple[Block, ...]:
+        """The blocks in which all tokens of all directions have the same number of visits."""
+        return tuple(block for block in self.blocks if int((self.total(block) > 0).sum()) <= 1)
+
+    def tokens(self, side: str, direction: str) -> int:
+        """Tokens of a direction that went through encoder or decoder."""
+        blocks = self.side(side)
+        return int(self.counts[direction][blocks[0]].sum()) if blocks else 0

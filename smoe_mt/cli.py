@@ -1,0 +1,105 @@
+"""``smoe-mt``: one verb for each step from raw text to figures. Each is a thin call into a room of the package."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from smoe_mt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`module` offers ``add_arguments(parser)`` and ``run(args)``; it is imported only when its verb is used."""
+
+    module: str
+    help: str
+
+
+VERBS = {
+    "prepare": Verb("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
+    "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
+    "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
+    "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
+    "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
+    "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
+}
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``smoe-mt``; `argv` without the program's name. Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone. Python would complain once more when it flushes stdout at its own end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except SystemExit as stop:  # argparse, after --help or a wrong argument
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else EXIT_USER_ERROR
+    if arguments[0] == "--version":
+        print(f"smoe-mt {version()}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in VERBS:
+        raise UserError(f"unknown verb {name!r}: there are {', '.join(VERBS)}")
+    _speak_plainly(name)
+    room = importlib.import_module(VERBS[name].module)
+    parser = argparse.ArgumentParser(prog=f"smoe-mt {name}", description=VERBS[name].help)
+    room.add_arguments(parser)
+    room.run(parser.parse_intermixed_args(rest))
+    sys.stdout.flush()
+    return 0
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items())
+    return f"usage: smoe-mt VERB ...\n\n{verbs}\n\nsmoe-mt VERB --help says more; smoe-mt --version says which this is."
+
+
+def version() -> str:
+    """The version of the installed package, or `unknown` where it is used without being installed."""
+    try:
+        return metadata.version("smoe_mt")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _speak_plainly(verb: str) -> None:
+    """Warnings in one line, and, except in training, none of fairseq's progress notes."""
+    if verb != "train":
+        logging.getLogger("fairseq").setLevel(logging.WARNING)
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    for library in ("fairseq", "torch", "hydra", "omegaconf"):
+        warnings.filterwarnings("ignore", module=rf"{library}\b.*")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Numbers of one evaluation: per direction, and their unweighted means over groups of directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smoe_mt.evaluation.metrics import METRICS, Corpus
+
+ENGLISH = "en"
+
+GROUPS: dict[str, Callable[[str], bool]] = {
+    "mean": lambda direction: True,
+    "mean_to_en": lambda direction: direction.split("-")[1] == ENGLISH,
+    "mean_from_en": lambda direction: direction.split("-")[0] == ENGLISH,
+}
+
+
+@dataclass(frozen=True)
+class DirectionScores:
+    """`values` by metric name; `signatures` of the metrics that have one."""
+
+    values: Mapping[str, float]
+    signatures: Mapping[str, str]
+    sentences: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of one direction in scores.json."""
+        return {**self.values, "signatures": dict(self.signatures), "sentences": self.sentences}
+
+
+def score(corpus: Corpus) -> DirectionScores:
+    """Every metric on one direction."""
+    found = {metric.name: metric.compute(corpus) for metric in METRICS}
+    return DirectionScores(
+        values={name: one.value for name, one in found.items()},
+        signatures={name: one.signature for name, one in found.items() if one.signature},
+        sentences=len(corpus.references),
+    )
+
+
+def copy_baseline(corpus: Corpus) -> Corpus:
+    """The same direction, translated by repeating the source: what a useful model has to beat."""
+    return Corpus(corpus.direction, corpus.sources, corpus.sources, corpus.references)
+
+
+BASELINES: dict[str, Callable[[Corpus], Corpus]] = {"copy": copy_baseline}
+
+
+def means(scores: Mapping[str, DirectionScores]) -> dict[str, dict[str, float] | None]:
+    """Per group of directions the mean of each metric, or None for a group without directions."""
+    return {
+        group: _mean(one for direction, one in scores.items() if belongs(direction))
+        for group, belongs in GROUPS.items()
+    }
+
+
+def _mean(scores: Iterable[DirectionScores]) -> dict[str, float] | None:
+    chosen = list(scores)
+    if not chosen:
+        return None
+    return {metric.name: sum(one.values[metric.name] for one in chosen) / len(chosen) for metric in METRICS}
+
+
+def as_json(scores: Mapping[str, DirectionScores]) -> dict[str, Any]:
+    """`{"directions": {...}, "mean": {...}, ...}`."""
+    return {"directions": {direction: one.as_json() for direction, one in scores.items()}, **means(scores)}

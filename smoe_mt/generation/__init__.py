@@ -1,0 +1,7 @@
+"""Translation: a checkpoint in, one object out that turns raw sentences into raw sentences."""
+
+from smoe_mt.generation.beam import Decoding
+from smoe_mt.generation.checkpoint import LoadedModel, load_model
+from smoe_mt.generation.translator import Translator
+
+__all__ = ["Decoding", "LoadedModel", "Translator", "load_model"]

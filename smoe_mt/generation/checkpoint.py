@@ -1,0 +1,155 @@
+"""From a path to a model that is ready to use: finds the checkpoint, loads it safely, attaches its data folder.
+
+Loading goes through fairseq, with torch's ``weights_only`` safety on: a checkpoint never runs code.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from smoe_mt.errors import UserError
+
+TASK = "many_to_many_translation"
+CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its task and the configuration it was trained with."""
+
+    model: Any
+    task: Any
+    config: DictConfig
+    checkpoint: Path
+    updates: int
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint file for `path`: the file itself, or a run folder's best checkpoint, else its last one.
+
+    Raises UserError where there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: no such checkpoint or run folder; give what was --save-dir in training, or a .pt file"
+        )
+    for name in CHECKPOINT_NAMES:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(
+        f"{path}: holds neither {' nor '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training"
+    )
+
+
+def results_folder(checkpoint: Path, kind: str) -> Path:
+    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice."""
+    return checkpoint.parent / kind / _own_name(checkpoint)
+
+
+def run_name_parts(checkpoint: Path) -> tuple[str, ...]:
+    """The parts of the run folder's path, and the checkpoint's name where it is not the run's own choice."""
+    own = _own_name(checkpoint)
+    return checkpoint.resolve().parent.parts + ((own,) if own else ())
+
+
+def _own_name(checkpoint: Path) -> str:
+    chosen = next((name for name in CHECKPOINT_NAMES if (checkpoint.parent / name).is_file()), None)
+    return "" if checkpoint.name == chosen else checkpoint.stem
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` (CUDA where there is one), or any device that torch knows by name. UserError for others."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, and torch finds no CUDA device here; use auto or cpu")
+    return device
+
+
+def load_model(path: str | Path, data: str | Path | None = None, device: str = "auto") -> LoadedModel:
+    """Load the model of a checkpoint or run folder.
+
+    `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
+    file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
+    """
+    from fairseq import checkpoint_utils
+
+    import smoe_mt.criterions
+    import smoe_mt.models
+    import smoe_mt.tasks  # noqa: F401  (registered with fairseq, which builds them by name)
+
+    checkpoint = find_checkpoint(path)
+    target = pick_device(device)
+    state = _read(checkpoint)
+    config = _checked_config(state, checkpoint)
+    _attach_data(config, data, checkpoint)
+    history = state.get("optimizer_history") or [{}]
+    try:
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
+    except UserError:
+        raise
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"{checkpoint}: its weights do not fit the model that its configuration describes ({_first_line(error)}); "
+            "was it written by another version of smoe_mt?"
+        ) from error
+    model = models[0]
+    model.eval().to(target)
+    return LoadedModel(model, task, config, checkpoint, int(history[-1].get("num_updates", 0)))
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    from fairseq import checkpoint_utils
+
+    try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{checkpoint}: not loaded, for it is damaged or holds more than tensors and settings ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError, OSError, BadZipFile) as error:
+        raise UserError(
+            f"{checkpoint}: not a whole fairseq checkpoint ({_first_line(error)}); "
+            "it may be truncated, so take another one of the run"
+        ) from error
+    return state
+
+
+def _checked_config(state: dict[str, Any], checkpoint: Path) -> DictConfig:
+    config = state.get("cfg")
+    name = OmegaConf.select(config, "task._name") if isinstance(config, DictConfig) else None
+    if not isinstance(config, DictConfig) or name != TASK:
+        raise UserError(f"{checkpoint}: a model of the task {name or 'unknown'}, and smoe_mt reads those of {TASK}")
+    return config
+
+
+def _attach_data(config: DictConfig, data: str | Path | None, checkpoint: Path) -> None:
+    """Put the data folder into the configuration, as an absolute path."""
+    stored = config.task.data
+    folder = Path(data if data is not None else stored or "")
+    if data is None and (not stored or not folder.is_dir()):
+        raise UserError(
+            f"{checkpoint}: its data folder {stored} is not there any more; say where it is now with --data"
+        )
+    with open_dict(config):
+        config.task.data = str(folder.absolute())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
