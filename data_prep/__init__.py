@@ -1,0 +1,1 @@
+"""From text to a data folder: fetch, read, clean, split, SentencePiece, binarise. ``prepare`` is the one entry."""

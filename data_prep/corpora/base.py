@@ -1,0 +1,38 @@
+"""What every corpus offers to the stages that follow."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """Where text came from: a package or file, and how many pairs of sentences it gave to which pair."""
+
+    name: str
+    version: str
+    licence: str
+    via: str
+    pairs: dict[str, int]
+
+
+class Corpus(Protocol):
+    """Parallel text of several pairs."""
+
+    name: str
+    benchmark: str | None
+    placeholders: re.Pattern[str]
+
+    def identity(self) -> dict[str, Any]:
+        """What was asked for, as JSON, without fetching anything; UserError for bad input that shows at once."""
+
+    def fetch(self) -> dict[str, Any]:
+        """Bring the text to this machine and say what it is (names and hashes, as JSON)."""
+
+    def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
+        """Write ``folder/{split}.{pair}.tsv`` (rows.write_rows): split "train" for what is to be cleaned and split, others as they are."""

@@ -1,0 +1,1 @@
+"""One reader per file format: from a file to (key, text) or (English, foreign) strings as they stand in it."""

@@ -1,0 +1,29 @@
+"""HTML manuals whose paragraphs carry the same ids in every language, and the Declaration of Human Rights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lxml import html
+
+from data_prep.rows import one_line
+
+
+def paragraphs_by_id(path: Path) -> dict[str, str]:
+    """Text of the paragraphs and headings that have an id."""
+    elements = _root(path).xpath("//*[self::p or self::h1 or self::h2 or self::h3 or self::h4 or self::h5 or self::h6][@id]")
+    return {element.get("id"): one_line(element.text_content()) for element in elements}
+
+
+def declaration(path: Path) -> dict[str, list[str]]:
+    """Paragraphs of the preamble ("0") and of each article, without the headings; list items are paragraphs."""
+    sections: dict[str, list[str]] = {}
+    for section in _root(path).xpath("//header | //article"):
+        items = section.xpath(".//p[not(ancestor::li)] | .//li")
+        texts = [one_line(item.text_content()) for item in items]
+        sections[section.get("data-number", "0")] = [text for text in texts if text]
+    return sections
+
+
+def _root(path: Path) -> html.HtmlElement:
+    return html.document_fromstring(path.read_bytes(), parser=html.HTMLParser(encoding="utf-8"))

@@ -1,0 +1,27 @@
+"""The table of counts that ends a preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned columns: the first to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths)))
+        for row in cells
+    ]
+    return "\n".join((lines[0], "-" * len(lines[0]), *lines[1:]))
+
+
+def summary(corpus: Mapping[str, Any]) -> str:
+    """What a corpus.json holds: pairs by split, and what each cleaning step took out."""
+    pairs, splits, counts = corpus["pairs"], corpus["splits"], corpus["counts"]
+    names = ["train", "valid", "test", *sorted(set(splits) - {"train", "valid", "test"})]
+    by_split = [[pair, *(f"{splits.get(name, {}).get(pair, 0):,}" for name in names)] for pair in pairs]
+    total = ["all", *(f"{sum(splits.get(name, {}).values()):,}" for name in names)]
+    steps = [[step, *(f"{counts[pair].get(step, 0):,}" for pair in pairs)] for step in counts[pairs[0]]]
+    return "\n\n".join((table(["pairs of sentences", *names], [*by_split, total]), table(["cleaning", *pairs], steps)))

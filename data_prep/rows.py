@@ -1,0 +1,54 @@
+"""What travels between the stages: rows of parallel text, and the names of pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.files import read_lines, write_lines
+
+ENGLISH = "en"
+LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
+
+
+class Row(NamedTuple):
+    """One pair of sentences: where it is from, and the text in the pair's first and second language."""
+
+    source: str
+    first: str
+    second: str
+
+
+def pair_name(a: str, b: str) -> str:
+    """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
+    first, second = sorted((a, b), key=lambda language: (language == ENGLISH, language))
+    return f"{first}-{second}"
+
+
+def languages_of(pair: str) -> tuple[str, str]:
+    """("nso", "en") of "nso-en"."""
+    first, second = pair.split("-")
+    return first, second
+
+
+def key_side(pair: str) -> int:
+    """Which side (0 or 1) is the one whose strings decide what is held out: English, else the first."""
+    return 1 if languages_of(pair)[1] == ENGLISH else 0
+
+
+def one_line(text: str) -> str:
+    """Every run of white space (line separators of Unicode as well) becomes one space."""
+    return " ".join(text.split())
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Rows as lines of three columns."""
+    write_lines(path, ("\t".join(row) for row in rows))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows that ``write_rows`` wrote."""
+    for line in read_lines(path):
+        yield Row(*line.split("\t"))

@@ -1,0 +1,34 @@
+"""Stages that are finished whole, remembered by the fingerprint of what went into them, and not done twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import fingerprint, read_json, say, write_json
+
+DONE = "done.json"
+
+
+def run_stage(work: Path, name: str, inputs: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, str]:
+    """The output folder of a stage, what ``make`` returned (as JSON), and the stage's fingerprint.
+
+    ``make(folder)`` fills an empty folder, which gets its final name only when all is written. If the folder is there already and was
+    made from the same ``inputs``, nothing runs.
+    """
+    folder, mark = work / name, fingerprint([name, inputs])
+    done = read_json(folder / DONE)
+    if isinstance(done, dict) and done.get("fingerprint") == mark:
+        say(f"{name}: already done")
+        return folder, done["result"], mark
+    part = work / f"{name}.part"
+    for old in (folder, part):
+        shutil.rmtree(old, ignore_errors=True)
+    part.mkdir(parents=True)
+    result = make(part)
+    write_json(part / DONE, {"fingerprint": mark, "result": result})
+    os.replace(part, folder)
+    return folder, read_json(folder / DONE)["result"], mark
