@@ -79,6 +79,8 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
     _check(flat)
     if flat["moe"] == "stratified":
         flat["strata"] = parse_strata(flat["strata"])
+    # fairseq fills these two in before it knows the embedding dimension.
+    flat |= {"decoder_input_dim": flat["decoder_embed_dim"], "decoder_output_dim": flat["decoder_embed_dim"]}
     return TransformerConfig.from_namespace(Namespace(**flat))
 
 
