@@ -1,0 +1,83 @@
+"""What can be set for the task: from flags (`--sampling-temperature 5`) or Hydra (`task.sampling_temperature=5`)."""
+
+# ruff: noqa: UP045
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass import FairseqDataclass
+from omegaconf import II
+
+from smoe_mt.errors import UserError
+
+
+# fairseq reads these annotations to make flags: they must be types, not strings (no `from __future__ import annotations`), and
+# it knows Optional[str] but not `str | None`.
+@dataclass
+class ManyToManyTranslationConfig(FairseqDataclass):
+    """Options of the task `many_to_many_translation`."""
+
+    data: Optional[str] = field(default=None, metadata={"help": "data folder made by `smoe-mt prepare`"})
+    directions: Optional[str] = field(
+        default=None,
+        metadata={"help": "directions to use, separated by commas (nso-en,en-nso); default: all of the data folder"},
+    )
+    source_lang: Optional[str] = field(
+        default=None,
+        metadata={"help": "with --target-lang: use this one direction only", "argparse_alias": "-s"},
+    )
+    target_lang: Optional[str] = field(
+        default=None,
+        metadata={"help": "with --source-lang: use this one direction only", "argparse_alias": "-t"},
+    )
+    sampling_temperature: float = field(
+        default=1.0,
+        metadata={"help": "T: a direction of n sentences is drawn with p ~ n^(1/T); 1 = by size, 5 = nearly uniform"},
+    )
+    epoch_pairs: int = field(
+        default=0,
+        metadata={"help": "sentence pairs drawn per epoch; 0 = as many as there are over all directions"},
+    )
+    max_source_positions: int = field(
+        default=1024,
+        metadata={"help": "longest source in tokens, tag and </s> included; longer ones are not trained on"},
+    )
+    max_target_positions: int = field(
+        default=1024, metadata={"help": "longest target in tokens, </s> included; longer ones are not trained on"}
+    )
+    eval_bleu: bool = field(
+        default=False,
+        metadata={
+            "help": "translate in validation and log sacreBLEU: `bleu` (mean) and `bleu/nso-en` of each direction"
+        },
+    )
+    eval_bleu_sentences: int = field(
+        default=100, metadata={"help": "sentences to translate per direction in validation (the first ones); 0 = all"}
+    )
+    eval_bleu_beam: int = field(default=1, metadata={"help": "beam size in validation"})
+    eval_bleu_max_len_a: float = field(
+        default=1.3,
+        metadata={"help": "in validation, outputs end at a*x + b tokens for a source of x: an early model never stops"},
+    )
+    eval_bleu_max_len_b: int = field(default=10, metadata={"help": "see --eval-bleu-max-len-a"})
+    eval_bleu_tokenizer: str = field(
+        default="13a", metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a, flores200 or char"}
+    )
+
+    # Taken from fairseq's own options.
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+
+    def check(self) -> None:
+        """UserError for values that make no sense."""
+        if not self.data:
+            raise UserError("no data folder: give the folder made by `smoe-mt prepare` (task.data with Hydra)")
+        if self.sampling_temperature <= 0:
+            raise UserError(f"--sampling-temperature must be above 0, not {self.sampling_temperature}")
+        for name in ("epoch_pairs", "eval_bleu_sentences"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
+        for name in ("eval_bleu_beam", "max_source_positions", "max_target_positions"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
+        if (self.source_lang is None) != (self.target_lang is None):
+            raise UserError("--source-lang and --target-lang choose one direction together: give both or neither")

@@ -1,0 +1,146 @@
+"""The sentences of all directions of a split as one dataset.
+
+A sentence's index is its place in the text of all directions, one after the other in task order. It does not depend on the
+epoch: what an epoch draws is a list of such indices, made in the main process, so loader workers never need to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fairseq.data import FairseqDataset
+
+from smoe_mt.tasks.collate import Sentence, Special, collate
+from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, epoch_rng
+from smoe_mt.tasks.token_file import TokenFile
+
+
+@dataclass(frozen=True)
+class DirectionText:
+    """The text of one direction."""
+
+    name: str
+    #: Place of the direction in task.directions.
+    number: int
+    #: Token id of the target language's tag.
+    tag: int
+    source: TokenFile
+    target: TokenFile
+    #: Raw target sentences of the first lines, those whose translations validation scores; empty for none.
+    references: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an epoch of training draws from the directions."""
+
+    temperature: float
+    #: Draws per epoch; 0 = as many as there are sentences over all directions.
+    epoch_pairs: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Sentences chosen for a pass, with their lengths as the model sees them: source with tag and </s>, target with </s>."""
+
+    indices: np.ndarray  # int64[n]
+    source_lengths: np.ndarray  # int32[n]
+    target_lengths: np.ndarray  # int32[n]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, chosen: np.ndarray) -> Draws:
+        return Draws(self.indices[chosen], self.source_lengths[chosen], self.target_lengths[chosen])
+
+
+class ManyToManyDataset(FairseqDataset):
+    """Sentence pairs of several directions: sampled anew in each epoch where `sampling` is given, else all in order."""
+
+    def __init__(self, texts: Sequence[DirectionText], special: Special, sampling: Sampling | None = None) -> None:
+        super().__init__()
+        self.texts = tuple(texts)
+        self.special = special
+        self.sampling = sampling
+        #: int64[directions + 1], the first index of each direction.
+        self.offsets = np.cumsum([0] + [len(text) for text in self.texts], dtype=np.int64)
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by fairseq before the batches of an epoch are made."""
+        self.epoch = epoch
+
+    def locate(self, index: int) -> tuple[DirectionText, int]:
+        """The direction that a sentence belongs to, and its line there."""
+        part = int(np.searchsorted(self.offsets, index, side="right")) - 1
+        return self.texts[part], int(index - self.offsets[part])
+
+    def __getitem__(self, index: int) -> Sentence:
+        text, line = self.locate(index)
+        reference = text.references[line] if line < len(text.references) else None
+        return Sentence(int(index), text.number, text.tag, text.source[line], text.target[line], reference)
+
+    def collater(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
+        """A batch in fairseq's form: see `smoe_mt.tasks.collate`."""
+        return collate(sentences, self.special)
+
+    def draws(self, epoch: int) -> Draws:
+        """What a pass consists of, in random order for training and in text order for evaluation."""
+        if self.sampling is None:
+            return self._gather([np.arange(len(text), dtype=np.int64) for text in self.texts])
+        sizes = [len(text) for text in self.texts]
+        seed = self.sampling.seed
+        counts = draws_per_direction(sizes, self.sampling.temperature, self.sampling.epoch_pairs or sum(sizes))
+        lines = [
+            draw_lines(text.name, size, int(count), seed, epoch) if count else np.empty(0, np.int64)
+            for text, size, count in zip(self.texts, sizes, counts)
+        ]
+        drawn = self._gather(lines)
+        return drawn[epoch_rng(seed, epoch).permutation(len(drawn))]
+
+    def _gather(self, lines: Sequence[np.ndarray]) -> Draws:
+        """Draws of the given lines of each direction."""
+        indices = [offset + chosen for offset, chosen in zip(self.offsets, lines)]
+        source_lengths = [text.source.sizes[chosen] + np.int32(1) for text, chosen in zip(self.texts, lines)]
+        target_lengths = [text.target.sizes[chosen] for text, chosen in zip(self.texts, lines)]
+        return Draws(np.concatenate(indices), np.concatenate(source_lengths), np.concatenate(target_lengths))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Source and target length of a sentence, tag and </s> included."""
+        text, line = self.locate(index)
+        return int(text.source.sizes[line]) + 1, int(text.target.sizes[line])
+
+    def num_tokens(self, index: int) -> int:
+        """The longer side of a sentence, which decides its cost in a padded batch."""
+        return max(self.size(index))
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        """`num_tokens` of many sentences: int64[n]."""
+        return np.fromiter((self.num_tokens(int(index)) for index in indices), dtype=np.int64, count=len(indices))
+
+    def ordered_indices(self) -> np.ndarray:
+        """The sentences of the current epoch, shortest first."""
+        from smoe_mt.tasks.batches import by_length
+
+        return by_length(self.draws(self.epoch)).indices
+
+    @property
+    def decoded_lines(self) -> int:
+        """How many first lines of each direction have references to be scored against."""
+        return max((len(text.references) for text in self.texts), default=0)
+
+    def is_decoded(self, draws: Draws) -> np.ndarray:
+        """bool[n]: the sentences that validation translates."""
+        parts = np.searchsorted(self.offsets, draws.indices, side="right") - 1
+        limits = np.array([len(text.references) for text in self.texts], dtype=np.int64)
+        return draws.indices - self.offsets[parts] < limits[parts]

@@ -1,0 +1,341 @@
+"""fairseq task `many_to_many_translation`: one model for all directions of a data folder.
+
+The target language is a tag `<2xxx>` in front of the source; the decoder starts with </s> and no tag.
+"""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask, register_task
+from torch import Tensor
+
+from smoe_mt.errors import UserError
+from smoe_mt.tasks.batches import Batches, ResumableBatches, fitting, make_batches
+from smoe_mt.tasks.collate import Sentence, Special, collate
+from smoe_mt.tasks.config import ManyToManyTranslationConfig
+from smoe_mt.tasks.data_folder import DataFolder, language_tag, split_direction
+from smoe_mt.tasks.dataset import DirectionText, ManyToManyDataset, Sampling
+from smoe_mt.tasks.report import sampling_table, validation_table
+from smoe_mt.tasks.token_file import TokenFile
+from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
+from smoe_mt.tasks.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY_KEY = "vocabulary"
+
+
+@register_task("many_to_many_translation", dataclass=ManyToManyTranslationConfig)
+class ManyToManyTranslationTask(FairseqTask):
+    """Translation between all languages of a data folder."""
+
+    def __init__(self, cfg: ManyToManyTranslationConfig, folder: DataFolder, dictionary: Dictionary) -> None:
+        super().__init__(cfg)
+        self.folder = folder
+        self.dictionary = dictionary
+        #: The directions in use; `sample["direction"]` holds places in this tuple.
+        self.directions: tuple[str, ...] = chosen_directions(cfg, folder)
+        self.special = Special(pad=dictionary.pad(), eos=dictionary.eos())
+        self.vocabulary = Vocabulary.of(dictionary, folder.path.resolve().name)
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **_: Any) -> ManyToManyTranslationTask:
+        """Open the data folder. UserError for one that is not whole, or settings that it cannot serve."""
+        ManyToManyTranslationConfig.check(cfg)
+        folder = DataFolder.open(cfg.data)
+        return cls(cfg, folder, folder.dictionary())
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The joint dictionary."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The joint dictionary."""
+        return self.dictionary
+
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target, in tokens."""
+        return self.cfg.max_source_positions, self.cfg.max_target_positions
+
+    def has_sharded_data(self, split: str) -> bool:
+        """Never: a data folder is one path, even where it has a colon in it."""
+        return False
+
+    # --- text and tokens ---
+
+    @cached_property
+    def spm(self) -> Any:
+        """The SentencePiece model of the data folder."""
+        import sentencepiece
+
+        return sentencepiece.SentencePieceProcessor(model_file=str(self.folder.spm_path))
+
+    def tag(self, language: str) -> int:
+        """Token id that asks for a translation into `language`. UserError for an unknown language."""
+        self.folder.check_language(language)
+        return int(self.dictionary.index(language_tag(language)))
+
+    def encode(self, text: str, target_lang: str) -> Tensor:
+        """int64[tokens] of a raw sentence: the tag of `target_lang`, its pieces, </s>."""
+        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(text, out_type=str)]
+        return torch.tensor([self.tag(target_lang), *pieces, self.dictionary.eos()])
+
+    def decode(self, tokens: Tensor | Sequence[int]) -> str:
+        """Raw text of token ids; padding, </s> and tags leave no trace."""
+        ids = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+        pieces = [self.dictionary[i] for i in ids if i not in self._silent]
+        return str(self.spm.decode_pieces(pieces))
+
+    @cached_property
+    def _silent(self) -> frozenset[int]:
+        special = (self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos())
+        return frozenset((*special, *(self.tag(language) for language in self.folder.languages)))
+
+    def collate(
+        self, sources: Sequence[Tensor], targets: Sequence[Tensor] | None = None, direction: str | None = None
+    ) -> dict[str, Any]:
+        """A sample of sentences that are not in the data folder.
+
+        `sources` as `encode` makes them (tag and </s> included); `targets` int64[tokens] with </s>; without them, the
+        sample's targets are empty sentences and of no use. `direction` (default: the task's first) fills `direction`.
+        """
+        number = self.directions.index(direction) if direction is not None else 0
+        empty = np.array([self.special.eos])
+        return collate(
+            [
+                Sentence(
+                    i, number, int(source[0]), source[1:].numpy(), empty if targets is None else targets[i].numpy()
+                )
+                for i, source in enumerate(sources)
+            ],
+            self.special,
+        )
+
+    # --- datasets and batches ---
+
+    def load_dataset(self, split: str, combine: bool = False, **_: Any) -> None:
+        """Map the files of a split, of all directions in use that have text in it."""
+        self.folder.check_split(split)
+        directions = [name for name in self.directions if self.folder.has(split, name)]
+        if not directions:
+            raise UserError(
+                f"none of {', '.join(self.directions)} has text in the subset {split!r} of {self.folder.path}"
+            )
+        training = split == self.cfg.train_subset
+        files: dict[Path, TokenFile] = {}
+        texts = [self._direction_text(split, name, files, with_references=not training) for name in directions]
+        sampling = None
+        if training:
+            sampling = Sampling(self.cfg.sampling_temperature, self.cfg.epoch_pairs, self.cfg.seed)
+        self.datasets[split] = dataset = ManyToManyDataset(texts, self.special, sampling)
+        logger.info(sampling_table(split, dataset))
+
+    def _direction_text(
+        self, split: str, direction: str, files: dict[Path, TokenFile], with_references: bool
+    ) -> DirectionText:
+        source, target = split_direction(direction)
+        for language in (source, target):
+            prefix = self.folder.prefix(split, direction, language)
+            if prefix not in files:
+                files[prefix] = TokenFile(prefix)
+            if len(files[prefix]) != self.folder.count(split, direction):
+                raise UserError(
+                    f"{prefix}.idx has {len(files[prefix]):,} sentences, but corpus.json says "
+                    f"{self.folder.count(split, direction):,}: prepare the data folder again"
+                )
+        references: Sequence[str] = ()
+        if with_references and self.cfg.eval_bleu:
+            references = self.folder.references(split, direction)[: self.cfg.eval_bleu_sentences or None]
+        return DirectionText(
+            name=direction,
+            number=self.directions.index(direction),
+            tag=self.tag(target),
+            source=files[self.folder.prefix(split, direction, source)],
+            target=files[self.folder.prefix(split, direction, target)],
+            references=references,
+        )
+
+    def build_dataset_for_inference(
+        self, src_tokens: Sequence[Tensor], src_lengths: Sequence[int], constraints: Any = None, **_: Any
+    ) -> LanguagePairDataset:
+        """For fairseq-interactive: the sentences with the tag of --target-lang in front. UserError without it."""
+        if self.cfg.target_lang is None:
+            raise UserError("which direction? give --source-lang and --target-lang, as in -s nso -t en")
+        tag = torch.tensor([self.tag(self.cfg.target_lang)])
+        return LanguagePairDataset(
+            [torch.cat([tag, tokens]) for tokens in src_tokens],
+            [length + 1 for length in src_lengths],
+            self.dictionary,
+            tgt_dict=self.dictionary,
+            left_pad_source=False,
+            constraints=constraints,
+        )
+
+    def get_batch_iterator(self, dataset: Any, **settings: Any) -> Any:
+        """Batches of one of the task's datasets: see `ResumableBatches`. Settings as in fairseq."""
+        if not isinstance(dataset, ManyToManyDataset):
+            return super().get_batch_iterator(dataset, **settings)
+        if dataset not in self.dataset_to_epoch_iter or settings.get("disable_iterator_cache"):
+            batches: Any = partial(
+                self._batches,
+                max_tokens=settings.get("max_tokens"),
+                max_sentences=settings.get("max_sentences"),
+                max_positions=settings.get("max_positions"),
+                multiple=settings.get("required_batch_size_multiple", 1),
+                skip_long=dataset.sampling is not None or settings.get("ignore_invalid_inputs", False),
+            )
+            self.dataset_to_epoch_iter[dataset] = ResumableBatches(
+                dataset,
+                batches,
+                seed=settings.get("seed", 1),
+                num_shards=settings.get("num_shards", 1),
+                shard_id=settings.get("shard_id", 0),
+                num_workers=settings.get("num_workers", 0),
+                epoch=settings.get("epoch", 1),
+                buffer_size=settings.get("data_buffer_size", 0),
+                skip_remainder_batch=settings.get("skip_remainder_batch", False),
+                grouped_shuffling=settings.get("grouped_shuffling", False),
+                # The dataset is the same in every epoch, so the workers can stay.
+                reuse_dataloader=True,
+                persistent_workers=True,
+            )
+        return self.dataset_to_epoch_iter[dataset]
+
+    @staticmethod
+    def _batches(
+        dataset: ManyToManyDataset,
+        epoch: int,
+        max_tokens: int | None,
+        max_sentences: int | None,
+        max_positions: Any,
+        multiple: int,
+        skip_long: bool,
+    ) -> Batches:
+        """The batches of an epoch. Sentences that are too long are skipped and counted, or (not `skip_long`) a UserError."""
+        draws = dataset.draws(epoch)
+        longest_source, longest_target = (max_positions,) * 2 if isinstance(max_positions, int) else max_positions
+        if max_tokens is not None:
+            longest_source, longest_target = min(longest_source, max_tokens), min(longest_target, max_tokens)
+        fits = fitting(draws, longest_source, longest_target)
+        if not fits.all():
+            limits = f"{longest_source} source or {longest_target} target tokens"
+            if not skip_long:
+                text, line = dataset.locate(int(draws.indices[~fits][0]))
+                raise UserError(
+                    f"sentence {line + 1} of {text.source.prefix.name} ({text.name}) is longer than {limits}: raise "
+                    "--max-tokens or the positions, or give --skip-invalid-size-inputs-valid-test"
+                )
+            logger.warning(f"epoch {epoch}: skips {(~fits).sum():,} of {len(draws):,} sentences, longer than {limits}")
+            draws = draws[fits]
+        if not len(draws):
+            raise UserError("no sentence is short enough for --max-tokens and the positions: raise them")
+        # Those to be translated in validation come together in batches, for decoding is what costs there.
+        decoded = dataset.is_decoded(draws)
+        groups = [draws] if not decoded.any() else [draws[decoded], draws[~decoded]]
+        return [
+            batch
+            for group in groups
+            if len(group)
+            for batch in make_batches(group, max_tokens, max_sentences, multiple)
+        ]
+
+    # --- validation ---
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """The model and, where validation translates, its beam search."""
+        model = super().build_model(cfg, from_checkpoint)
+        if self.cfg.eval_bleu:
+            self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
+            self._generator = self.build_generator(
+                [model],
+                Namespace(
+                    beam=self.cfg.eval_bleu_beam,
+                    max_len_a=self.cfg.eval_bleu_max_len_a,
+                    max_len_b=self.cfg.eval_bleu_max_len_b,
+                ),
+            )
+        return model
+
+    def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """The criterion's losses; with --eval-bleu also the statistics of the sample's translations."""
+        loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        if self.cfg.eval_bleu:
+            logging_output[LOG_KEY] = self._translation_statistics(sample, model)
+        return loss, sample_size, logging_output
+
+    def _translation_statistics(self, sample: dict[str, Any], model: Any) -> Tensor:
+        """float64[directions, statistics], zeros for a sample without references."""
+        references = sample.get("references", [])
+        rows = [row for row, reference in enumerate(references) if reference is not None]
+        outputs = []
+        if rows:
+            hypotheses = self.inference_step(self._generator, [model], sample)
+            outputs = [self.decode(hypotheses[row][0]["tokens"]) for row in rows]
+        directions = sample["direction"].tolist()
+        return self._bleu.statistics([directions[row] for row in rows], outputs, [references[row] for row in rows])
+
+    def reduce_metrics(self, logging_outputs: Sequence[dict[str, Any]], criterion: Any) -> None:
+        """The criterion's metrics; with --eval-bleu also `bleu` (mean over directions) and `bleu/nso-en`."""
+        super().reduce_metrics(logging_outputs, criterion)
+        found = [log[LOG_KEY] for log in logging_outputs if LOG_KEY in log]
+        if not found:
+            return
+        bleu = self._bleu
+        # A tensor, not an array: fairseq keeps its meters in the checkpoint, and torch's safe loading takes no numpy.
+        metrics.log_scalar(LOG_KEY, torch.stack([torch.as_tensor(table) for table in found]).sum(0).cpu())
+
+        def mean(meters: Any) -> float:
+            scores = list(bleu.scores(meters[LOG_KEY].sum).values())
+            return round(sum(scores) / len(scores), 2) if scores else 0.0
+
+        def of_direction(meters: Any, direction: str) -> float:
+            return bleu.scores(meters[LOG_KEY].sum).get(direction, 0.0)
+
+        metrics.log_derived("bleu", mean)
+        for direction in self.directions:
+            metrics.log_derived(f"bleu/{direction}", partial(of_direction, direction=direction))
+
+    def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
+        """Called by fairseq after each validation: what was measured per direction, as one log entry."""
+        table = validation_table(stats, self.directions)
+        if table:
+            logger.info(table)
+
+    # --- checkpoints ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the task: the fingerprint of its vocabulary."""
+        return {**super().state_dict(), VOCABULARY_KEY: self.vocabulary.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """UserError where the checkpoint is of another vocabulary than the data folder."""
+        state = dict(state_dict)
+        vocabulary = state.pop(VOCABULARY_KEY, None)
+        if vocabulary is not None:
+            self.vocabulary.check(vocabulary)
+        super().load_state_dict(state)
+
+
+def chosen_directions(cfg: ManyToManyTranslationConfig, folder: DataFolder) -> tuple[str, ...]:
+    """The directions that the settings ask for; UserError, naming the known ones, for one that the folder lacks."""
+    if cfg.source_lang is not None:
+        names = [f"{cfg.source_lang}-{cfg.target_lang}"]
+    elif cfg.directions:
+        names = [name.strip() for name in cfg.directions.split(",") if name.strip()]
+    else:
+        return folder.directions
+    for name in names:
+        folder.check_direction(name)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,50 @@
+"""fairseq's Trainer with a look at a checkpoint before it is loaded.
+
+fairseq asks the task about a checkpoint (`load_state_dict`) when it translates, not when it resumes or fine-tunes: there a
+checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. The Trainer cannot
+be registered, so `put_in_place` swaps the name that fairseq-train builds it by.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import fairseq.trainer
+import torch
+from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
+
+from smoe_mt.errors import UserError
+
+
+class CheckingTrainer(Trainer):
+    """fairseq's Trainer that lets the task check a checkpoint first."""
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """As fairseq's. UserError for a file that is no whole checkpoint, or of another vocabulary than the data folder."""
+        if PathManager.isfile(filename):
+            self.task.load_state_dict(read_task_state(filename))
+        return super().load_checkpoint(filename, *args, **kwargs)
+
+
+def read_task_state(filename: str) -> dict[str, Any]:
+    """What the task wrote into a checkpoint; the tensors stay on the disk. UserError for a damaged file."""
+    try:
+        state = torch.load(filename, map_location="cpu", mmap=True, weights_only=True)
+        return dict(state.get("task_state") or {})
+    except Exception as error:  # torch raises many types for a damaged file
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{filename}: not a whole checkpoint ({reason[0] if reason else type(error).__name__}); it may be cut short: "
+            "take another one with --restore-file"
+        ) from error
+
+
+def put_in_place() -> None:
+    """Let fairseq's command lines use the Trainer above. Doing it again changes nothing."""
+    fairseq.trainer.Trainer = CheckingTrainer
+    for name in ("fairseq_cli.train", "__main__"):  # the latter for python -m fairseq_cli.train
+        module = sys.modules.get(name)
+        if getattr(module, "Trainer", None) is Trainer:
+            module.Trainer = CheckingTrainer  # type: ignore[union-attr]
