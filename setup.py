@@ -1,0 +1,51 @@
+"""Packaging of smoe_mt. configs/, scripts/ and data_prep/ stand beside the package in the repository; in a wheel the first
+two travel inside it (``smoe-mt path configs``)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = "0.1.0"
+
+setup(
+    name="smoe_mt",
+    version=VERSION,
+    description="Stratified mixture-of-experts translation models (SMoE), as a fairseq plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["smoe_mt", "smoe_mt.*", "data_prep", "data_prep.*"]),
+        "smoe_mt.configs",
+        "smoe_mt.configs.model",
+        "smoe_mt.scripts",
+    ],
+    package_dir={"smoe_mt.configs": "configs", "smoe_mt.scripts": "scripts"},
+    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["*.sh"]},
+    install_requires=[
+        "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
+        "torch>=2.6",  # loads checkpoints safely by default
+        "numpy>=1.26",
+        "sentencepiece>=0.2",
+        "sacrebleu>=2.4",  # BLEU, chrF++ and their signatures
+        "hydra-core>=1.3.2",
+        "omegaconf>=2.3",
+        "tensorboard>=2.15",
+        "matplotlib>=3.8",  # figures of the analysis
+        "tqdm>=4.66",  # progress
+        # readers of the text that `prepare --corpus l10n` takes from packages
+        "polib>=1.2",
+        "fluent.syntax>=0.19",
+        "lxml>=5",
+    ],
+    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]},
+    entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+    ],
+)
