@@ -89,9 +89,12 @@ def version() -> str:
 
 
 def _speak_plainly(verb: str) -> None:
-    """Warnings in one line, and, except in training, none of fairseq's progress notes."""
+    """Warnings in one line, and, except in training, no progress notes of libraries.
+
+    Importing fairseq's tasks sets the root logger to its most talkative level.
+    """
     if verb != "train":
-        logging.getLogger("fairseq").setLevel(logging.WARNING)
+        logging.getLogger().setLevel(logging.WARNING)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)

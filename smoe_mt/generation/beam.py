@@ -35,7 +35,7 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise UserError(f"beam is {self.beam}: it must be 1 or more")
-        if self.max_len_a < 0 or self.max_len_a + self.max_len_b < 1:
+        if self.max_len_a < 0 or self.max_len_b < 0 or self.max_len_a + self.max_len_b == 0:
             raise UserError(
                 f"max_len_a {self.max_len_a} and max_len_b {self.max_len_b} leave no room for an output; raise one of them"
             )

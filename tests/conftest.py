@@ -1,0 +1,46 @@
+"""A tiny model, trained once for all tests that need a real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from smoe_mt.paths import user_dir
+from tests.toy import make_toy_folder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder with its data folder."""
+
+    folder: Path
+    data: Path
+
+
+def train(data: Path, folder: Path, *options: str, updates: int = 60) -> None:
+    """Train a tiny model through fairseq's own command line; a few seconds."""
+    command = [sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", str(user_dir())]
+    command += ["--task", "many_to_many_translation", "--arch", "smoe_transformer_tiny"]
+    command += ["--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--dropout", "0.0"]
+    command += ["--encoder-ffn-embed-dim", "64", "--decoder-ffn-embed-dim", "64"]
+    command += ["--max-source-positions", "64", "--max-target-positions", "64"]
+    command += ["--criterion", "stratified_routing", "--optimizer", "adam", "--lr", "0.01", "--lr-scheduler", "fixed"]
+    command += ["--max-tokens", "500", "--max-update", str(updates), "--save-dir", str(folder), "--cpu"]
+    command += ["--no-progress-bar", "--num-workers", "0", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A stratified model that has learned a little."""
+    home = tmp_path_factory.mktemp("trained")
+    data = make_toy_folder(home / "data")
+    train(data, home / "run", "--moe", "stratified", "--strata", "2,2")
+    return TrainedRun(home / "run", data)

@@ -1,0 +1,35 @@
+"""Means over directions and the copy baseline."""
+
+from __future__ import annotations
+
+import pytest
+
+from smoe_mt.evaluation.metrics import METRICS, Corpus
+from smoe_mt.evaluation.scores import DirectionScores, as_json, copy_baseline, means, score
+
+
+def flat(value: float) -> DirectionScores:
+    return DirectionScores({metric.name: value for metric in METRICS}, {"bleu": "sig"}, 7)
+
+
+def test_means_are_unweighted_and_by_side_of_english() -> None:
+    found = means({"nso-en": flat(10), "en-nso": flat(40), "cat-en": flat(20), "nso-cat": flat(2)})
+    assert found["mean"] is not None and found["mean"]["chrf"] == pytest.approx(18)
+    assert found["mean_to_en"] is not None and found["mean_to_en"]["bleu"] == pytest.approx(15)
+    assert found["mean_from_en"] is not None and found["mean_from_en"]["bleu"] == pytest.approx(40)
+
+
+def test_a_group_without_directions_has_no_mean() -> None:
+    assert means({"nso-cat": flat(2)})["mean_to_en"] is None
+
+
+def test_entry_of_a_direction() -> None:
+    entry = as_json({"nso-en": flat(3)})["directions"]["nso-en"]
+    assert entry["bleu"] == 3 and entry["signatures"] == {"bleu": "sig"} and entry["sentences"] == 7
+
+
+def test_copy_baseline_scores_the_source() -> None:
+    corpus = Corpus("cat-en", ("Firefox obert", "b c d e"), ("Firefox open", "x"), ("Firefox obert", "b c d f"))
+    copied = score(copy_baseline(corpus))
+    assert copied.values["copied"] == 1
+    assert copied.values["chrf"] > score(corpus).values["chrf"]

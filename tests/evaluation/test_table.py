@@ -1,0 +1,74 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smoe_mt.errors import UserError
+from smoe_mt.evaluation.command import run_names
+from smoe_mt.evaluation.evaluate import Evaluation
+from smoe_mt.evaluation.metrics import METRICS, Corpus
+from smoe_mt.evaluation.scores import DirectionScores
+from smoe_mt.evaluation.table import samples, scores_table
+
+
+def flat(value: float) -> DirectionScores:
+    return DirectionScores({metric.name: value for metric in METRICS}, {}, 2)
+
+
+def evaluation(name: str, value: float, directions: tuple[str, ...] = ("nso-en", "en-nso")) -> Evaluation:
+    corpora = tuple(
+        Corpus(direction, ("s1", "s2"), (f"{name} 1", f"{name} 2"), ("r1", "r2")) for direction in directions
+    )
+    scores = {direction: flat(value + place) for place, direction in enumerate(directions)}
+    return Evaluation(name, corpora, scores, {"copy": {direction: flat(3) for direction in directions}}, {})
+
+
+def test_runs_stand_side_by_side() -> None:
+    table = scores_table([evaluation("dense", 10), evaluation("smoe", 20)])
+    lines = table.splitlines()
+    assert ".dense." in lines[0] and ".smoe." in lines[0]
+    row = next(line for line in lines if line.startswith("en-nso")).split()
+    assert row == ["en-nso", "3.0", "11.0", "11.0", "11.00", "11.00", "21.0", "21.0", "21.00", "21.00"]
+
+
+def test_means_close_the_table() -> None:
+    table = scores_table([evaluation("dense", 10)])
+    mean, to_english, from_english = (line.split() for line in table.splitlines()[-3:])
+    assert mean[:3] == ["mean", "3.0", "10.5"]
+    assert to_english[2:4] == ["3.0", "10.0"] and from_english[2:4] == ["3.0", "11.0"]
+
+
+def test_a_direction_that_one_run_lacks_is_a_dash() -> None:
+    table = scores_table([evaluation("dense", 10, ("nso-en",)), evaluation("smoe", 20)])
+    row = next(line for line in table.splitlines() if line.startswith("en-nso")).split()
+    assert row[2:6] == ["-"] * 4 and row[6] == "21.0"
+
+
+def test_all_lines_fit_the_rule() -> None:
+    lines = scores_table([evaluation("a-very-long-name-of-a-run-with-all-its-settings-in-it", 10)]).splitlines()
+    assert max(map(len, lines)) == len(lines[2])
+
+
+def test_samples_take_turns_over_directions() -> None:
+    shown = samples(evaluation("smoe", 1), 3).split("\n\n")
+    assert len(shown) == 3
+    assert [text.split()[0] for text in shown] == ["nso-en", "en-nso", "nso-en"]
+    assert "source      s1" in shown[0] and "smoe 1" in shown[0] and "reference   r1" in shown[0]
+    assert "smoe 2" in shown[2]
+
+
+def test_run_names_tell_runs_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "dense", tmp_path / "b" / "dense"]
+    for path in paths:
+        path.mkdir(parents=True)
+        (path / "checkpoint_best.pt").touch()
+        (path / "checkpoint_last.pt").touch()
+    best, last = paths[0] / "checkpoint_best.pt", paths[0] / "checkpoint_last.pt"
+    assert run_names([best]) == ["dense"]
+    assert run_names([best, paths[1] / "checkpoint_best.pt"]) == ["a/dense", "b/dense"]
+    assert run_names([best, last]) == ["dense", "checkpoint_last"]
+    with pytest.raises(UserError, match="twice"):
+        run_names([best, best])

@@ -1,0 +1,149 @@
+"""One object that translates, on a real tiny model."""
+
+from __future__ import annotations
+
+import warnings
+from argparse import Namespace
+
+import pytest
+import torch
+
+from smoe_mt.errors import UserError
+from smoe_mt.generation import Decoding, Translator
+from smoe_mt.generation.beam import BeamDecoder
+from tests.conftest import TrainedRun
+
+
+@pytest.fixture(scope="module")
+def translator(trained_run: TrainedRun) -> Translator:
+    return Translator.from_pretrained(trained_run.folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sentences(translator: Translator) -> list[str]:
+    return translator.loaded.task.folder.references("test", "aa-en", side="source")
+
+
+def test_alone_or_in_any_company_the_same(translator: Translator, sentences: list[str]) -> None:
+    together = translator.translate(sentences, "aa", "en")
+    alone = [translator.translate([sentence], "aa", "en")[0] for sentence in sentences]
+    some = translator.translate(sentences, "aa", "en", max_tokens=30)
+    assert together == alone == some
+    assert len(set(together)) > 5
+
+
+def test_output_is_in_the_inputs_order(translator: Translator, sentences: list[str]) -> None:
+    backwards = translator.translate(sentences[::-1], "aa", "en")
+    assert backwards[::-1] == translator.translate(sentences, "aa", "en")
+
+
+def test_the_tag_decides(translator: Translator, sentences: list[str]) -> None:
+    english = translator.loaded.task.folder.references("test", "bb-en", side="target")
+    assert translator.translate(english, "en", "aa") != translator.translate(english, "en", "bb")
+
+
+def test_empty_lines_stay_empty(translator: Translator, sentences: list[str]) -> None:
+    lines = ["", sentences[0], "  \t", sentences[1]]
+    found = translator.translate(lines, "aa", "en")
+    assert found[0] == found[2] == ""
+    assert [found[1], found[3]] == translator.translate(sentences[:2], "aa", "en")
+
+
+def test_nothing_gives_nothing(translator: Translator) -> None:
+    assert translator.translate([], "aa", "en") == []
+
+
+def test_a_sentence_that_runs_on_is_cut_at_its_own_limit(translator: Translator, sentences: list[str]) -> None:
+    task = translator.loaded.task
+    encoded = [task.encode(sentence, "en") for sentence in (sentences[0], " ".join(sentences[:5]))]
+    decoding = Decoding(beam=3, max_len_a=0.0, max_len_b=2)
+    found = BeamDecoder(translator.loaded.model, task.dictionary, decoding)(encoded)
+    assert all(len(hypothesis.tokens) <= 2 for sentence in found for hypothesis in sentence)
+    decoding = Decoding(beam=3, max_len_a=0.5, max_len_b=0)
+    found = BeamDecoder(translator.loaded.model, task.dictionary, decoding)(encoded)
+    for source, hypotheses in zip(encoded, found):
+        assert len(hypotheses) == 3
+        assert all(len(hypothesis.tokens) <= decoding.limit(len(source)) for hypothesis in hypotheses)
+
+
+def test_limits_do_not_depend_on_the_batch(translator: Translator, sentences: list[str]) -> None:
+    lines = [sentences[0], " ".join(sentences[:8])]
+    options = {"max_len_a": 0.4, "max_len_b": 0}
+    together = translator.translate(lines, "aa", "en", **options)
+    assert together == [translator.translate([line], "aa", "en", **options)[0] for line in lines]
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_the_same_as_fairseqs_own_search(translator: Translator, sentences: list[str], beam: int) -> None:
+    """Also after a search with another beam: fairseq leaves the beam size in the model."""
+    task, model = translator.loaded.task, translator.loaded.model
+    encoded = [task.encode(sentence, "en") for sentence in sentences]
+    longest = max(map(len, encoded))
+    own = BeamDecoder(model, task.dictionary, Decoding(beam, max_len_a=0, max_len_b=longest))
+    translator.translate(sentences[:2], "aa", "en", beam=3)
+    found = own(encoded)
+    generator = task.build_generator([model], Namespace(beam=beam, max_len_a=0, max_len_b=longest))
+    expected = generator.generate([model], task.collate(encoded))
+    for mine, theirs in zip(found, expected):
+        assert mine[0].tokens.tolist() == theirs[0]["tokens"][:-1].tolist()
+        assert mine[0].score == pytest.approx(float(theirs[0]["score"]), abs=1e-4)
+
+
+def test_hypotheses_come_best_first(translator: Translator, sentences: list[str]) -> None:
+    task = translator.loaded.task
+    found = BeamDecoder(translator.loaded.model, task.dictionary, Decoding(4))([task.encode(sentences[0], "en")])
+    scores = [hypothesis.score for hypothesis in found[0]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_too_long_a_line_is_cut_with_a_warning(translator: Translator, sentences: list[str]) -> None:
+    long = " ".join(sentences)
+    with pytest.warns(UserWarning, match="cut to the 64 that the model takes"):
+        found = translator.translate([sentences[0], long], "aa", "en")
+    assert found[0] == translator.translate([sentences[0]], "aa", "en")[0]
+
+
+def test_lines_that_fit_bring_no_warning(translator: Translator, sentences: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        translator.translate(sentences[:2], "aa", "en")
+
+
+@pytest.mark.parametrize(("source", "target"), [("xx", "en"), ("en", "xx")])
+def test_unknown_language_names_the_known_ones(translator: Translator, source: str, target: str) -> None:
+    with pytest.raises(UserError, match="unknown language 'xx': the model knows aa, bb, en"):
+        translator.translate(["a"], source, target)
+
+
+def test_unknown_direction_names_the_known_ones(translator: Translator) -> None:
+    with pytest.raises(UserError, match="unknown direction aa-bb: the model knows aa-en, en-aa, bb-en, en-bb"):
+        translator.translate(["a"], "aa", "bb")
+
+
+@pytest.mark.parametrize("options", [{"beam": 0}, {"max_len_a": -1.0}, {"max_len_a": 0.0, "max_len_b": 0}])
+def test_settings_that_make_no_sense(translator: Translator, options: dict[str, float]) -> None:
+    with pytest.raises(UserError):
+        translator.translate(["a"], "aa", "en", **options)  # type: ignore[arg-type]
+
+
+def test_progress_counts_every_line(translator: Translator, sentences: list[str]) -> None:
+    counted: list[int] = []
+    translator.translate(["", *sentences[:3]], "aa", "en", max_tokens=1, progress=lambda n: counted.append(n))
+    assert sum(counted) == 4
+
+
+def test_progress_on_demand(translator: Translator, sentences: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    translator.translate(sentences[:2], "aa", "en", progress=True)
+    assert "aa-en" in capsys.readouterr().err
+    translator.translate(sentences[:2], "aa", "en")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_model_is_left_as_it_was(translator: Translator, sentences: list[str]) -> None:
+    task, model = translator.loaded.task, translator.loaded.model
+    sample = task.collate([task.encode(sentence, "en") for sentence in sentences])
+    with torch.no_grad():
+        before, _ = model(**sample["net_input"])
+        translator.translate(sentences, "aa", "en", beam=5)
+        after, _ = model(**sample["net_input"])
+    assert torch.equal(before, after)

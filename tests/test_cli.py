@@ -1,0 +1,163 @@
+"""The command line: what a person sees and which exit code a script gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smoe_mt import cli
+from smoe_mt.errors import UserError
+from smoe_mt.launch import command_line
+
+
+class Room:
+    """Stands for a verb's module; `run` raises `error`, or remembers its arguments."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.seen: list[object] = []
+
+    def add_arguments(self, parser: object) -> None:
+        parser.add_argument("names", nargs="*")  # type: ignore[attr-defined]
+        parser.add_argument("--beam", type=int, default=5)  # type: ignore[attr-defined]
+
+    def run(self, args: object) -> None:
+        self.seen.append(args)
+        if self.error is not None:
+            raise self.error
+
+
+def use_room(monkeypatch: pytest.MonkeyPatch, room: Room) -> None:
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: room)
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb} " in out for verb in cli.VERBS)
+
+
+def test_no_verb_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "usage: smoe-mt" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("smoe-mt ")
+
+
+def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["translat"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: unknown verb 'translat': there are {', '.join(cli.VERBS)}\n"
+
+
+def test_user_error_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_room(monkeypatch, Room(UserError("no such thing; use another")))
+    assert cli.main(["evaluate"]) == 2
+    assert capsys.readouterr().err == "error: no such thing; use another\n"
+
+
+def test_interrupt_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_room(monkeypatch, Room(KeyboardInterrupt()))
+    assert cli.main(["evaluate"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_room(monkeypatch, Room(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["evaluate"])
+
+
+def test_options_may_stand_between_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room()
+    use_room(monkeypatch, room)
+    assert cli.main(["evaluate", "one", "--beam", "2", "two"]) == 0
+    assert vars(room.seen[0]) == {"names": ["one", "two"], "beam": 2}
+
+
+def test_wrong_option_gives_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_room(monkeypatch, Room())
+    assert cli.main(["evaluate", "--beam", "many"]) == 2
+    assert "--beam" in capsys.readouterr().err
+
+
+def test_every_verb_has_its_room() -> None:
+    for verb in cli.VERBS.values():
+        room = cli.importlib.import_module(verb.module)
+        assert callable(room.add_arguments) and callable(room.run)
+
+
+def test_path_of_the_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["path", "user-dir"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "cli.py").is_file()
+
+
+def test_missing_configs_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from smoe_mt import paths
+
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "site" / "smoe_mt")
+    with pytest.raises(UserError, match="no configs folder"):
+        paths.configs()
+
+
+def test_configs_of_a_wheel_lie_in_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from smoe_mt import paths
+
+    package = tmp_path / "site" / "smoe_mt"
+    (package / "configs").mkdir(parents=True)
+    (tmp_path / "site" / "configs").mkdir()  # some other package's
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    assert paths.configs() == package / "configs"
+
+
+def test_configs_of_a_checkout_lie_beside_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from smoe_mt import paths
+
+    (tmp_path / "setup.py").touch()
+    (tmp_path / "configs").mkdir()
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "smoe_mt")
+    assert paths.configs() == tmp_path / "configs"
+
+
+def test_train_names_the_plugin_before_the_overrides() -> None:
+    arguments = command_line(Path("/configs"), "m4", ["model=dense"])
+    assert arguments[:4] == ["--config-dir", "/configs", "--config-name", "m4"]
+    assert arguments[4].startswith("common.user_dir=") and arguments[5:] == ["model=dense"]
+
+
+def test_train_leaves_a_plugin_of_ones_own() -> None:
+    arguments = command_line(Path("/configs"), "m4", ["common.user_dir=/mine"])
+    assert arguments[4:] == ["common.user_dir=/mine"]
+
+
+def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "small.yaml").write_text("")
+    assert cli.main(["train", "--config", "tiny", "--config-dir", str(tmp_path)]) == 2
+    assert "there are small" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    """As in `smoe-mt ... | head -1`."""
+    program = (
+        "import sys; from smoe_mt import cli\n"
+        "class Room:\n"
+        "    add_arguments = staticmethod(lambda parser: None)\n"
+        "    run = staticmethod(lambda args: [print('x' * 1000) for _ in range(1000)])\n"
+        "cli.importlib.import_module = lambda name: Room\n"
+        "sys.exit(cli.main(['evaluate']))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    assert process.wait() == 141
+    assert "Error" not in errors
