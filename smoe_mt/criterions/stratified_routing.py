@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
 from smoe_mt.errors import UserError
-
-
-@dataclass
-class StratifiedRoutingConfig(LabelSmoothedCrossEntropyCriterionConfig):
-    balance_weight: float = field(
-        default=0.01, metadata={"help": "alpha: weight of the balance loss, per target token (paper: 0.01)"}
-    )
 
 
 @register_criterion("stratified_routing", dataclass=StratifiedRoutingConfig)

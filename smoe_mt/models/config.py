@@ -1,10 +1,9 @@
 """Settings of ``smoe_transformer``: one flat dataclass, the same names as flags and in Hydra."""
 
-from __future__ import annotations
-
+# ruff: noqa: UP045
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, Optional, cast
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -17,6 +16,7 @@ from smoe_mt.moe import parse_strata
 MOE_KINDS = ("none", "vanilla", "stratified")
 
 
+# fairseq makes flags of these annotations: they must be types, so annotations stay unpostponed in this module.
 @dataclass
 class SMoETransformerConfig(FairseqDataclass):
     """Defaults: the paper's M4 model (transformer base, pre-norm, shared embeddings; section 3)."""
@@ -58,6 +58,10 @@ class SMoETransformerConfig(FairseqDataclass):
     )
     variant: ChoiceEnum(["paper", "release"]) = field(  # type: ignore[valid-type]
         default="paper", metadata={"help": "release: compute what the paper's released code computes"}
+    )
+    init_experts_from: Optional[str] = field(
+        default=None,
+        metadata={"help": "start from this checkpoint of a dense model of the same size: each expert is its FFN"},
     )
     cpu_bf16: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
         default="off",
