@@ -93,7 +93,7 @@ def fault(first: str, second: str, options: CleanOptions, placeholders: re.Patte
         return "broken characters"
     if not first or not second:
         return "empty"
-    if not any(map(str.isalpha, first)) or not any(map(str.isalpha, second)):
+    if not any(map(str.isalpha, placeholders.sub(" ", first))) or not any(map(str.isalpha, placeholders.sub(" ", second))):
         return "no letters"
     if max(len(first), len(second)) > options.max_chars:
         return "too long"

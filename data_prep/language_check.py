@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 FEWEST_WORDS = 2
-MEAN_EVIDENCE = 0.5
+SHORT = 3
+EVIDENCE_OF_SHORT, EVIDENCE_OF_LONG = 1.0, 0.2
 SMOOTHING = 0.5
 
 
@@ -44,4 +45,5 @@ def evidence(sentence: Sequence[str], own: Vocabulary, other: Vocabulary) -> flo
 
 def reads_like(sentence: Sequence[str], own: Vocabulary, other: Vocabulary) -> bool:
     """Whether a sentence of one side is, by its words, in the other side's language."""
-    return len(sentence) >= FEWEST_WORDS and evidence(sentence, own, other) > MEAN_EVIDENCE
+    enough = EVIDENCE_OF_SHORT if len(sentence) <= SHORT else EVIDENCE_OF_LONG
+    return len(sentence) >= FEWEST_WORDS and evidence(sentence, own, other) > enough

@@ -21,12 +21,12 @@ from data_prep.rows import ENGLISH, Row, pair_name, write_rows
 from smoe_mt.errors import UserError
 
 PLACEHOLDERS = re.compile(
-    r"%(?:\d+\$)?[-+#0]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[diouxXeEfgGcsS](?![a-z])|%\(\w+\)[sdif]|%[1-9]\d?"
+    r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])|%\(\w+\)[sdif]|%[1-9]\d?"
     r"|\$\{?\w+\}?|\{\s*[$-]?[\w.:,() -]*\}|\[(?:VARIABLE|NUMBER)\w*\]|@\w+@|#\w+#|#[1-9]\b"
 )
 JUNK = re.compile(
     r"translator-credits|^(?:your names|your emails|names? of translators)|^https?://\S+$|^[\w.+-]+@[\w.-]+$|xmlns|function\s*\("
-    r"|\{\{|\}\}|\[\[|<|&[A-Za-z]\w*;|&#\d+;",
+    r"|\{\{|\}\}|\[\[|\]\]|<|&[A-Za-z]\w*;|&#\d+;|\.xhp\b| \| ",
     re.IGNORECASE,
 )
 

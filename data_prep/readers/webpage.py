@@ -10,8 +10,11 @@ from data_prep.rows import one_line
 
 
 def paragraphs_by_id(path: Path) -> dict[str, str]:
-    """Text of the paragraphs and headings that have an id."""
-    elements = _root(path).xpath("//*[self::p or self::h1 or self::h2 or self::h3 or self::h4 or self::h5 or self::h6][@id]")
+    """Text of the paragraphs and headings that have an id; of keys that differ by system, those of Windows."""
+    root = _root(path)
+    for other_system in root.xpath("//span[@class='MAC' or @class='UNIX']"):
+        other_system.drop_tree()
+    elements = root.xpath("//*[self::p or self::h1 or self::h2 or self::h3 or self::h4 or self::h5 or self::h6][@id]")
     return {element.get("id"): one_line(element.text_content()) for element in elements}
 
 

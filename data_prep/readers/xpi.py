@@ -16,6 +16,11 @@ LOCALE_FOLDER = re.compile(r"/(?:[a-z]{2,3}(?:-[A-Z]{2,4})?)(?=/)")
 NOT_TEXT = re.compile(r"access-?key|commandkey|shortcut|\.key$|-key$|\.style$|css|width|height|\burl\b", re.IGNORECASE)
 
 
+def last_form(value: str) -> str:
+    """The last plural form of a value that lists several ("#1 day;#1 days")."""
+    return value.split(";")[-1] if "#" in value and ";" in value else value
+
+
 def read_xpi(path: Path, brands: Mapping[str, str]) -> dict[tuple[str, str], str]:
     """Text by (file, key); the locale's own folder names are taken out of the file, so that two packs have the same keys.
 
@@ -32,7 +37,7 @@ def read_xpi(path: Path, brands: Mapping[str, str]) -> dict[tuple[str, str], str
             if name.endswith(".ftl"):
                 patterns.update(((file, key), pattern) for key, pattern in read_ftl(text).items())
             else:
-                texts.update(((file, key), value) for key, value in read_properties(text).items())
+                texts.update(((file, key), last_form(value)) for key, value in read_properties(text).items())
     terms = {key: pattern for (_, key), pattern in patterns.items() if key.startswith("-")}
     terms |= {key: ast.Pattern([ast.TextElement(value)]) for key, value in brands.items()}
     for place, pattern in patterns.items():
