@@ -93,4 +93,11 @@ def test_axes_show_the_whole_range() -> None:
 
 def test_a_collapsed_block_is_annotated() -> None:
     panel = by_block(report(VARIED, ALIKE)).axes[0]
-    assert [text.get_text() for text in panel.texts].count("collapsed") == 1
+    assert [text.get_text() for text in panel.texts] == ["1.50", "2.00\ncollapsed"]
+
+
+def test_panels_of_many_directions_stand_one_over_the_other() -> None:
+    many = {f"l{number}-en": [[1, 2]] for number in range(20)}
+    for directions, rows in ((VARIED, 1), (many, 2)):
+        figure = by_direction(report(directions, directions))
+        assert figure.axes[0].get_gridspec().nrows == rows
