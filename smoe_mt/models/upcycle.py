@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from fairseq import checkpoint_utils
 from torch import Tensor, nn
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_mt.moe import StratifiedMoE, parse_strata
+from smoe_mt.moe import MoE, StratifiedMoE, parse_strata
 from tests.moe.reference import ReferenceBlock, reference_stratified
 
 STRATA = [(4,), (2, 2), (1, 3), (3, 2), (2, 2, 2), (2, 3, 2), (2, 2, 2, 2)]
@@ -116,8 +116,6 @@ def test_evaluation_does_not_depend_on_the_batch() -> None:
 
 
 def test_one_stratum_is_a_plain_pre_norm_moe_layer() -> None:
-    from smoe_mt.moe import MoE
-
     torch.manual_seed(4)
     block = make_block((4,), 2, 1.0)
     plain = MoE(6, 10, 4, capacity_factor=1.0).double()

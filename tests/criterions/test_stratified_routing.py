@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.logging import metrics
+
+from smoe_mt.criterions import StratifiedRoutingCriterion
+from smoe_mt.errors import UserError
+from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+
+
+@pytest.fixture
+def task() -> SimpleNamespace:
+    dictionary = Dictionary()
+    for i in range(20):
+        dictionary.add_symbol(f"w{i}")
+    return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))
+
+
+def make_model(task: SimpleNamespace, **settings: Any) -> SMoETransformerModel:
+    sizes = {"embed_dim": 16, "ffn_embed_dim": 24, "layers": 2, "attention_heads": 2}
+    cfg = SMoETransformerConfig(**{f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()})
+    cfg.dropout = cfg.attention_dropout = 0.0
+    cfg.strata = "2,2"
+    for name, value in settings.items():
+        setattr(cfg, name, value)
+    torch.manual_seed(1)
+    return SMoETransformerModel.build_model(cfg, task)
+
+
+SAMPLE: dict[str, Any] = {
+    "net_input": {
+        "src_tokens": torch.tensor([[5, 6, 7, 8, 2], [9, 10, 2, 1, 1]]),
+        "src_lengths": torch.tensor([5, 3]),
+        "prev_output_tokens": torch.tensor([[2, 11, 12, 13], [2, 14, 1, 1]]),
+    },
+    "target": torch.tensor([[11, 12, 13, 2], [14, 2, 1, 1]]),
+    "ntokens": 6,
+    "direction": torch.tensor([1, 0]),
+}
+
+
+def criterion(task: SimpleNamespace, **settings: Any) -> StratifiedRoutingCriterion:
+    return StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1, **settings)
+
+
+def test_training_loss_is_translation_plus_weighted_balance(task: SimpleNamespace) -> None:
+    model = make_model(task, capacity_factor=0.0)
+    loss, size, log = criterion(task, balance_weight=0.5)(model, SAMPLE)
+    translation, _, _ = criterion(task, balance_weight=0.0)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    balance = torch.stack([r.balance_loss for r in extra["encoder_routing"] + extra["decoder_routing"]]).mean()
+    assert size == 6
+    torch.testing.assert_close(loss, translation + 0.5 * 6 * balance)
+    torch.testing.assert_close(log["loss"], translation.detach())
+
+
+def test_validation_loss_is_the_translation_loss_alone(task: SimpleNamespace) -> None:
+    model = make_model(task).eval()
+    assert criterion(task, balance_weight=5.0)(model, SAMPLE)[0].equal(criterion(task, balance_weight=0.0)(model, SAMPLE)[0])
+
+
+def test_translation_loss_is_fairseqs(task: SimpleNamespace) -> None:
+    from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+
+    model = make_model(task, moe="none")
+    theirs, _, _ = LabelSmoothedCrossEntropyCriterion(task, False, 0.1)(model, SAMPLE)
+    torch.testing.assert_close(criterion(task)(model, SAMPLE)[0], theirs)
+
+
+def reduced(logs: list[dict[str, Any]]) -> dict[str, float]:
+    with metrics.aggregate(new_root=True) as aggregated:
+        StratifiedRoutingCriterion.reduce_metrics(logs)
+    return aggregated.get_smoothed_values()
+
+
+def test_metrics_are_what_the_routing_says(task: SimpleNamespace) -> None:
+    model = make_model(task).eval()
+    _, _, log = criterion(task)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    values = reduced([log])
+    visits = extra["encoder_routing"][0].visits
+    assert values["rc_enc"] == pytest.approx(visits.sum().item() / 8, abs=1e-3)
+    assert values["rc_encoder/en-aa"] == pytest.approx(visits[0].sum().item() / 5, abs=1e-3)
+    assert values["rc_encoder/aa-en"] == pytest.approx(visits[1].sum().item() / 3, abs=1e-3)
+    assert values["overflow"] == 0
+    asked = extra["decoder_routing"][0].load[0].asked
+    shares = [values[f"load/decoder.1.1/expert{e + 1}"] for e in range(4)]
+    assert shares == pytest.approx((asked / asked.sum()).tolist(), abs=1e-4)
+    assert 0 < values["gate_entropy/encoder.1.1"] <= round(math.log(4), 3)
+
+
+def test_metrics_add_up_over_batches(task: SimpleNamespace) -> None:
+    model = make_model(task).eval()
+    _, _, log = criterion(task)(model, SAMPLE)
+    once, twice = reduced([log]), reduced([log, log])
+    for name in ("loss", "balance_loss", "rc_enc", "rc_dec", "overflow", "nll_loss/aa-en", "load/encoder.1.1/expert1"):
+        assert once[name] == pytest.approx(twice[name], abs=1e-3), name
+
+
+def test_losses_by_direction_add_up_to_the_whole(task: SimpleNamespace) -> None:
+    model = make_model(task).eval()
+    _, _, log = criterion(task)(model, SAMPLE)
+    values = reduced([log])
+    whole = (values["nll_loss/en-aa"] * 4 + values["nll_loss/aa-en"] * 2) / 6
+    assert whole == pytest.approx(values["nll_loss"], abs=2e-3)
+
+
+@pytest.mark.parametrize("moe", ["none", "vanilla", "stratified"])
+def test_keys_do_not_depend_on_the_batch(task: SimpleNamespace, moe: str) -> None:
+    """Ranks sum their logs key by key, so all must have the same ones."""
+    model = make_model(task, moe=moe)
+    one = {**SAMPLE, "direction": torch.tensor([0, 0])}
+    assert criterion(task)(model, SAMPLE)[2].keys() == criterion(task)(model, one)[2].keys()
+
+
+def test_negative_weight_is_refused(task: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match="--balance-weight"):
+        criterion(task, balance_weight=-1.0)

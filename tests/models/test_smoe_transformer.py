@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from smoe_mt.errors import UserError
+from smoe_mt.models import SMoETransformerModel
+from smoe_mt.models.upcycle import upcycled_state
+
+Make = Callable[..., SMoETransformerModel]
+Input = dict[str, torch.Tensor]
+
+
+def real(logits: torch.Tensor) -> torch.Tensor:
+    """The logits of net_input's tokens without the padding, where a dense FFN computes something that nobody reads."""
+    return torch.cat([logits[0], logits[1, :2]])
+
+
+def test_every_second_layer_has_a_block(make_model: Make) -> None:
+    model = make_model(moe="stratified", strata="2,2", encoder_layers=6, decoder_layers=4)
+    assert model.moe_layers == {"encoder": (2, 4, 6), "decoder": (2, 4)}
+
+
+def test_routing_comes_with_the_output(make_model: Make, net_input: Input) -> None:
+    _, extra = make_model(moe="stratified", strata="2,2")(**net_input)
+    (encoder,), (decoder,) = extra["encoder_routing"], extra["decoder_routing"]
+    assert encoder.visits.gt(0).tolist() == [[True] * 5, [True] * 3 + [False] * 2]
+    assert decoder.visits.gt(0).tolist() == [[True] * 4, [True] * 2 + [False] * 2]
+
+
+def test_a_dense_model_has_no_routing(make_model: Make, net_input: Input) -> None:
+    model = make_model(moe="none")
+    _, extra = model(**net_input)
+    assert extra["encoder_routing"] == extra["decoder_routing"] == ()
+    assert model.moe_layers == {"encoder": (), "decoder": ()}
+
+
+def test_no_hook_stays_on_the_layers(make_model: Make, net_input: Input) -> None:
+    model = make_model(moe="vanilla", num_experts=3)
+    model(**net_input)
+    assert not any(layer._forward_hooks for layer in model.encoder.layers)
+
+
+def test_vanilla_layer_is_a_dense_one_when_its_experts_are_alike(make_model: Make, net_input: Input) -> None:
+    """The block does the FFN half's work once: norm, FFN, residual."""
+    dense = make_model(moe="none").eval()
+    vanilla = make_model(moe="vanilla", num_experts=3).eval()
+    vanilla.load_state_dict(upcycled_state(dense.state_dict(), vanilla.state_dict(), "dense"))
+    torch.testing.assert_close(real(vanilla(**net_input)[0]), real(dense(**net_input)[0]))
+
+
+def test_stratified_layer_with_one_stratum_of_like_experts_is_a_dense_one(make_model: Make, net_input: Input) -> None:
+    dense = make_model(moe="none").eval()
+    smoe = make_model(moe="stratified", strata=[4]).eval()
+    smoe.load_state_dict(upcycled_state(dense.state_dict(), smoe.state_dict(), "dense"))
+    torch.testing.assert_close(real(smoe(**net_input)[0]), real(dense(**net_input)[0]))
+
+
+@pytest.mark.parametrize("moe", ["none", "vanilla", "stratified"])
+def test_evaluation_does_not_depend_on_the_batch(make_model: Make, net_input: Input, moe: str) -> None:
+    model = make_model(moe=moe, strata="2,2", num_experts=4).eval()
+    together, _ = model(**net_input)
+    alone, _ = model(
+        net_input["src_tokens"][1:, :3], net_input["src_lengths"][1:], net_input["prev_output_tokens"][1:, :2]
+    )
+    torch.testing.assert_close(together[1:, :2], alone)
+
+
+@pytest.mark.parametrize("moe", ["vanilla", "stratified"])
+def test_decoding_step_by_step_gives_what_one_pass_gives(make_model: Make, net_input: Input, moe: str) -> None:
+    model = make_model(moe=moe, strata="2,2", num_experts=4).eval()
+    whole, _ = model(**net_input)
+    encoder_out = model.encoder(net_input["src_tokens"], net_input["src_lengths"])
+    state: dict[str, dict[str, torch.Tensor | None]] = {}
+    previous = net_input["prev_output_tokens"][:1]
+    first_encoder_out = model.encoder.reorder_encoder_out(encoder_out, torch.tensor([0]))
+    steps = [
+        model.decoder(previous[:, : i + 1], encoder_out=first_encoder_out, incremental_state=state)[0]
+        for i in range(previous.size(1))
+    ]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole[:1])
+
+
+@pytest.mark.parametrize("moe", ["vanilla", "stratified"])
+def test_all_parameters_learn(make_model: Make, moe: str) -> None:
+    model = make_model(moe=moe, strata="2,2", num_experts=2, dropout=0.0)
+    torch.manual_seed(2)
+    tokens = torch.randint(5, 20, (8, 12))
+    logits, extra = model(tokens, torch.full((8,), 12), tokens)
+    balance = sum(r.balance_loss for r in extra["encoder_routing"] + extra["decoder_routing"])
+    (logits.logsumexp(-1).sum() + balance).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"strata": "4,0"}, "--strata: strata must be positive integers"),
+        ({"strata": "4,x"}, "--strata: strata must be positive integers"),
+        ({"strata": "4,1"}, "--moe stratified: top_k=2 needs at least 2 experts"),
+        ({"top_k": 3}, "top_k must be 1 or 2"),
+        ({"encoder_normalize_before": False}, "pre-norm only"),
+        ({"moe_freq": 3}, "moe_freq=3 leaves"),
+        ({"moe_freq": 0}, "moe_freq must be at least 1"),
+        ({"encoder_attention_heads": 3}, "no multiple"),
+        ({"activation_fn": "gelu_fast"}, "unknown activation"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(make_model: Make, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_model(**({"strata": "2,2"} | settings))
+
+
+def test_bf16_on_the_cpu_is_for_training_alone(make_model: Make, net_input: Input) -> None:
+    model = make_model(strata="2,2", cpu_bf16="on")
+    assert model(**net_input)[0].dtype is torch.bfloat16
+    assert model.eval()(**net_input)[0].dtype is torch.float32
+    assert all(p.dtype is torch.float32 for p in model.parameters())
