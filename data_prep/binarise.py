@@ -88,10 +88,16 @@ class Binarised:
 
 
 def binarise_pair(
-    sides: tuple[Sequence[str], Sequence[str]], prefixes: tuple[Path, Path], model: bytes, vocabulary_size: int, longest: int | None,
+    sides: tuple[Sequence[str], Sequence[str]],
+    prefixes: tuple[Path, Path],
+    model: bytes,
+    vocabulary_size: int,
+    longest: int | None,
     workers: int,
 ) -> Binarised:
-    """Write ``{prefix}.bin`` and ``{prefix}.idx`` of both sides; pairs with more than ``longest`` pieces on a side are left out."""
+    """Write ``{prefix}.bin`` and ``{prefix}.idx`` of both sides; pairs with more than ``longest`` pieces on a side are
+    left out.
+    """
     dtype = best_fitting_int_dtype(vocabulary_size)
     builders = [MMapIndexedDatasetBuilder(f"{prefix}.bin.tmp", dtype=dtype) for prefix in prefixes]
     counts = np.zeros(vocabulary_size, dtype=np.int64)

@@ -1,4 +1,6 @@
-"""Filters for parallel text, each counted. They know nothing of where the text is from; mark-up is the readers' business."""
+"""Filters for parallel text, each counted. They know nothing of where the text is from; mark-up is the readers'
+business.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from data_prep.language_check import Vocabulary, reads_like
+from data_prep.language_check import Vocabulary, reads_like, told_apart
 from data_prep.parallel import chunks, ordered_map
 from data_prep.rows import Row, one_line
 
 PLACEHOLDERS = re.compile(
-    r"%(?:\d+\$)?(?:\d*\.\d+|0\d+)?(?:l|ll|z)?[diouxXeEfgGcs](?![A-Za-z])|%\(\w+\)[sdif]|\$\{\w+\}|\{\s*\$?[A-Za-z_][\w.]*\s*\}|\{\d*\}"
+    r"%(?:\d+\$)?(?:\d*\.\d+|0\d+)?(?:l|ll|z)?[diouxXeEfgGcs](?![A-Za-z])|%\(\w+\)[sdif]"
+    r"|\$\{\w+\}|\{\s*\$?[A-Za-z_][\w.]*\s*\}|\{\d*\}"
 )
 STEPS = (
-    "read", "broken characters", "empty", "no letters", "too long", "copies", "near copies", "placeholders differ", "length ratio",
-    "duplicates", "other side's language", "kept",
+    "read",
+    "broken characters",
+    "empty",
+    "no letters",
+    "too long",
+    "copies",
+    "near copies",
+    "placeholders differ",
+    "length ratio",
+    "duplicates",
+    "other side's language",
+    "kept",
 )
 ENOUGH_FOR_STATISTICS = 500
 CHUNK = 4000
@@ -26,7 +39,9 @@ CHUNK = 4000
 
 @dataclass(frozen=True)
 class CleanOptions:
-    """Longest sentence in characters, largest factor between a pair's length ratio and the usual one, and whether copies are wanted."""
+    """Longest sentence in characters, largest factor between a pair's length ratio and the usual one, and whether
+    copies are wanted.
+    """
 
     max_chars: int = 1000
     max_ratio: float = 3.0
@@ -34,7 +49,9 @@ class CleanOptions:
 
 
 class Folding(dict[int, str]):
-    """A table for str.translate that keeps letters and marks and turns all else (digits, punctuation, white space) into spaces."""
+    """A table for str.translate that keeps letters and marks and turns all else (digits, punctuation, white space) into
+    spaces.
+    """
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -51,7 +68,9 @@ def folded(text: str) -> str:
     return " ".join(bare.split()) or one_line(text)
 
 
-def clean(rows: Iterable[Row], options: CleanOptions, placeholders: re.Pattern[str], workers: int) -> tuple[list[Row], dict[str, int]]:
+def clean(
+    rows: Iterable[Row], options: CleanOptions, placeholders: re.Pattern[str], workers: int
+) -> tuple[list[Row], dict[str, int]]:
     """The rows that pass all filters, in order, and how many each filter took out (keys: STEPS)."""
     counts: Counter[str] = Counter(dict.fromkeys(STEPS, 0))
     kept: list[Row] = []
@@ -93,7 +112,9 @@ def fault(first: str, second: str, options: CleanOptions, placeholders: re.Patte
         return "broken characters"
     if not first or not second:
         return "empty"
-    if not any(map(str.isalpha, placeholders.sub(" ", first))) or not any(map(str.isalpha, placeholders.sub(" ", second))):
+    if not any(map(str.isalpha, placeholders.sub(" ", first))) or not any(
+        map(str.isalpha, placeholders.sub(" ", second))
+    ):
         return "no letters"
     if max(len(first), len(second)) > options.max_chars:
         return "too long"
@@ -109,7 +130,9 @@ def fault(first: str, second: str, options: CleanOptions, placeholders: re.Patte
 
 
 def _broken(text: str) -> bool:
-    return "\ufffd" in text or any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text if not character.isalnum())
+    return "\ufffd" in text or any(
+        unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text if not character.isalnum()
+    )
 
 
 def _compact(found: list[str]) -> list[str]:
@@ -117,7 +140,9 @@ def _compact(found: list[str]) -> list[str]:
 
 
 def is_near_copy(one: Sequence[str], other: Sequence[str], share: float = 0.75) -> bool:
-    """Whether at least ``share`` of the longer sentence's words stand in the other in the same order (three words or more)."""
+    """Whether at least ``share`` of the longer sentence's words stand in the other in the same order (three words or
+    more).
+    """
     longer = max(len(one), len(other))
     if longer < 3 or (Counter(one) & Counter(other)).total() < share * longer:
         return False
@@ -135,7 +160,9 @@ def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _usual_ratio(rows: Sequence[Row], largest: float) -> list[bool]:
-    """Length ratios within a factor of the corpus's median, so that no script is at a disadvantage; short strings may differ more."""
+    """Length ratios within a factor of the corpus's median, so that no script is at a disadvantage; short strings may
+    differ more.
+    """
     ratios = [(len(row.first) + 15) / (len(row.second) + 15) for row in rows]
     usual = median(ratios) if len(ratios) >= 20 else 1.0
     return [1 / largest <= ratio / usual <= largest for ratio in ratios]
@@ -154,4 +181,8 @@ def _first_times(rows: Sequence[Row]) -> list[bool]:
 def _right_language(rows: Sequence[Row]) -> list[bool]:
     firsts, seconds = [folded(row.first).split() for row in rows], [folded(row.second).split() for row in rows]
     first, second = Vocabulary.of(firsts), Vocabulary.of(seconds)
-    return [not reads_like(one, first, second) and not reads_like(two, second, first) for one, two in zip(firsts, seconds)]
+    if not told_apart(firsts, first, second) or not told_apart(seconds, second, first):
+        return [True] * len(rows)
+    return [
+        not reads_like(one, first, second) and not reads_like(two, second, first) for one, two in zip(firsts, seconds)
+    ]

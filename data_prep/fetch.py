@@ -1,7 +1,7 @@
 """Packages by name from ordinary clients (apt-get, npm, pip), kept in a cache; nothing is installed.
 
-Versions move: the newest one is taken, noted and never pinned. What is in the cache is used as it is. A package that cannot be had costs
-only itself; why is said once, in a line.
+Versions move: the newest one is taken, noted and never pinned. What is in the cache is used as it is. A package that
+cannot be had costs only itself; why is said once, in a line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import tarfile
 import tempfile
 import time
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from smoe_mt.errors import UserError
 
 CLIENTS = {"deb": "apt-get", "npm": "npm", "pip": "pip"}
 TIME_LIMIT_S = 900
+FAILURES_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def fetch(wanted: Iterable[tuple[str, str]], cache: Path, refresh: bool = False)
             bar.set_postfix_str(name)
             path = None if refresh else cached(cache, kind, name)
             if path is None:
-                path = client.download(kind, name, lambda text: bar.set_postfix_str(text)) or cached(cache, kind, name)
+                path = client.download(kind, name, bar.set_postfix_str) or cached(cache, kind, name)
             if path is not None:
                 packages.append(Package(kind, name, version_of(path, kind, name), path, sha256_file(path)))
     return tuple(packages)
@@ -74,6 +77,7 @@ class _Clients:
     def __init__(self, cache: Path) -> None:
         self.cache = cache
         self.missing: set[str] = set()
+        self.failures: Counter[str] = Counter()
         self.updated = False
 
     def download(self, kind: str, name: str, progress: Callable[[str], None]) -> Path | None:
@@ -95,9 +99,20 @@ class _Clients:
             files = [path for path in Path(temporary).iterdir() if path.is_file() and path.suffix != ".part"]
             if error is not None or len(files) != 1:
                 say(f"fetch: {client} could not bring {name}; going on without it ({error or 'it left no file'})")
+                self._failed(client)
                 return None
+            self.failures[client] = 0
             os.replace(files[0], folder / files[0].name)
             return folder / files[0].name
+
+    def _failed(self, client: str) -> None:
+        self.failures[client] += 1
+        if self.failures[client] == FAILURES_IN_A_ROW:
+            self.missing.add(client)
+            say(
+                f"fetch: {client} failed {FAILURES_IN_A_ROW} times in a row (no network?); "
+                "going on without its other packages"
+            )
 
     def _try(self, kind: str, name: str, folder: Path, progress: Callable[[str], None]) -> str | None:
         command = {
@@ -110,8 +125,7 @@ class _Clients:
     def _update(self, progress: Callable[[str], None]) -> None:
         self.updated = True
         say("fetch: apt-get does not know a package yet; running 'apt-get update' once")
-        for part in ("partial",):
-            (self._lists() / part).mkdir(parents=True, exist_ok=True)
+        (self._lists() / "partial").mkdir(parents=True, exist_ok=True)
         error = _run(["apt-get", *self._apt_options(), "update"], self.cache, lambda: progress("apt-get update"))
         if error is not None:
             say(f"fetch: 'apt-get update' failed ({error})")
@@ -144,7 +158,9 @@ def _run(command: Sequence[str], folder: Path, tick: Callable[[], None]) -> str 
         output.seek(0)
         lines = [line.strip() for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
-        raise UserError(f"no space left on the disk while downloading into {folder.parent}: free some space or give another --cache")
+        raise UserError(
+            f"no space left on the disk while downloading into {folder.parent}: free some space or give another --cache"
+        )
     if code == 0:
         return None
     telling = [line for line in lines if line.startswith(("E:", "npm ERR", "npm error", "ERROR"))] or lines
@@ -165,19 +181,34 @@ def _megabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def unpack(package: Package, folder: Path, wanted: Callable[[str], bool]) -> None:
-    """Write those regular files of a package whose path (without leading "./") is wanted under ``folder``."""
+def unpack(package: Package, folder: Path, wanted: Callable[[str], bool]) -> str | None:
+    """Write those regular files of a package whose path (without leading "./") is wanted under ``folder``.
+
+    ``None`` if that went well, else what is wrong with the package or with this machine; a full disk is an OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if package.kind == "deb":
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package.path)], stdout=subprocess.PIPE) as process:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+    try:
+        if package.kind == "deb":
+            return _unpack_deb(package.path, folder, wanted)
+        if zipfile.is_zipfile(package.path):
+            with zipfile.ZipFile(package.path) as wheel:
+                wheel.extractall(folder, [name for name in wheel.namelist() if wanted(name)])
+        else:
+            with tarfile.open(package.path, mode="r|*") as archive:
                 _extract(archive, folder, wanted)
-    elif zipfile.is_zipfile(package.path):
-        with zipfile.ZipFile(package.path) as wheel:
-            wheel.extractall(folder, [name for name in wheel.namelist() if wanted(name)])
-    else:
-        with tarfile.open(package.path, mode="r|*") as archive:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        return str(error)
+    return None
+
+
+def _unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool]) -> str | None:
+    if shutil.which("dpkg-deb") is None:
+        return "no 'dpkg-deb' on this machine"
+    command = ["dpkg-deb", "--fsys-tarfile", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
             _extract(archive, folder, wanted)
+    return None
 
 
 def _extract(archive: tarfile.TarFile, folder: Path, wanted: Callable[[str], bool]) -> None:

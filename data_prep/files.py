@@ -82,6 +82,6 @@ def disk_full_is_said(where: Path) -> Iterator[None]:
         if error.errno not in DISK_FULL:
             raise
         raise UserError(
-            f"no space left on the disk while writing {error.filename or where}: free some space and run the same command "
-            "again (finished stages are kept)"
+            f"no space left on the disk while writing {error.filename or where}: free some space "
+            "and run the same command again (finished stages are kept)"
         ) from error

@@ -7,16 +7,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import fingerprint, read_json, sha256_file
+from data_prep.files import fingerprint, read_json, sha256_file, write_json
 from smoe_mt.errors import UserError
 
 CORPUS = "corpus.json"
 WORK = ".work"
+OURS = "ours.json"
 FORMAT = 1
 
 
 def is_complete(out: Path, request: Any) -> bool:
-    """Whether ``out`` holds, undamaged, what this request makes; UserError if it holds something that is not a data folder."""
+    """Whether ``out`` holds, undamaged, what this request makes; UserError if it holds something that is not a data
+    folder.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give another folder with --out")
     corpus = read_json(out / CORPUS)
@@ -37,24 +40,38 @@ def start(out: Path) -> Path:
         work.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{out} cannot be made ({error.strerror}): give another folder with --out") from error
+    previous = read_json(out / CORPUS)
+    if isinstance(previous, dict):
+        write_json(work / OURS, sorted({*_ours(work), *previous.get("checksums", ())}))
     (out / CORPUS).unlink(missing_ok=True)
     return work
 
 
+def _ours(work: Path) -> list[str]:
+    """Names of the files in the data folder that this or earlier runs have put there."""
+    return list(read_json(work / OURS) or ())
+
+
 def publish(out: Path, folders: list[Path], skip: set[str]) -> dict[str, str]:
-    """Copy the stages' files into ``out``, each under a temporary name first; remove what earlier runs left. Returns checksums."""
+    """Copy the stages' files into ``out``, each under a temporary name first; earlier runs' other files go. Returns
+    checksums.
+    """
+    sources = {
+        source.relative_to(folder).as_posix(): source
+        for folder in folders
+        for source in sorted(folder.rglob("*"))
+        if source.is_file() and source.name not in skip
+    }
+    earlier = _ours(out / WORK)
+    write_json(out / WORK / OURS, sorted({*earlier, *sources}))
+    for name in set(earlier) - set(sources):
+        (out / name).unlink(missing_ok=True)
     checksums: dict[str, str] = {}
-    for folder in folders:
-        for source in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in skip):
-            name = source.relative_to(folder).as_posix()
-            target = out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(target.name + ".tmp")
-            shutil.copyfile(source, temporary)
-            os.replace(temporary, target)
-            checksums[name] = sha256_file(target)
-    for path in sorted(out.rglob("*")):
-        name = path.relative_to(out).as_posix()
-        if path.is_file() and not name.startswith(WORK + "/") and name not in checksums:
-            path.unlink()
-    return dict(sorted(checksums.items()))
+    for name, source in sorted(sources.items()):
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".tmp")
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+        checksums[name] = sha256_file(target)
+    return checksums

@@ -1,7 +1,7 @@
 """Sentences that stand on the wrong side: English left untranslated in the foreign column, and the reverse.
 
-No list of languages is needed: the corpus itself says which words belong to which side. A sentence is told by the mean over its words of
-log p(word | other side) - log p(word | own side), with its own words taken out of its side's counts.
+No list of languages is needed: the corpus itself says which words belong to which side. A sentence is told by the mean
+over its words of log p(word | other side) - log p(word | own side), with its own words taken out of its side's counts.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 FEWEST_WORDS = 2
 SHORT = 3
+USUAL_EVIDENCE = -1.5
 EVIDENCE_OF_SHORT, EVIDENCE_OF_LONG = 1.0, 0.2
 SMOOTHING = 0.5
 
@@ -39,7 +41,10 @@ def evidence(sentence: Sequence[str], own: Vocabulary, other: Vocabulary) -> flo
         return 0.0
     inside = Counter(sentence)
     scale = math.log((own.total + 1) / (other.total + 1))
-    logs = (math.log((other.counts[word] + SMOOTHING) / (max(own.counts[word] - inside[word], 0) + SMOOTHING)) + scale for word in sentence)
+    logs = (
+        math.log((other.counts[word] + SMOOTHING) / (max(own.counts[word] - inside[word], 0) + SMOOTHING)) + scale
+        for word in sentence
+    )
     return sum(logs) / len(sentence)
 
 
@@ -47,3 +52,8 @@ def reads_like(sentence: Sequence[str], own: Vocabulary, other: Vocabulary) -> b
     """Whether a sentence of one side is, by its words, in the other side's language."""
     enough = EVIDENCE_OF_SHORT if len(sentence) <= SHORT else EVIDENCE_OF_LONG
     return len(sentence) >= FEWEST_WORDS and evidence(sentence, own, other) > enough
+
+
+def told_apart(sentences: Sequence[Sequence[str]], own: Vocabulary, other: Vocabulary) -> bool:
+    """Whether the sides differ enough in their words for the check to mean something; close relatives do not."""
+    return median(evidence(sentence, own, other) for sentence in sentences) < USUAL_EVIDENCE

@@ -40,7 +40,9 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], worke
                 waiting.extend(pool.submit(function, task) for task in islice(remaining, 1))
                 yield result
         except BrokenProcessPool as error:
-            raise UserError("a worker process died, most likely for lack of memory: try fewer with --workers 1") from error
+            raise UserError(
+                "a worker process died, most likely for lack of memory: try fewer with --workers 1"
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

@@ -1,10 +1,12 @@
-"""The stages in their order: fetch, extract, split (with cleaning), spm, binarise. Each is done once for the same inputs and options."""
+"""The stages in their order: fetch, extract, split (with cleaning), spm, binarise. Each is done once for the same
+inputs and options.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,9 @@ SKIPPED = "longer than 250 pieces"
 class Options:
     """All that changes what comes out."""
 
-    clean: CleanOptions = CleanOptions()
-    split: SplitOptions = SplitOptions()
-    spm: SpmOptions = SpmOptions()
+    clean: CleanOptions = field(default_factory=CleanOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+    spm: SpmOptions = field(default_factory=SpmOptions)
     max_pairs: int | None = None
 
 
@@ -41,28 +43,54 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
     request = [RECIPE, corpus.name, corpus.benchmark, corpus.identity(), asdict(options)]
     if data_folder.is_complete(out, request) and not refresh:
         say(f"{out} is complete already, made from the same text with the same options: nothing to do")
-        return dict(read_json(out / data_folder.CORPUS))
+        done = dict(read_json(out / data_folder.CORPUS))
+        _say_missing(done["missing"])
+        return done
     work = data_folder.start(out)
     fetched = corpus.fetch()
-    extracted, records, mark = run_stage(work, "extract", [request[:4], fetched], lambda folder: _extract(corpus, folder, workers))
+    extracted, records, mark = run_stage(
+        work, "extract", [request[:4], fetched], lambda folder: _extract(corpus, folder, workers)
+    )
     divided, counts, mark = run_stage(
-        work, "split", [mark, asdict(options.clean), asdict(options.split), options.max_pairs],
+        work,
+        "split",
+        [mark, asdict(options.clean), asdict(options.split), options.max_pairs],
         lambda folder: _split(corpus, options, extracted, folder, workers),
     )
     pairs = sorted(counts)
-    spm, _, mark = run_stage(work, "spm", [mark, asdict(options.spm)], lambda folder: _spm(pairs, options.spm, divided, folder))
-    binarised, result, _ = run_stage(work, "binarise", mark, lambda folder: _binarise(pairs, divided, spm, folder, workers))
+    spm, _, mark = run_stage(
+        work, "spm", [mark, asdict(options.spm)], lambda folder: _spm(pairs, options.spm, divided, folder)
+    )
+    binarised, result, _ = run_stage(
+        work, "binarise", mark, lambda folder: _binarise(pairs, divided, spm, folder, workers)
+    )
     for pair in pairs:
         counts[pair][SKIPPED] = result["too_long"].get(pair, 0)
     checksums = data_folder.publish(out, [spm, binarised], {DONE})
     value = {
-        "format": data_folder.FORMAT, "request": fingerprint(request), "benchmark": corpus.benchmark, "corpus": corpus.name,
-        "languages": _languages(pairs), "pairs": pairs, "splits": result["splits"], "vocab_size": result["vocab_size"],
-        "sources": records, "counts": counts, "options": asdict(options), "checksums": checksums,
+        "format": data_folder.FORMAT,
+        "request": fingerprint(request),
+        "benchmark": corpus.benchmark,
+        "corpus": corpus.name,
+        "languages": _languages(pairs),
+        "pairs": pairs,
+        "splits": result["splits"],
+        "vocab_size": result["vocab_size"],
+        "sources": records,
+        "missing": fetched["missing"],
+        "counts": counts,
+        "options": asdict(options),
+        "checksums": checksums,
     }
     write_json(out / data_folder.CORPUS, value)
     shutil.rmtree(work)
+    _say_missing(fetched["missing"])
     return value
+
+
+def _say_missing(names: list[str]) -> None:
+    if names:
+        say(f"made without {', '.join(names)}: run again with --refresh to try to fetch them again")
 
 
 def _languages(pairs: Iterable[str]) -> list[str]:
@@ -90,10 +118,14 @@ def _split(corpus: Corpus, options: Options, extracted: Path, folder: Path, work
     counts: dict[str, dict[str, int]] = {}
     for pair, rows in tqdm(raw.items(), desc="clean", unit="pair"):
         cleaned[pair], counts[pair] = clean(rows, options.clean, corpus.placeholders, workers)
-        cleaned[pair] = cleaned[pair][: options.max_pairs]
+    sets = {name: {pair: rows for pair, rows in by_pair.items() if pair in cleaned} for name, by_pair in sets.items()}
     splits = split(cleaned, sets, options.split)
     for pair in cleaned:
         counts[pair]["strings held out"] = splits.shared[pair]
+        if options.max_pairs is not None:
+            train = splits.rows[TRAIN][pair]
+            splits.rows[TRAIN][pair] = evenly_spaced(train, options.max_pairs)
+            counts[pair]["beyond --max-pairs"] = len(train) - len(splits.rows[TRAIN][pair])
         if not splits.rows[TRAIN][pair]:
             raise UserError(_nothing_left(pair, counts[pair]))
     for name, by_pair in splits.rows.items():
@@ -102,9 +134,14 @@ def _split(corpus: Corpus, options: Options, extracted: Path, folder: Path, work
     return counts
 
 
+def evenly_spaced(rows: list[Row], most: int) -> list[Row]:
+    """At most ``most`` of the rows, from all over the list."""
+    return [rows[number * len(rows) // most] for number in range(most)] if len(rows) > most else rows
+
+
 def _nothing_left(pair: str, counts: dict[str, int]) -> str:
     taken = ", ".join(f"{step}: {count}" for step, count in counts.items() if count and step not in ("read", "kept"))
-    return f"{pair}: none of {counts['read']} pairs of sentences is left to train on ({taken or 'too few'}); give more text"
+    return f"{pair}: none of {counts['read']} pairs is left to train on ({taken or 'too few'}); give more text"
 
 
 def _spm(pairs: list[str], options: SpmOptions, divided: Path, folder: Path) -> None:
@@ -114,7 +151,7 @@ def _spm(pairs: list[str], options: SpmOptions, divided: Path, folder: Path) -> 
             for language, text in zip(languages_of(pair), (row.first, row.second)):
                 texts.setdefault(language, []).append(text)
     sample = balanced_sample(texts, options.seed)
-    say(f"spm: learning {options.vocab_size} pieces from {len(sample):,} sentences of {len(texts)} languages (a minute or so)")
+    say(f"spm: learning {options.vocab_size} pieces from {len(sample):,} sentences (a minute or so)")
     write_bytes(folder / "spm.model", train_spm(sample, options))
 
 
@@ -133,7 +170,9 @@ def _binarise(pairs: list[str], divided: Path, spm: Path, folder: Path, workers:
         longest = LONGEST_TRAINING if name == TRAIN else None
         done = binarise_pair(sides, (folder / one, folder / other), model, len(vocabulary), longest, workers)
         if not done.written:
-            raise UserError(f"{pair}: every sentence of {name} is longer than {LONGEST_TRAINING} pieces; give shorter sentences")
+            raise UserError(
+                f"{pair}: every sentence of {name} is longer than {LONGEST_TRAINING} pieces; give shorter sentences"
+            )
         splits.setdefault(name, {})[pair] = done.written
         if name == TRAIN:
             counts += done.counts

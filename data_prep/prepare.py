@@ -19,23 +19,62 @@ from smoe_mt.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``prepare``."""
-    parser.add_argument("--corpus", required=True, metavar="l10n|tsv:DIR", help="where text comes from: packages, or your SRC-TGT.tsv files")
+    parser.add_argument(
+        "--corpus",
+        required=True,
+        metavar="l10n|tsv:DIR",
+        help="where text comes from: packages, or your SRC-TGT.tsv files",
+    )
     parser.add_argument("--benchmark", help="which languages of the l10n corpus: m4")
     parser.add_argument("--out", required=True, type=Path, metavar="DATA", help="the data folder to make")
-    parser.add_argument("--vocab-size", type=_positive, default=8000, help="SentencePiece pieces (%(default)s; fewer if the text is small)")
     parser.add_argument(
-        "--normalisation", choices=("nmt_nfkc", "nfkc", "identity"), default="nmt_nfkc", help="SentencePiece's normalisation (%(default)s)"
+        "--vocab-size",
+        type=_positive,
+        default=8000,
+        help="SentencePiece pieces (%(default)s; fewer if the text is small)",
     )
-    parser.add_argument("--valid-size", type=_count, default=500, help="sentences held out for validation a pair (%(default)s)")
-    parser.add_argument("--test-size", type=_count, default=500, help="sentences held out for testing a pair (%(default)s)")
-    parser.add_argument("--min-test-words", type=_count, default=5, help="words a held-out sentence should have (%(default)s)")
-    parser.add_argument("--max-chars", type=_positive, default=1000, help="longest sentence in characters (%(default)s)")
-    parser.add_argument("--max-ratio", type=_ratio, default=3.0, help="largest factor between a length ratio and the usual one (%(default)s)")
-    parser.add_argument("--keep-copies", action="store_true", help="keep sentences that equal their translation or stay in its language")
-    parser.add_argument("--max-pairs", type=_positive, metavar="N", help="only the first N clean sentences of each pair, for quick runs")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of valid and test sets and of SentencePiece's sample (%(default)s)")
-    parser.add_argument("--workers", type=_positive, default=available_cores(), help="processes (all cores: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloaded packages are kept (%(default)s)")
+    parser.add_argument(
+        "--normalisation",
+        choices=("nmt_nfkc", "nfkc", "identity"),
+        default="nmt_nfkc",
+        help="SentencePiece's normalisation (%(default)s)",
+    )
+    parser.add_argument(
+        "--valid-size", type=_count, default=500, help="sentences held out for validation a pair (%(default)s)"
+    )
+    parser.add_argument(
+        "--test-size", type=_count, default=500, help="sentences held out for testing a pair (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-test-words", type=_count, default=5, help="words a held-out sentence should have (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-chars", type=_positive, default=1000, help="longest sentence in characters (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-ratio",
+        type=_ratio,
+        default=3.0,
+        help="largest factor between a length ratio and the usual one (%(default)s)",
+    )
+    parser.add_argument(
+        "--keep-copies", action="store_true", help="keep sentences that equal their translation or stay in its language"
+    )
+    parser.add_argument(
+        "--max-pairs", type=_positive, metavar="N", help="only the first N clean sentences of each pair, for quick runs"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the draw of valid and test sets and of SentencePiece's sample (%(default)s)",
+    )
+    parser.add_argument(
+        "--workers", type=_positive, default=available_cores(), help="processes (all cores: %(default)s)"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloaded packages are kept (%(default)s)"
+    )
     parser.add_argument("--refresh", action="store_true", help="download packages anew even if they are in the cache")
 
 

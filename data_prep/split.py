@@ -1,9 +1,10 @@
 """Held-out sets that do not leak, whatever pairs share sentences.
 
-What is held out is a folded string (case, digits and punctuation away) of a language: once a pair's valid or test set holds it, no pair
-trains on it, on either side. Which strings are drawn depends on their own hash alone: the English ones first in the order of SHA-256, so
-languages share test sentences and neither the order of files nor of lines matters. A bit of the hash decides whether a string may serve
-test or valid sets, so that no pair validates on what another is tested on.
+What is held out is a folded string (case, digits and punctuation away) of a language: once a pair's valid or test set
+holds it, no pair trains on it, on either side. Which strings are drawn depends on their own hash alone: the English
+ones first in the order of SHA-256, so languages share test sentences and neither the order of files nor of lines
+matters. A bit of the hash decides whether a string may serve test or valid sets, so that no pair validates on what
+another is tested on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from data_prep.files import say
 from data_prep.rows import Row, key_side, languages_of
 
 TEST, VALID = "test", "valid"
-UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
+)
 CHARACTERS_A_WORD = 2.5
 SMALLEST_CORPUS = 3
 CORPUS_SHARE = 12
@@ -28,7 +31,9 @@ Held = set[tuple[str, str]]
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Sentences wanted in each valid and test set (at most a twelfth of a pair's), and how long they must be and may be, in words."""
+    """Sentences wanted in each valid and test set (at most a twelfth of a pair's), and how long they must be and may
+    be, in words.
+    """
 
     valid_size: int = 500
     test_size: int = 500
@@ -43,7 +48,9 @@ class SplitOptions:
 
 @dataclass
 class Splits:
-    """Rows by pair of each split, what the held-out sets hold as (language, folded string), and the rows left out of training for that."""
+    """Rows by pair of each split, what the held-out sets hold as (language, folded string), and the rows left out of
+    training for that.
+    """
 
     rows: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
@@ -56,26 +63,33 @@ def word_count(text: str) -> float:
     return len(UNSPACED.sub(" ", text).split()) + unspaced / CHARACTERS_A_WORD
 
 
-def split(cleaned: Mapping[str, Sequence[Row]], given: Mapping[str, Mapping[str, Sequence[Row]]], options: SplitOptions) -> Splits:
+def split(
+    cleaned: Mapping[str, Sequence[Row]], given: Mapping[str, Mapping[str, Sequence[Row]]], options: SplitOptions
+) -> Splits:
     """Train, valid and test rows of each pair.
 
     ``cleaned`` are rows by pair; ``given[split][pair]`` are ready-made sets: used as they are and held out of training.
     """
     result = Splits({name: {pair: list(rows) for pair, rows in sets.items()} for name, sets in given.items()})
     for name, sets in result.rows.items():
-        for pair, rows in sets.items():
-            _hold(result, name, pair, rows)
+        for pair, given_rows in sets.items():
+            _hold(result, name, pair, given_rows)
     keys = {pair: _keys(pair, rows) for pair, rows in cleaned.items()}
     for name in (TEST, VALID):
         sets = result.rows.setdefault(name, {})
         for pair in sorted(cleaned):
-            if pair not in sets and (chosen := _draw(result, name, pair, cleaned[pair], keys[pair], options)):
+            if pair in sets:
+                continue
+            chosen = _draw(result, name, pair, cleaned[pair], keys[pair], options)
+            if chosen:
                 sets[pair] = chosen
                 _hold(result, name, pair, chosen)
     everything: Held = set().union(*result.held.values())
     train = {pair: _outside(everything, cleaned[pair], keys[pair]) for pair in sorted(cleaned)}
     for pair, rows in cleaned.items():
-        drawn = sum(len(sets[pair]) for name, sets in result.rows.items() if pair in sets and pair not in given.get(name, {}))
+        drawn = sum(
+            len(sets[pair]) for name, sets in result.rows.items() if pair in sets and pair not in given.get(name, {})
+        )
         result.shared[pair] = len(rows) - drawn - len(train[pair])
     result.rows["train"] = train
     return result
@@ -100,19 +114,24 @@ def _outside(held: Held, rows: Sequence[Row], keys: Keys) -> list[Row]:
 
 
 def _draw(result: Splits, name: str, pair: str, rows: Sequence[Row], keys: Keys, options: SplitOptions) -> list[Row]:
-    """The first rows in the order of their keys' hashes, one a key; shorter sentences only if there are not enough long ones."""
+    """The first rows in the order of their keys' hashes, one a key; shorter sentences only if there are not enough long
+    ones.
+    """
     side = key_side(pair)
     wanted = min(options.size(name), max(1, len(rows) // CORPUS_SHARE)) if len(rows) >= SMALLEST_CORPUS else 0
     elsewhere: Held = set().union(*(held for other, held in result.held.items() if other != name))
     candidates: dict[tuple[str, str], int] = {}
     for number, both in enumerate(keys):
         if both[0] not in elsewhere and both[1] not in elsewhere:
-            candidates.setdefault(both[side], number)
+            best = candidates.setdefault(both[side], number)
+            if rows[number][1:] < rows[best][1:]:
+                candidates[both[side]] = number
     ranked = sorted(candidates.items(), key=lambda item: _rank(item[0], rows[item[1]], side, name, options))
     chosen = [number for _, number in ranked[:wanted]]
     short = sum(_is_short(rows[number], side, options) for number in chosen)
     if short:
-        say(f"{pair}: only {len(chosen) - short} sentences of {options.min_test_words} words or more for {name}; {short} shorter ones added")
+        enough = f"{options.min_test_words} words or more"
+        say(f"{pair}: only {len(chosen) - short} sentences of {enough} for {name}; {short} others added")
     return [rows[number] for number in chosen]
 
 

@@ -56,9 +56,18 @@ def train_spm(sample: Sequence[str], options: SpmOptions) -> bytes:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sample), model_writer=model, model_type="unigram", vocab_size=size, byte_fallback=True,
-                character_coverage=0.9995, normalization_rule_name=options.normalisation, num_threads=THREADS, minloglevel=2,
-                max_sentence_length=1 << 20, input_sentence_size=0, shuffle_input_sentence=False,
+                sentence_iterator=iter(sample),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=size,
+                byte_fallback=True,
+                character_coverage=0.9995,
+                normalization_rule_name=options.normalisation,
+                num_threads=THREADS,
+                minloglevel=2,
+                max_sentence_length=1 << 20,
+                input_sentence_size=0,
+                shuffle_input_sentence=False,
             )
             return model.getvalue()
         except RuntimeError as error:
@@ -72,5 +81,10 @@ def _smaller(size: int, message: str) -> int:
             say(f"spm: the corpus has no {size} pieces in it; making a vocabulary of {largest}")
             return largest
     if "smaller than required_chars" in message:
-        raise UserError(f"--vocab-size {size} is too small for the corpus's characters ({message.splitlines()[-1]}): give a larger one")
-    raise UserError(f"SentencePiece could not learn a model from so little text ({' '.join(message.split())}): give more sentences")
+        raise UserError(
+            f"--vocab-size {size} is too small for the characters of the corpus ({message.splitlines()[-1]}): "
+            "give a larger one"
+        )
+    raise UserError(
+        f"SentencePiece could not learn a model from so little text ({' '.join(message.split())}): give more sentences"
+    )

@@ -16,8 +16,8 @@ DONE = "done.json"
 def run_stage(work: Path, name: str, inputs: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, str]:
     """The output folder of a stage, what ``make`` returned (as JSON), and the stage's fingerprint.
 
-    ``make(folder)`` fills an empty folder, which gets its final name only when all is written. If the folder is there already and was
-    made from the same ``inputs``, nothing runs.
+    ``make(folder)`` fills an empty folder, which gets its final name only when all is written. If the folder is there
+    already and was made from the same ``inputs``, nothing runs.
     """
     folder, mark = work / name, fingerprint([name, inputs])
     done = read_json(folder / DONE)

@@ -17,5 +17,7 @@ def open_corpus(spec: str, benchmark: str | None, cache: Path, refresh: bool) ->
     """The corpus of a ``--corpus`` value, "name" or "name:where"; UserError if there is no such corpus."""
     name, _, where = spec.partition(":")
     if name not in CORPORA:
-        raise UserError(f"unknown corpus '{spec}': give one of {', '.join(sorted(CORPORA))} (for your own text: tsv:DIR)")
+        raise UserError(
+            f"unknown corpus '{spec}': give one of {', '.join(sorted(CORPORA))} (for your own text: tsv:DIR)"
+        )
     return CORPORA[name](where, benchmark, cache, refresh)

@@ -24,15 +24,25 @@ class SourceRecord:
 class Corpus(Protocol):
     """Parallel text of several pairs."""
 
-    name: str
-    benchmark: str | None
-    placeholders: re.Pattern[str]
+    @property
+    def name(self) -> str:
+        """Its key in CORPORA."""
+
+    @property
+    def benchmark(self) -> str | None:
+        """The benchmark it serves, if any."""
+
+    @property
+    def placeholders(self) -> re.Pattern[str]:
+        """What both sides of a pair must have alike."""
 
     def identity(self) -> dict[str, Any]:
         """What was asked for, as JSON, without fetching anything; UserError for bad input that shows at once."""
 
     def fetch(self) -> dict[str, Any]:
-        """Bring the text to this machine and say what it is (names and hashes, as JSON)."""
+        """Bring the text to this machine and say what it is, as JSON; "missing" lists what could not be had."""
 
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
-        """Write ``folder/{split}.{pair}.tsv`` (rows.write_rows): split "train" for what is to be cleaned and split, others as they are."""
+        """Write ``folder/{split}.{pair}.tsv`` (rows.write_rows): split "train" for what is to be cleaned and split,
+        others as they are.
+        """

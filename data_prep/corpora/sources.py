@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Language:
-    """A language's code here, the locale names that it goes by (the first one in package names), and its Declaration of Human Rights."""
+    """A language's code here, the locale names that it goes by (the first one in package names), and its Declaration of
+    Human Rights.
+    """
 
     code: str
     locales: tuple[str, ...]
@@ -22,9 +24,9 @@ class Language:
 class Source:
     """Packages that belong together and the reader that understands them.
 
-    ``packages`` are needed by every language; ``per_language`` is a package name with ``{locale}`` in it, for the codes in ``languages``
-    (empty: the source serves all languages at once). ``marks`` are its accelerator characters, ``sentences`` says whether its strings
-    may be split into sentences.
+    ``packages`` are needed by every language; ``per_language`` is a package name with ``{locale}`` in it, for the codes
+    in ``languages`` (empty: the source serves all languages at once). ``marks`` are its accelerator characters,
+    ``sentences`` says whether its strings may be split into sentences.
     """
 
     name: str
@@ -47,13 +49,40 @@ class Source:
 
 GNOME = "_&"
 SOURCES = (
-    Source("libreoffice-help", "deb", "help", "MPL-2.0", ("libreoffice-help-en-us",), "libreoffice-help-{locale}", ("cat",), "", True),
+    Source(
+        "libreoffice-help",
+        "deb",
+        "help",
+        "MPL-2.0",
+        ("libreoffice-help-en-us",),
+        "libreoffice-help-{locale}",
+        ("cat",),
+        "",
+        True,
+    ),
     Source("mediawiki", "deb", "mediawiki", "GPL-2+", ("mediawiki",), sentences=True),
     Source(
-        "firefox", "deb", "mozilla", "MPL-2.0", ("firefox-esr-l10n-en-gb",), "firefox-esr-l10n-{locale}", ("msa", "tgl", "cat"),
-        marks="&", sentences=True,
+        "firefox",
+        "deb",
+        "mozilla",
+        "MPL-2.0",
+        ("firefox-esr-l10n-en-gb",),
+        "firefox-esr-l10n-{locale}",
+        ("msa", "tgl", "cat"),
+        marks="&",
+        sentences=True,
     ),
-    Source("thunderbird", "deb", "mozilla", "MPL-2.0", ("thunderbird-l10n-en-gb",), "thunderbird-l10n-{locale}", ("msa",), "&", True),
+    Source(
+        "thunderbird",
+        "deb",
+        "mozilla",
+        "MPL-2.0",
+        ("thunderbird-l10n-en-gb",),
+        "thunderbird-l10n-{locale}",
+        ("msa",),
+        "&",
+        True,
+    ),
     Source("scratch", "npm", "scratch", "AGPL-3.0", ("scratch-l10n",), sentences=True),
     Source("libreoffice", "deb", "gettext", "MPL-2.0", (), "libreoffice-l10n-{locale}", ("nso", "cat"), "~_"),
     Source("vlc", "deb", "gettext", "GPL-2+", ("vlc-l10n",), marks="&"),

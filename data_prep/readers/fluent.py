@@ -8,7 +8,9 @@ from fluent.syntax import FluentParser, ast
 
 
 def read_ftl(text: str) -> dict[str, ast.Pattern]:
-    """Patterns by key: "id" of a message, "id.attribute" of its attributes, "-id" of a term. Broken entries are left out."""
+    """Patterns by key: "id" of a message, "id.attribute" of its attributes, "-id" of a term. Broken entries are left
+    out.
+    """
     patterns: dict[str, ast.Pattern] = {}
     for entry in FluentParser().parse(text).body:
         if not isinstance(entry, (ast.Message, ast.Term)):
@@ -22,7 +24,9 @@ def read_ftl(text: str) -> dict[str, ast.Pattern]:
 
 
 def plain_pattern(pattern: ast.Pattern, terms: Mapping[str, ast.Pattern], depth: int = 0) -> str | None:
-    """The pattern as text: terms filled in, variables as ``{ $name }``; ``None`` where it selects between variants or calls functions."""
+    """The pattern as text: terms filled in, variables as ``{ $name }``; ``None`` where it selects between variants or
+    calls functions.
+    """
     parts: list[str] = []
     for element in pattern.elements:
         text = element.value if isinstance(element, ast.TextElement) else _placeable(element.expression, terms, depth)

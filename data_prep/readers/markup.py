@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 BREAK = re.compile(r"</?(?:p|br|li|ul|ol|div|h\d|para|title|item|tr|td)\b[^<>]*>|\r?\n|\\n", re.IGNORECASE)
 TAG = re.compile(
-    r"</?(?:a|abbr|b|bdi|big|blockquote|button|cite|code|dd|del|dfn|div|dl|dt|em|font|head|hr|html|i|img|input|ins|kbd|label|link|nowiki"
-    r"|pre|q|s|samp|small|span|strike|strong|sub|sup|table|tbody|tt|u|var)\b[^<>]{0,400}>|<!--.*?-->",
+    r"</?(?:a|abbr|b|bdi|big|blockquote|button|cite|code|dd|del|dfn|div|dl|dt|em|font|head|hr|html|i|img|input|ins|kbd"
+    r"|label|link|nowiki|pre|q|s|samp|small|span|strike|strong|sub|sup|table|tbody|tt|u|var)\b[^<>]{0,400}>|<!--.*?-->",
     re.IGNORECASE,
 )
 ENTITY = re.compile(r"&(?:[A-Za-z]\w*|#\d+|#x[0-9a-fA-F]+);")
@@ -32,7 +32,9 @@ def without_accelerators(text: str, marks: str) -> str:
         text = re.sub(r"&(?=\w)", "", text)
     if "_" in marks and text.count("_") == 1:
         text = re.sub(r"(?<!\w)_(?=\w)", "", text)
-        short_label = len(text.split()) <= 5 and (len(text.split()) <= 2 or text.endswith("...") or not text.endswith((".", "。")))
+        short_label = len(text.split()) <= 5 and (
+            len(text.split()) <= 2 or text.endswith("...") or not text.endswith((".", "。"))
+        )
         if short_label and not SNAKE_CASE.search(text):
             text = re.sub(r"(?<=\w)_(?=\w)", "", text)
     return text
@@ -53,7 +55,11 @@ def segments(first: list[str], second: list[str], sentences: bool) -> Iterator[t
         first, second = [" ".join(first)], [" ".join(second)]
     for one, other in zip(first, second):
         ones, others = SENTENCE_END.split(one), SENTENCE_END.split(other)
-        if sentences and len(ones) == len(others) and all(0.35 < (len(b) + 5) / (len(a) + 5) < 2.8 for a, b in zip(ones, others)):
+        if (
+            sentences
+            and len(ones) == len(others)
+            and all(0.35 < (len(b) + 5) / (len(a) + 5) < 2.8 for a, b in zip(ones, others))
+        ):
             yield from zip(ones, others)
         else:
             yield one, other

@@ -8,6 +8,8 @@ from lxml import html
 
 from data_prep.rows import one_line
 
+PREAMBLE = "0"
+
 
 def paragraphs_by_id(path: Path) -> dict[str, str]:
     """Text of the paragraphs and headings that have an id; of keys that differ by system, those of Windows."""
@@ -24,7 +26,7 @@ def declaration(path: Path) -> dict[str, list[str]]:
     for section in _root(path).xpath("//header | //article"):
         items = section.xpath(".//p[not(ancestor::li)] | .//li")
         texts = [one_line(item.text_content()) for item in items]
-        sections[section.get("data-number", "0")] = [text for text in texts if text]
+        sections[section.get("data-number", PREAMBLE)] = [text for text in texts if text]
     return sections
 
 

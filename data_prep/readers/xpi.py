@@ -22,7 +22,8 @@ def last_form(value: str) -> str:
 
 
 def read_xpi(path: Path, brands: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Text by (file, key); the locale's own folder names are taken out of the file, so that two packs have the same keys.
+    """Text by (file, key); the locale's own folder names are taken out of the file, so that two packs have the same
+    keys.
 
     ``brands`` gives terms that the pack itself does not define ("-brand-short-name": "Firefox").
     """
