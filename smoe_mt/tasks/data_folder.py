@@ -114,7 +114,7 @@ class DataFolder:
         if not path.is_file():
             raise UserError(f"{path} is missing: the raw sentences of {split} {direction} are needed as references")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode("utf-8")  # a carriage return may be part of a sentence
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not valid UTF-8 at byte {error.start}; prepare the data folder again") from error
         lines = text.split("\n")
@@ -144,6 +144,11 @@ class DataFolder:
         for language in self.languages:
             if language_tag(language) not in dictionary:
                 raise UserError(f"{path} has no {language_tag(language)}: prepare the data folder again")
+        expected = self.card.get("vocab_size", len(dictionary))
+        if len(dictionary) != expected:
+            raise UserError(
+                f"{path} has {len(dictionary):,} entries, but corpus.json says {expected:,}: prepare the data folder again"
+            )
         return dictionary
 
     @cached_property

@@ -14,6 +14,7 @@ import numpy as np
 from fairseq.data import FairseqDataset
 
 from smoe_mt.tasks.collate import Sentence, Special, collate
+from smoe_mt.tasks.draws import Draws
 from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, epoch_rng
 from smoe_mt.tasks.token_file import TokenFile
 
@@ -44,21 +45,6 @@ class Sampling:
     #: Draws per epoch; 0 = as many as there are sentences over all directions.
     epoch_pairs: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Sentences chosen for a pass, with their lengths as the model sees them: source with tag and </s>, target with </s>."""
-
-    indices: np.ndarray  # int64[n]
-    source_lengths: np.ndarray  # int32[n]
-    target_lengths: np.ndarray  # int32[n]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, chosen: np.ndarray) -> Draws:
-        return Draws(self.indices[chosen], self.source_lengths[chosen], self.target_lengths[chosen])
 
 
 class ManyToManyDataset(FairseqDataset):
@@ -124,23 +110,14 @@ class ManyToManyDataset(FairseqDataset):
         """The longer side of a sentence, which decides its cost in a padded batch."""
         return max(self.size(index))
 
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        """`num_tokens` of many sentences: int64[n]."""
-        return np.fromiter((self.num_tokens(int(index)) for index in indices), dtype=np.int64, count=len(indices))
-
     def ordered_indices(self) -> np.ndarray:
         """The sentences of the current epoch, shortest first."""
-        from smoe_mt.tasks.batches import by_length
-
-        return by_length(self.draws(self.epoch)).indices
-
-    @property
-    def decoded_lines(self) -> int:
-        """How many first lines of each direction have references to be scored against."""
-        return max((len(text.references) for text in self.texts), default=0)
+        return self.draws(self.epoch).by_length().indices
 
     def is_decoded(self, draws: Draws) -> np.ndarray:
         """bool[n]: the sentences that validation translates."""
+        if not any(text.references for text in self.texts):
+            return np.zeros(len(draws), dtype=bool)
         parts = np.searchsorted(self.offsets, draws.indices, side="right") - 1
         limits = np.array([len(text.references) for text in self.texts], dtype=np.int64)
         return draws.indices - self.offsets[parts] < limits[parts]

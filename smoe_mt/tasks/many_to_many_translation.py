@@ -8,24 +8,25 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor
 
 from smoe_mt.errors import UserError
-from smoe_mt.tasks.batches import Batches, ResumableBatches, fitting, make_batches
+from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
 from smoe_mt.tasks.data_folder import DataFolder, language_tag, split_direction
 from smoe_mt.tasks.dataset import DirectionText, ManyToManyDataset, Sampling
+from smoe_mt.tasks.pieces import FolderPieces
 from smoe_mt.tasks.report import sampling_table, validation_table
+from smoe_mt.tasks.resumable import ResumableBatches
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
 from smoe_mt.tasks.vocabulary import Vocabulary
@@ -103,6 +104,10 @@ class ManyToManyTranslationTask(FairseqTask):
         special = (self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos())
         return frozenset((*special, *(self.tag(language) for language in self.folder.languages)))
 
+    def build_bpe(self, args: Any) -> Any:
+        """For fairseq's command lines: the data folder's SentencePiece model, unless --bpe asks for another."""
+        return super().build_bpe(args) or FolderPieces(self.spm)
+
     def collate(
         self, sources: Sequence[Tensor], targets: Sequence[Tensor] | None = None, direction: str | None = None
     ) -> dict[str, Any]:
@@ -139,6 +144,7 @@ class ManyToManyTranslationTask(FairseqTask):
         sampling = None
         if training:
             sampling = Sampling(self.cfg.sampling_temperature, self.cfg.epoch_pairs, self.cfg.seed)
+        self.dataset_to_epoch_iter.pop(self.datasets.get(split), None)
         self.datasets[split] = dataset = ManyToManyDataset(texts, self.special, sampling)
         logger.info(sampling_table(split, dataset))
 
@@ -188,17 +194,10 @@ class ManyToManyTranslationTask(FairseqTask):
         if not isinstance(dataset, ManyToManyDataset):
             return super().get_batch_iterator(dataset, **settings)
         if dataset not in self.dataset_to_epoch_iter or settings.get("disable_iterator_cache"):
-            batches: Any = partial(
-                self._batches,
-                max_tokens=settings.get("max_tokens"),
-                max_sentences=settings.get("max_sentences"),
-                max_positions=settings.get("max_positions"),
-                multiple=settings.get("required_batch_size_multiple", 1),
-                skip_long=dataset.sampling is not None or settings.get("ignore_invalid_inputs", False),
-            )
+            limits = limits_from_fairseq(settings, skip_long=dataset.sampling is not None)
             self.dataset_to_epoch_iter[dataset] = ResumableBatches(
                 dataset,
-                batches,
+                limits.batches,
                 seed=settings.get("seed", 1),
                 num_shards=settings.get("num_shards", 1),
                 shard_id=settings.get("shard_id", 0),
@@ -212,44 +211,6 @@ class ManyToManyTranslationTask(FairseqTask):
                 persistent_workers=True,
             )
         return self.dataset_to_epoch_iter[dataset]
-
-    @staticmethod
-    def _batches(
-        dataset: ManyToManyDataset,
-        epoch: int,
-        max_tokens: int | None,
-        max_sentences: int | None,
-        max_positions: Any,
-        multiple: int,
-        skip_long: bool,
-    ) -> Batches:
-        """The batches of an epoch. Sentences that are too long are skipped and counted, or (not `skip_long`) a UserError."""
-        draws = dataset.draws(epoch)
-        longest_source, longest_target = (max_positions,) * 2 if isinstance(max_positions, int) else max_positions
-        if max_tokens is not None:
-            longest_source, longest_target = min(longest_source, max_tokens), min(longest_target, max_tokens)
-        fits = fitting(draws, longest_source, longest_target)
-        if not fits.all():
-            limits = f"{longest_source} source or {longest_target} target tokens"
-            if not skip_long:
-                text, line = dataset.locate(int(draws.indices[~fits][0]))
-                raise UserError(
-                    f"sentence {line + 1} of {text.source.prefix.name} ({text.name}) is longer than {limits}: raise "
-                    "--max-tokens or the positions, or give --skip-invalid-size-inputs-valid-test"
-                )
-            logger.warning(f"epoch {epoch}: skips {(~fits).sum():,} of {len(draws):,} sentences, longer than {limits}")
-            draws = draws[fits]
-        if not len(draws):
-            raise UserError("no sentence is short enough for --max-tokens and the positions: raise them")
-        # Those to be translated in validation come together in batches, for decoding is what costs there.
-        decoded = dataset.is_decoded(draws)
-        groups = [draws] if not decoded.any() else [draws[decoded], draws[~decoded]]
-        return [
-            batch
-            for group in groups
-            if len(group)
-            for batch in make_batches(group, max_tokens, max_sentences, multiple)
-        ]
 
     # --- validation ---
 
@@ -290,22 +251,8 @@ class ManyToManyTranslationTask(FairseqTask):
         """The criterion's metrics; with --eval-bleu also `bleu` (mean over directions) and `bleu/nso-en`."""
         super().reduce_metrics(logging_outputs, criterion)
         found = [log[LOG_KEY] for log in logging_outputs if LOG_KEY in log]
-        if not found:
-            return
-        bleu = self._bleu
-        # A tensor, not an array: fairseq keeps its meters in the checkpoint, and torch's safe loading takes no numpy.
-        metrics.log_scalar(LOG_KEY, torch.stack([torch.as_tensor(table) for table in found]).sum(0).cpu())
-
-        def mean(meters: Any) -> float:
-            scores = list(bleu.scores(meters[LOG_KEY].sum).values())
-            return round(sum(scores) / len(scores), 2) if scores else 0.0
-
-        def of_direction(meters: Any, direction: str) -> float:
-            return bleu.scores(meters[LOG_KEY].sum).get(direction, 0.0)
-
-        metrics.log_derived("bleu", mean)
-        for direction in self.directions:
-            metrics.log_derived(f"bleu/{direction}", partial(of_direction, direction=direction))
+        if found:
+            self._bleu.log(found)
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
         """Called by fairseq after each validation: what was measured per direction, as one log entry."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from fairseq.logging import metrics
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
@@ -25,23 +26,39 @@ class DirectionBleu:
 
     def statistics(self, directions: Sequence[int], outputs: Sequence[str], references: Sequence[str]) -> Tensor:
         """float64[D, STATISTICS] of some translations; zeros where a direction has none of them."""
-        result = np.zeros((len(self.directions), STATISTICS))
+        result = torch.zeros(len(self.directions), STATISTICS, dtype=torch.float64)
         bleu = BLEU(tokenize=self.tokenizer, force=True)
         for number in set(directions):
             chosen = [row for row, direction in enumerate(directions) if direction == number]
             score = bleu.corpus_score([outputs[row] for row in chosen], [[references[row] for row in chosen]])
-            result[number] = [*score.counts, *score.totals, score.sys_len, score.ref_len]
-        return torch.from_numpy(result)
+            counts = [*score.counts, *score.totals, score.sys_len, score.ref_len]
+            result[number] = torch.tensor(counts, dtype=torch.float64)
+        return result
 
-    def scores(self, statistics: Any) -> dict[str, float]:
-        """BLEU of each direction that has statistics (float64[D, STATISTICS])."""
-        table = np.asarray(statistics)
-        return {name: score(row) for name, row in zip(self.directions, table) if row[-1] > 0}
+    def log(self, tables: Sequence[Tensor]) -> None:
+        """Log `bleu`, the mean over directions, and `bleu/nso-en` of each direction that was translated."""
+        table = torch.stack([torch.as_tensor(table) for table in tables]).sum(0).cpu()
+        # A tensor, not an array: fairseq keeps its meters in the checkpoint, and torch's safe loading takes no numpy.
+        metrics.log_scalar(LOG_KEY, table)
+        metrics.log_derived("bleu", mean_score)
+        for number in (table[:, -1] > 0).nonzero().flatten().tolist():
+            metrics.log_derived(f"bleu/{self.directions[number]}", partial(score_of, number=number))
 
 
-def score(row: np.ndarray) -> float:
-    """Corpus BLEU (0 to 100, exponential smoothing, as sacreBLEU's default) of one direction's summed statistics."""
-    counts = [int(value) for value in row]
+def score_of(meters: Any, number: int) -> float:
+    """BLEU of one direction from fairseq's meters."""
+    return score(meters[LOG_KEY].sum[number])
+
+
+def mean_score(meters: Any) -> float:
+    """Mean BLEU of the directions that were translated; 0 where none was."""
+    scores = [score(row) for row in meters[LOG_KEY].sum if row[-1] > 0]
+    return round(sum(scores) / len(scores), 2) if scores else 0.0
+
+
+def score(statistics: Tensor) -> float:
+    """Corpus BLEU (0 to 100, exponential smoothing, as sacreBLEU's default) of float64[STATISTICS]."""
+    counts = [int(value) for value in statistics]
     result = BLEU.compute_bleu(
         correct=counts[:ORDER],
         total=counts[ORDER : 2 * ORDER],
