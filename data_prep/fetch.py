@@ -42,7 +42,7 @@ class Package:
 
 
 def fetch(wanted: Iterable[tuple[str, str]], cache: Path, refresh: bool = False) -> tuple[Package, ...]:
-    """Those of the wanted (kind, name) packages that the cache holds or the clients can bring, in the order asked for."""
+    """Those of the wanted (kind, name) packages that the cache or the clients can bring, in the order asked for."""
     packages: list[Package] = []
     client = _Clients(cache)
     with tqdm(list(wanted), desc="fetch", unit="package") as bar:
@@ -205,9 +205,11 @@ def _unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool]) -> str 
     if shutil.which("dpkg-deb") is None:
         return "no 'dpkg-deb' on this machine"
     command = ["dpkg-deb", "--fsys-tarfile", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            _extract(archive, folder, wanted)
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+    ):
+        _extract(archive, folder, wanted)
     return None
 
 

@@ -30,7 +30,7 @@ class SpmOptions:
 
 
 def balanced_sample(texts: Mapping[str, Sequence[str]], seed: int, characters: int = SAMPLE_CHARACTERS) -> list[str]:
-    """Unique sentences of all languages; a language's share of the characters goes with the square root of what it has."""
+    """Unique sentences; a language's share of the characters goes with the square root of what it has."""
     unique = {language: sorted(set(sentences)) for language, sentences in texts.items()}
     sizes = {language: sum(map(len, sentences)) for language, sentences in unique.items()}
     weights = {language: size**BALANCE for language, size in sizes.items()}

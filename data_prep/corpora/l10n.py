@@ -1,4 +1,4 @@
-"""Software localisation: catalogues and manuals of Debian and npm packages, translated by people, under free licences."""
+"""Software localisation: catalogues and manuals of Debian and npm packages, translated by people."""
 
 from __future__ import annotations
 

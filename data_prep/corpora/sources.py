@@ -1,4 +1,4 @@
-"""The table of packages with translated text, and of the languages of each benchmark. All of it was seen on Debian 12."""
+"""The table of packages with translated text, and the languages of each benchmark, as seen on Debian 12."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own text: ``DIR/{src}-{tgt}.tsv``, two columns, and optionally ``.valid.tsv`` and ``.test.tsv`` beside it."""
+"""The user's own text: ``DIR/{src}-{tgt}.tsv``, two columns; optionally ``.valid.tsv`` and ``.test.tsv``."""
 
 from __future__ import annotations
 

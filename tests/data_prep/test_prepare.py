@@ -1,0 +1,198 @@
+"""The whole way on the user's own text: the folder, the same bytes twice, going on after an interruption, errors."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from data_prep import pipeline
+from data_prep.prepare import add_arguments, run
+from smoe_mt.errors import UserError
+from tests.data_prep.toy import FIRST, toy_lines, write_tsv
+
+
+def prepare(corpus: str, out: Path, *options: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args(["--corpus", corpus, "--out", str(out), "--workers", "1", "--vocab-size", "300", *options]))
+    return dict(json.loads((out / "corpus.json").read_text()))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_folder_is_what_the_others_read(toy: Path, tmp_path: Path) -> None:
+    corpus = prepare(f"tsv:{toy}", tmp_path / "data")
+    out = tmp_path / "data"
+    assert corpus["pairs"] == ["xaa-en", "xbb-en"] and corpus["languages"] == ["en", "xaa", "xbb"]
+    assert (out / "directions.txt").read_text().split() == ["xaa-en", "en-xaa", "xbb-en", "en-xbb"]
+    for split in ("train", "valid", "test"):
+        for pair, language in (("xaa-en", "xaa"), ("xbb-en", "en")):
+            assert (out / f"{split}.{pair}.{language}.bin").is_file()
+    references = (out / "text" / "test.xaa-en.xaa").read_text().splitlines()
+    assert len(references) == corpus["splits"]["test"]["xaa-en"] == 12  # type: ignore[index]
+    assert not (out / ".work").exists()
+
+
+def test_checksums_are_those_of_the_files(toy: Path, tmp_path: Path) -> None:
+    corpus = prepare(f"tsv:{toy}", tmp_path / "data")
+    found = contents(tmp_path / "data")
+    del found["corpus.json"]
+    assert corpus["checksums"] == {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+
+
+def test_twice_gives_the_same_bytes_with_any_number_of_workers(toy: Path, tmp_path: Path) -> None:
+    prepare(f"tsv:{toy}", tmp_path / "one")
+    prepare(f"tsv:{toy}", tmp_path / "two", "--workers", "2")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_again_is_recognised_as_complete(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    before = (tmp_path / "data" / "spm.model").stat().st_mtime_ns
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    assert "complete already" in capsys.readouterr().err
+    assert (tmp_path / "data" / "spm.model").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stage", ["_split", "_spm", "_binarise"])
+def test_interrupted_it_goes_on(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, stage, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(f"tsv:{toy}", tmp_path / "data")
+    assert not (tmp_path / "data" / "corpus.json").exists()
+    capsys.readouterr()
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    assert "extract: already done" in capsys.readouterr().err
+    prepare(f"tsv:{toy}", tmp_path / "straight")
+    assert contents(tmp_path / "data") == contents(tmp_path / "straight")
+
+
+def test_damaged_files_are_made_again(toy: Path, tmp_path: Path) -> None:
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    whole = contents(tmp_path / "data")
+    (tmp_path / "data" / "train.xaa-en.en.bin").write_bytes(b"short")
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    assert contents(tmp_path / "data") == whole
+
+
+def test_other_options_redo_and_leave_nothing_old_behind(toy: Path, tmp_path: Path) -> None:
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    (tmp_path / "data" / "notes.txt").write_text("mine")
+    (toy / "en-xbb.tsv").unlink()
+    prepare(f"tsv:{toy}", tmp_path / "data", "--test-size", "4")
+    prepare(f"tsv:{toy}", tmp_path / "fresh", "--test-size", "4")
+    found = contents(tmp_path / "data")
+    assert found.pop("notes.txt") == b"mine"
+    assert found == contents(tmp_path / "fresh")
+
+
+def test_both_orders_of_a_pair_are_merged(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "in" / "de-fr.tsv", toy_lines(40))
+    write_tsv(tmp_path / "in" / "fr-de.tsv", [(other, one) for one, other in toy_lines(40, seed=1)])
+    corpus = prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data")
+    assert corpus["pairs"] == ["de-fr"]
+    assert corpus["counts"]["de-fr"]["read"] == 80  # type: ignore[index]
+    assert set((tmp_path / "data" / "text" / "test.de-fr.de").read_text().split()) <= set(FIRST)
+
+
+def test_given_test_files_are_used_as_they_are(toy: Path, tmp_path: Path) -> None:
+    write_tsv(toy / "en-xaa.test.tsv", [("Gold milk", "rinu  rinu"), ("sea", "sea")])
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    text = tmp_path / "data" / "text"
+    assert (text / "test.xaa-en.xaa").read_text() == "rinu rinu\nsea\n"
+    assert (text / "test.xaa-en.en").read_text() == "Gold milk\nsea\n"
+
+
+def test_max_pairs_limits_training_only(toy: Path, tmp_path: Path) -> None:
+    corpus = prepare(f"tsv:{toy}", tmp_path / "data", "--max-pairs", "50")
+    assert corpus["splits"]["train"] == {"xaa-en": 50, "xbb-en": 50}  # type: ignore[index]
+    assert corpus["splits"]["test"] == {"xaa-en": 12, "xbb-en": 12}  # type: ignore[index]
+
+
+def test_a_full_disk_is_one_line_and_nothing_counts_as_whole(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "spm.model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_bytes", full)
+        with pytest.raises(UserError, match="no space left.*spm.model"):
+            prepare(f"tsv:{toy}", tmp_path / "data")
+    assert not (tmp_path / "data" / "corpus.json").exists()
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    assert (tmp_path / "data" / "corpus.json").exists()
+
+
+LINE = b"katu meri lolo\tstreet sea tree\n"
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ({}, "no .tsv file"),
+        ({"de-en.tsv": b""}, "de-en.tsv is empty"),
+        ({"de-en.tsv": b"\n\n"}, "de-en.tsv is empty"),
+        ({"de-en.tsv": LINE + b"only one\n"}, "line 2: 1 column, not two"),
+        ({"de-en.tsv": LINE + b"a\tb\tc\n"}, "line 2: 3 columns, not two"),
+        ({"de-en.tsv": LINE * 2 + b"a\xff\tb\n"}, "line 3: not valid UTF-8"),
+        ({"german.tsv": LINE}, "german.tsv: not a name of the form SRC-TGT.tsv"),
+        ({"de-de.tsv": LINE}, "the same language twice"),
+        ({"de-en.test.tsv": LINE}, "no training text"),
+        ({"de-en.tsv": LINE, "de-en.valid.tsv": b"a\t\n"}, "line 1: an empty sentence in a valid file"),
+        ({"de-en.tsv": b"1\t2\n"}, "de-en: none of 1 pairs is left.*no letters: 1"),
+    ],
+)
+def test_bad_input(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(f"tsv:{folder}", tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "data" / "corpus.json").exists()
+
+
+@pytest.mark.parametrize(
+    "corpus, options, message",
+    [
+        ("tsv:", (), "needs a folder"),
+        ("tsv:/no/such/folder", (), "no such folder"),
+        ("opus", (), "unknown corpus 'opus'"),
+        ("l10n", (), "needs a benchmark"),
+        ("l10n", ("--benchmark", "m99"), "unknown benchmark 'm99'"),
+        ("tsv:.", ("--benchmark", "m4"), "belongs to --corpus l10n"),
+    ],
+)
+def test_bad_arguments(tmp_path: Path, corpus: str, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(corpus, tmp_path / "data", *options)
+
+
+def test_a_folder_with_other_things_is_not_touched(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "full"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        prepare(f"tsv:{toy}", out)
+    assert contents(out) == {"thesis.txt": b"mine"}
+
+
+def test_out_that_is_a_file(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        prepare(f"tsv:{toy}", tmp_path / "file")
