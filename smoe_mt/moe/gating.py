@@ -9,12 +9,36 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` itself in float32 or float64, else its float32 copy."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+class Gate(nn.Module):
+    """A gate over ``visible`` experts: ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D)).
+
+    Raises:
+        ValueError: fewer visible experts than choices; ``where`` names the gate.
+    """
+
+    def __init__(self, embed_dim: int, visible: int, top_k: int, where: str) -> None:
+        super().__init__()
+        if top_k > visible:
+            raise ValueError(f"top_k={top_k} needs at least {top_k} experts to choose from, but {where} sees {visible}")
+        self.weight = nn.Parameter(torch.empty(visible, embed_dim))
+        nn.init.uniform_(self.weight, -1 / math.sqrt(embed_dim), 1 / math.sqrt(embed_dim))
+
+    @property
+    def visible(self) -> int:
+        """Experts that the gate sees."""
+        return self.weight.size(0)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """G over the visible experts; [T, E], at least float32."""
+        return gate_probabilities(x_TD, self.weight)
 
 
 def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from smoe_mt.moe.dispatch import combine, dispatch, plan_dispatch
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.gating import (
+    Gate,
     balance_loss,
     choose,
     combine_weights,
-    gate_probabilities,
     mean_entropy,
     slot_capacity,
 )
@@ -62,14 +62,14 @@ class GatePass:
 
 
 def pass_gate(
-    x_TD: Tensor, gate: nn.Linear, experts: Experts, first_expert: int, settings: PassSettings, training: bool
+    x_TD: Tensor, gate: Gate, experts: Experts, first_expert: int, settings: PassSettings, training: bool
 ) -> GatePass:
     """Send tokens through the experts that ``gate`` sees, numbers ``first_expert`` and up: y = sum_e G_e FFN_e(x) (eq. 5, 6).
 
     x_TD float [T, D], T > 0; choices are numbered from 0 among the visible experts.
     """
-    visible = gate.out_features
-    probs_TE = gate_probabilities(x_TD, gate.weight)
+    visible = gate.visible
+    probs_TE = gate(x_TD)
     choices_TK = choose(probs_TE, settings.top_k)
     capacity = None
     if training and settings.capacity_factor:
@@ -86,13 +86,6 @@ def pass_gate(
         load=GateLoad(asked=plan.asked_E, served=plan.served_E, tokens=first_E),
         entropy=mean_entropy(probs_TE),
     )
-
-
-def make_gate(embed_dim: int, visible: int, top_k: int, where: str) -> nn.Linear:
-    """A gate over ``visible`` experts; its weight starts at U(-1/sqrt(D), 1/sqrt(D)), no bias (eq. 5)."""
-    if top_k > visible:
-        raise ValueError(f"top_k={top_k} needs at least {top_k} experts to choose from, but {where} sees {visible}")
-    return nn.Linear(embed_dim, visible, bias=False)
 
 
 def check_backend(backend: str) -> None:
@@ -126,7 +119,7 @@ class MoE(nn.Module):
         expert_dropout = dropout if variant == "release" else 0.0
         self.settings = PassSettings(top_k, capacity_factor, variant, expert_dropout)
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
-        self.gate = make_gate(embed_dim, num_experts, top_k, "the gate")
+        self.gate = Gate(embed_dim, num_experts, top_k, "the gate")
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
@@ -150,13 +143,13 @@ def real_tokens(padding_mask: Tensor | None) -> Tensor | None:
     return (~padding_mask).reshape(-1).nonzero().squeeze(1)
 
 
-def empty_load(gate: nn.Linear) -> GateLoad:
+def empty_load(gate: Gate) -> GateLoad:
     """The load of a gate that no token reached."""
-    zeros_E = torch.zeros(gate.out_features, dtype=torch.long, device=gate.weight.device)
+    zeros_E = torch.zeros(gate.visible, dtype=torch.long, device=gate.weight.device)
     return GateLoad(zeros_E, zeros_E, zeros_E)
 
 
-def empty_routing(x: Tensor, gates: tuple[nn.Linear, ...]) -> Routing:
+def empty_routing(x: Tensor, gates: tuple[Gate, ...]) -> Routing:
     """The routing of an input without a single token."""
     zero = torch.zeros((), device=x.device)
     visits = torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)

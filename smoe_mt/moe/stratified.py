@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smoe_mt.moe.experts import Experts
+from smoe_mt.moe.gating import Gate
 from smoe_mt.moe.layer import (
     GatePass,
     PassSettings,
     check_backend,
     empty_load,
-    make_gate,
     pass_gate,
     real_tokens,
 )
@@ -83,7 +83,7 @@ class StratifiedMoE(nn.Module):
         self.first_experts = tuple(sum(self.strata[:i]) for i in range(len(self.strata)))
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
         self.gates = nn.ModuleList(
-            make_gate(embed_dim, num_experts - first, top_k, f"the gate of stratum {i + 1}")
+            Gate(embed_dim, num_experts - first, top_k, f"the gate of stratum {i + 1}")
             for i, first in enumerate(self.first_experts)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(len(self.strata) + self.release))
@@ -125,8 +125,8 @@ class StratifiedMoE(nn.Module):
         residual_TD = normed_TD if self.release and i else x_TD
         return out, residual_TD + F.dropout(out.y_TD, self.dropout, self.training).to(x_TD.dtype)
 
-    def _gate(self, i: int) -> nn.Linear:
-        return cast(nn.Linear, self.gates[i])
+    def _gate(self, i: int) -> Gate:
+        return cast(Gate, self.gates[i])
 
     def _routing(self, passes: list[GatePass | None], visits: Tensor) -> Routing:
         """Collect the gates' shares; a gate that no token reached adds 0 (release: is left out of the mean)."""

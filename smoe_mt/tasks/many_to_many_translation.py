@@ -19,6 +19,7 @@ from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor
 
 from smoe_mt.errors import UserError
+from smoe_mt.models.upcycle import upcycle_from
 from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
@@ -215,8 +216,10 @@ class ManyToManyTranslationTask(FairseqTask):
     # --- validation ---
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """The model and, where validation translates, its beam search."""
+        """The model and, where validation translates, its beam search. A new one may start from a dense checkpoint."""
         model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint and getattr(cfg, "init_experts_from", None):
+            upcycle_from(cfg.init_experts_from, model)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
             self._generator = self.build_generator(
