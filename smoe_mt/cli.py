@@ -89,19 +89,17 @@ def version() -> str:
 
 
 def _speak_plainly(verb: str) -> None:
-    """Warnings in one line, and, except in training, no progress notes of libraries.
+    """Warnings in one line and none of libraries; except in training, no progress notes of theirs either.
 
     Importing fairseq's tasks sets the root logger to its most talkative level.
     """
-    if verb != "train":
-        logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.INFO if verb == "train" else logging.WARNING)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
-    for library in ("fairseq", "torch", "hydra", "omegaconf"):
-        warnings.filterwarnings("ignore", module=rf"{library}\b.*")
+    warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|torch|hydra|omegaconf)(\.|$)")
 
 
 if __name__ == "__main__":

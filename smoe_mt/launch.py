@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,14 +43,23 @@ def _names(folder: Path) -> list[str]:
 def _train(arguments: list[str]) -> None:
     from fairseq_cli.hydra_train import cli_main
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    # fairseq looks for the parts of a --user-dir only where it is the one to import it, and here it is imported already.
+    import smoe_mt.criterions
+    import smoe_mt.models
+    import smoe_mt.tasks  # noqa: F401
 
     # Without this Hydra swallows the exception and ends the process itself, with a trace for a user's mistake.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv
     sys.argv = ["smoe-mt train", *arguments]
+    # What Hydra says about its own next versions, to whoever wrote fairseq.
+    warnings.filterwarnings("ignore", message=r"\s*(The version_base parameter|'.*' is validated against ConfigStore)")
     try:
         cli_main()
-    except HydraException as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        message, _, _ = str(error).partition("Config search path:")
+        raise UserError(" ".join(message.split())) from error
     finally:
         sys.argv = before

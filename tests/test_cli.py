@@ -144,6 +144,25 @@ def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsy
     assert "there are small" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.data=/no/such/folder", "error: /no/such/folder: no such data folder"),
+        ("tsk.data=x", "error: Could not override 'tsk"),
+    ],
+)
+def test_what_hydra_or_the_task_refuse_is_one_line(tmp_path: Path, override: str, message: str) -> None:
+    """In a process of its own: Hydra keeps its state for as long as one lasts."""
+    (tmp_path / "small.yaml").write_text("task:\n  _name: many_to_many_translation\n  data: unset\n")
+    command = [sys.executable, "-c", "import sys; from smoe_mt.cli import main; sys.exit(main(sys.argv[1:]))", "train"]
+    command += ["--config", "small", "--config-dir", str(tmp_path)]
+    command += [override, "common.cpu=true", "dataset.max_tokens=100", f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(message)
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     """As in `smoe-mt ... | head -1`."""
     program = (
