@@ -20,14 +20,14 @@ from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 Words = list[str]
 RELATIONS: Mapping[str, Callable[[Words], Words]] = {"aa": list, "bb": lambda words: words[::-1]}
-SIZES: Mapping[str, int] = {"train": 400, "valid": 20, "test": 20}
+SIZES: Mapping[str, int | dict[str, int]] = {"train": 400, "valid": 20, "test": 20}
 
 
 def make_toy_folder(
     path: Path,
     *,
     languages: Sequence[str] = ("aa", "bb"),
-    sizes: Mapping[str, int | Mapping[str, int]] = SIZES,
+    sizes: Mapping[str, int | dict[str, int]] = SIZES,
     words: int = 20,
     length: tuple[int, int] = (2, 6),
     seed: int = 1,

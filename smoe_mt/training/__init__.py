@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoe_mt.training import errors_at_the_door, progress, trainer
+from smoe_mt.training import errors_at_the_door, progress, quiet, trainer
 
 
 def put_shims_in_place() -> None:
@@ -10,3 +10,4 @@ def put_shims_in_place() -> None:
     errors_at_the_door.install()
     progress.shorten_text_log()
     trainer.put_in_place()
+    quiet.hush()

@@ -13,7 +13,7 @@ from smoe_mt.tasks import ManyToManyTranslationTask
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
 from tests.toy import make_toy_folder
 
-SIZES = {"train": {"aa": 150, "bb": 40}, "valid": 12, "test": {"aa": 9}}
+SIZES: dict[str, int | dict[str, int]] = {"train": {"aa": 150, "bb": 40}, "valid": 12, "test": {"aa": 9}}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,23 @@
+"""Hushes warnings that fairseq causes in other libraries and that nobody who trains a model can act on."""
+
+from __future__ import annotations
+
+import warnings
+
+NOISE = (
+    # fairseq's loader asks for pinned memory on any machine.
+    "'pin_memory' argument is set as true but no accelerator is found",
+    # fairseq composes its configuration as in Hydra 1.0.
+    r"\s*'config' is validated against ConfigStore schema with the same name",
+    r"\s*The strict flag in the compose API is deprecated",
+    r"\s*The version_base parameter is not specified",
+    # fairseq's trainer and attention use forms that torch has renamed.
+    r"`torch\.cuda\.amp\.autocast\(args\.\.\.\)` is deprecated",
+    "Support for mismatched key_padding_mask and attn_mask is deprecated",
+)
+
+
+def hush() -> None:
+    """Ignore them from now on, in this process and those it forks."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
