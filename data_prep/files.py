@@ -17,6 +17,7 @@ from tqdm import tqdm
 from smoe_mt.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def say(message: str) -> None:
@@ -74,11 +75,13 @@ def fingerprint(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def disk_full_is_said(where: Path) -> Iterator[None]:
-    """Turn a full disk into one line for the user; other errors pass."""
+def disk_errors_are_said(where: Path) -> Iterator[None]:
+    """Turn a full disk and files that may not be read or written into one line for the user; other errors pass."""
     try:
         yield
     except OSError as error:
+        if error.errno in FORBIDDEN:
+            raise UserError(f"{error.filename or where}: {error.strerror}; check its permissions") from error
         if error.errno not in DISK_FULL:
             raise
         raise UserError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.clean import CleanOptions
 from data_prep.corpora import open_corpus
-from data_prep.files import disk_full_is_said
+from data_prep.files import disk_errors_are_said
 from data_prep.parallel import available_cores
 from data_prep.pipeline import Options, build
 from data_prep.report import summary
@@ -81,14 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prepare and print the counts; UserError for what the user can mend."""
     cache = args.cache.expanduser()
-    corpus = open_corpus(args.corpus, args.benchmark, cache, args.refresh)
     options = Options(
         CleanOptions(args.max_chars, args.max_ratio, args.keep_copies),
         SplitOptions(args.valid_size, args.test_size, args.min_test_words, seed=args.seed),
         SpmOptions(args.vocab_size, args.normalisation, args.seed),
         args.max_pairs,
     )
-    with disk_full_is_said(args.out):
+    with disk_errors_are_said(args.out):
+        corpus = open_corpus(args.corpus, args.benchmark, cache, args.refresh)
         value = build(corpus, options, args.out.expanduser(), args.workers, args.refresh)
     print(summary(value))
     print(f"\n{args.out}: {len(value['pairs'])} pairs, {value['vocab_size']} dictionary entries")

@@ -122,6 +122,15 @@ def test_max_pairs_limits_training_only(toy: Path, tmp_path: Path) -> None:
     assert corpus["splits"]["test"] == {"xaa-en": 12, "xbb-en": 12}  # type: ignore[index]
 
 
+def test_a_file_that_may_not_be_read(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "xaa-en.tsv")
+
+    monkeypatch.setattr(pipeline, "_extract", refuse)
+    with pytest.raises(UserError, match="xaa-en.tsv: Permission denied"):
+        prepare(f"tsv:{toy}", tmp_path / "data")
+
+
 def test_a_full_disk_is_one_line_and_nothing_counts_as_whole(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
