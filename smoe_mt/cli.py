@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from typing import NoReturn
 
 from smoe_mt.errors import UserError
 
@@ -21,6 +22,13 @@ class Verb:
 
     module: str
     help: str
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with a wrong argument told as any other mistake of the user's."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help says more)")
 
 
 VERBS = {
@@ -52,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain once more when it flushes stdout at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except SystemExit as stop:  # argparse, after --help or a wrong argument
+    except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
@@ -68,7 +76,7 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"unknown verb {name!r}: there are {', '.join(VERBS)}")
     _speak_plainly(name)
     room = importlib.import_module(VERBS[name].module)
-    parser = argparse.ArgumentParser(prog=f"smoe-mt {name}", description=VERBS[name].help)
+    parser = Parser(prog=f"smoe-mt {name}", description=VERBS[name].help)
     room.add_arguments(parser)
     room.run(parser.parse_intermixed_args(rest))
     sys.stdout.flush()

@@ -86,7 +86,14 @@ def test_options_may_stand_between_names(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_wrong_option_gives_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     use_room(monkeypatch, Room())
     assert cli.main(["evaluate", "--beam", "many"]) == 2
-    assert "--beam" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: argument --beam") and error.count("\n") == 1
+
+
+def test_help_of_a_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_room(monkeypatch, Room())
+    assert cli.main(["evaluate", "--help"]) == 0
+    assert "usage: smoe-mt evaluate" in capsys.readouterr().out
 
 
 def test_every_verb_has_its_room() -> None:

@@ -149,6 +149,7 @@ def _attach_data(config: DictConfig, data: str | Path | None, checkpoint: Path) 
 
 
 def _first_line(error: BaseException) -> str:
+    """The first sentence of an error of torch's, which may go on for a page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = lines[0].split(". ")[0] if lines else type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
