@@ -80,6 +80,20 @@ def test_interrupted_it_goes_on(
     assert contents(tmp_path / "data") == contents(tmp_path / "straight")
 
 
+def test_an_interrupted_redo_does_not_pass_for_whole(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(f"tsv:{toy}", tmp_path / "data")
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_spm", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(f"tsv:{toy}", tmp_path / "data", "--test-size", "4")
+    assert not (tmp_path / "data" / "corpus.json").exists()
+
+
 def test_damaged_files_are_made_again(toy: Path, tmp_path: Path) -> None:
     prepare(f"tsv:{toy}", tmp_path / "data")
     whole = contents(tmp_path / "data")
