@@ -29,6 +29,6 @@ class ExpertLoad:
     def shares(self, direction: str) -> dict[str, list[list[float]]]:
         """Per block and gate the fraction of its slots for each expert; all 0 at a gate that no token reached."""
         return {
-            str(block): [(gate / gate.sum().clamp(min=1)).tolist() for gate in gates]
+            str(block): [(gate.double() / gate.sum().clamp(min=1)).tolist() for gate in gates]
             for block, gates in self.asked[direction].items()
         }

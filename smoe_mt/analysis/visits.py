@@ -50,7 +50,7 @@ class VisitCounts:
     def histogram(self, block: Block, direction: str | None = None) -> list[float]:
         """Fractions of tokens with 1..L visits in a block; None: over all directions, each token counting once."""
         counts = self.total(block) if direction is None else self.counts[direction][block]
-        return (counts / counts.sum().clamp(min=1)).tolist()
+        return (counts.double() / counts.sum().clamp(min=1)).tolist()
 
     def total(self, block: Block) -> Tensor:
         """int64 [L]: tokens with 1..L visits in a block, over all directions."""
