@@ -79,10 +79,15 @@ class ManyToManyTranslationTask(FairseqTask):
 
     @cached_property
     def spm(self) -> Any:
-        """The SentencePiece model of the data folder."""
+        """The SentencePiece model of the data folder. UserError for a damaged one."""
         import sentencepiece
 
-        return sentencepiece.SentencePieceProcessor(model_file=str(self.folder.spm_path))
+        try:
+            return sentencepiece.SentencePieceProcessor(model_file=str(self.folder.spm_path))
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"{self.folder.spm_path}: not a SentencePiece model; prepare the data folder again"
+            ) from error
 
     def tag(self, language: str) -> int:
         """Token id that asks for a translation into `language`. UserError for an unknown language."""

@@ -34,9 +34,10 @@ def validation_table(stats: Mapping[str, Any], directions: Sequence[str]) -> str
     if not columns or len(directions) > MOST_ROWS:
         return ""
     width = max(len(direction) for direction in directions)
-    lines = [" " * width + "".join(f"{column:>9}" for column in columns)]
+    widths = [max(len(column), 6) + 2 for column in columns]
+    lines = [" " * width + "".join(f"{column:>{room}}" for column, room in zip(columns, widths))]
     for direction in sorted(directions):
         values = [stats.get(f"{column}/{direction}") for column in columns]
-        cells = "".join(f"{'-' if value is None else f'{float(value):.2f}':>9}" for value in values)
-        lines.append(f"{direction:<{width}}{cells}")
+        cells = ["-" if value is None else f"{float(value):.2f}" for value in values]
+        lines.append(f"{direction:<{width}}" + "".join(f"{cell:>{room}}" for cell, room in zip(cells, widths)))
     return "\n".join(["validation per direction", *(f"  {line}" for line in lines)])

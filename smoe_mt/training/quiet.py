@@ -9,6 +9,8 @@ NOISE = (
     "'pin_memory' argument is set as true but no accelerator is found",
     # fairseq composes its configuration as in Hydra 1.0.
     r"\s*'config' is validated against ConfigStore schema with the same name",
+    r"hydra\.experimental\.\w+\(\) is no longer experimental",
+    "In 'config': Usage of deprecated keyword in package header",
     r"\s*The strict flag in the compose API is deprecated",
     r"\s*The version_base parameter is not specified",
     # fairseq's trainer and attention use forms that torch has renamed.

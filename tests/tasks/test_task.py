@@ -53,6 +53,12 @@ def test_collate_takes_encoded_sentences(make_task: Any) -> None:
     assert batch["direction"].tolist() == [3, 3]
 
 
+def test_a_damaged_sentencepiece_model(make_task: Any, toy: Path) -> None:
+    (toy / "spm.model").write_bytes(b"\x00\x01")
+    with pytest.raises(UserError, match=r"spm\.model: not a SentencePiece model"):
+        make_task(data=str(toy)).encode("lule", "en")
+
+
 def test_all_directions_by_default(make_task: Any) -> None:
     assert make_task().directions == ("aa-en", "en-aa", "bb-en", "en-bb")
 
@@ -148,9 +154,9 @@ def test_a_checkpoint_of_another_vocabulary_names_both(make_task: Any, toy: Path
 
 
 def test_a_table_of_what_was_measured_per_direction() -> None:
-    stats = {"loss": 9.0, "bleu/bb-en": 1.5, "loss/aa-en": 2.0, "bleu/aa-en": 31.257, "a/b": 1}
+    stats = {"loss": 9.0, "rc_encoder/bb-en": 1.5, "loss/aa-en": 2.0, "rc_encoder/aa-en": 31.257, "a/b": 1}
     rows = [line.split() for line in validation_table(stats, ("bb-en", "aa-en")).splitlines()[1:]]
-    assert rows == [["bleu", "loss"], ["aa-en", "31.26", "2.00"], ["bb-en", "1.50", "-"]]
+    assert rows == [["rc_encoder", "loss"], ["aa-en", "31.26", "2.00"], ["bb-en", "1.50", "-"]]
 
 
 def test_no_table_where_nothing_was_measured_or_too_much() -> None:
