@@ -1,18 +1,21 @@
-"""smoe_mt: stratified mixture-of-experts translation as a fairseq plugin (``--user-dir``).
+"""smoe_mt: stratified mixture-of-experts translation models, as a fairseq plugin (``--user-dir``).
 
-Importing the package registers its task, model and criterion with fairseq.
+``smoe_mt.moe`` needs torch alone, so importing the package brings fairseq only where it is already at work.
 """
 
 from __future__ import annotations
 
-import argparse
-
-import torch
-
-from smoe_mt import criterions, models
+import importlib
+import sys
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "criterions", "models"]
 
-# fairseq keeps an argparse.Namespace in its checkpoints, and torch's safe loading (weights_only) wants it named.
-torch.serialization.add_safe_globals([argparse.Namespace])
+
+def register() -> None:
+    """Register task, model and criterion with fairseq; doing it again changes nothing."""
+    for room in ("tasks", "models", "criterions"):
+        importlib.import_module(f"smoe_mt.{room}")
+
+
+if "fairseq" in sys.modules:
+    register()

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from smoe_mt import register
 from smoe_mt.errors import UserError
 from smoe_mt.paths import configs, user_dir
 
@@ -46,10 +47,7 @@ def _train(arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     # fairseq looks for the parts of a --user-dir only where it is the one to import it, and here it is imported already.
-    import smoe_mt.criterions
-    import smoe_mt.models
-    import smoe_mt.tasks  # noqa: F401
-
+    register()
     # Without this Hydra swallows the exception and ends the process itself, with a trace for a user's mistake.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv

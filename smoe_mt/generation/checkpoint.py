@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from smoe_mt import register
 from smoe_mt.errors import UserError
 
 TASK = "many_to_many_translation"
@@ -87,9 +88,7 @@ def load_model(path: str | Path, data: str | Path | None = None, device: str = "
     """
     from fairseq import checkpoint_utils
 
-    import smoe_mt.criterions
-    import smoe_mt.models
-    import smoe_mt.tasks  # noqa: F401  (registered with fairseq, which builds them by name)
+    register()
 
     checkpoint = find_checkpoint(path)
     target = pick_device(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoe_mt.training import errors_at_the_door, progress, quiet, trainer
+from smoe_mt.training import errors_at_the_door, progress, quiet, safe_loading, trainer
 
 
 def put_shims_in_place() -> None:
@@ -11,3 +11,4 @@ def put_shims_in_place() -> None:
     progress.shorten_text_log()
     trainer.put_in_place()
     quiet.hush()
+    safe_loading.allow_namespaces()
