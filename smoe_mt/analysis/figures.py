@@ -89,7 +89,7 @@ def _finish(figure: Figure, left: list[Axes], report: CapacityReport, title: str
         panel.spines[["top", "right"]].set_visible(False)
     for panel in left:
         panel.set_ylabel(f"Mean visits per token (1 to {strata})")
-    figure.suptitle(f"{title}: {report.details['model']}, {report.details['split']}, teacher-forced", fontsize=11)
+    figure.suptitle(f"{title}\n{report.details['model']}, {report.details['split']}, teacher-forced", fontsize=11)
 
 
 def _save(figure: Figure, base: Path) -> list[Path]:
