@@ -23,7 +23,7 @@ setup(
         "smoe_mt.scripts",
     ],
     package_dir={"smoe_mt.configs": "configs", "smoe_mt.scripts": "scripts"},
-    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["*.sh"]},
+    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["environment.sh", "quickstart.sh"]},
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
         "torch>=2.6",  # loads checkpoints safely by default
@@ -43,7 +43,6 @@ setup(
     extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]},
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Text Processing :: Linguistic",

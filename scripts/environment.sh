@@ -1,8 +1,10 @@
 # Sourced by the other scripts: a Python environment with smoe_mt in it.
 # Uses the virtual environment that is active, else makes .venv in the repository. SMOE_MT_EXTRAS="[test]" adds extras.
-# PYTHON=python3.12 chooses the interpreter for a new one.
+# PYTHON=python3.12 chooses the interpreter for a new one. In an installed wheel there is nothing left to do.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+[ -f "$here/setup.py" ] || return 0
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
     if [ ! -x "$here/.venv/bin/python" ]; then

@@ -3,8 +3,9 @@
 #   l10n text of four languages with English -> a dense model and its SMoE twin, equal updates -> scores, translations,
 #   requested capacity. Restartable: what is finished is not done again; the variables below can be set outside.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-. scripts/environment.sh
+here="$(cd "$(dirname "$0")" && pwd)"
+[ ! -f "$here/../setup.py" ] || cd "$here/.." # from an installed wheel: in the current folder
+. "$here/environment.sh"
 
 data="${DATA:-data/quickstart}"       # the data folder
 runs="${RUNS:-runs/quickstart}"       # checkpoints, logs, scores, figures
