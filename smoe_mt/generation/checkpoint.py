@@ -5,7 +5,6 @@ Loading goes through fairseq, with torch's ``weights_only`` safety on: a checkpo
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +88,11 @@ def load_model(path: str | Path, data: str | Path | None = None, device: str = "
     from fairseq import checkpoint_utils
 
     register()
+    from smoe_mt.training.safe_loading import first_sentence
 
     checkpoint = find_checkpoint(path)
     target = pick_device(device)
-    state = _read(checkpoint)
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     config = _checked_config(state, checkpoint)
     _attach_data(config, data, checkpoint)
     history = state.get("optimizer_history") or [{}]
@@ -102,29 +102,12 @@ def load_model(path: str | Path, data: str | Path | None = None, device: str = "
         raise
     except (RuntimeError, KeyError) as error:
         raise UserError(
-            f"{checkpoint}: its weights do not fit the model that its configuration describes ({_first_line(error)}); "
+            f"{checkpoint}: its weights do not fit the model that its configuration describes ({first_sentence(error)}); "
             "was it written by another version of smoe_mt?"
         ) from error
     model = models[0]
     model.eval().to(target)
     return LoadedModel(model, task, config, checkpoint, int(history[-1].get("num_updates", 0)))
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    from fairseq import checkpoint_utils
-
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{checkpoint}: not loaded, for it is damaged or holds more than tensors and settings ({_first_line(error)})"
-        ) from error
-    except Exception as error:  # a file of other bytes makes the unpickler raise nearly anything
-        raise UserError(
-            f"{checkpoint}: not a whole fairseq checkpoint ({_first_line(error)}); "
-            "it may be truncated, so take another one of the run"
-        ) from error
-    return state
 
 
 def _checked_config(state: dict[str, Any], checkpoint: Path) -> DictConfig:
@@ -145,10 +128,3 @@ def _attach_data(config: DictConfig, data: str | Path | None, checkpoint: Path) 
         )
     with open_dict(config):
         config.task.data = str(folder.absolute())
-
-
-def _first_line(error: BaseException) -> str:
-    """The first sentence of an error of torch's, which may go on for a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].split(". ")[0] if lines else type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

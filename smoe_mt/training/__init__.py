@@ -12,3 +12,4 @@ def put_shims_in_place() -> None:
     trainer.put_in_place()
     quiet.hush()
     safe_loading.allow_namespaces()
+    safe_loading.say_what_is_damaged()

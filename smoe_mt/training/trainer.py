@@ -15,7 +15,7 @@ import torch
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 
-from smoe_mt.errors import UserError
+from smoe_mt.training.safe_loading import damaged
 
 
 class CheckingTrainer(Trainer):
@@ -34,11 +34,7 @@ def read_task_state(filename: str) -> dict[str, Any]:
         state = torch.load(filename, map_location="cpu", mmap=True, weights_only=True)
         return dict(state.get("task_state") or {})
     except Exception as error:  # torch raises many types for a damaged file
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"{filename}: not a whole checkpoint ({reason[0] if reason else type(error).__name__}); it may be cut short: "
-            "take another one with --restore-file"
-        ) from error
+        raise damaged(filename, error) from error
 
 
 def put_in_place() -> None:

@@ -9,6 +9,7 @@ import torch
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.upcycle import upcycle_from, upcycled_state
+from smoe_mt.training import put_shims_in_place
 
 Make = Callable[..., SMoETransformerModel]
 
@@ -40,10 +41,11 @@ def test_a_sparse_checkpoint_is_refused(make_model: Make) -> None:
 
 
 def test_missing_and_damaged_files_are_named(make_model: Make, tmp_path: Path) -> None:
+    put_shims_in_place()
     smoe = make_model(strata="2,2")
     with pytest.raises(UserError, match="there is no checkpoint"):
         upcycle_from(tmp_path / "none.pt", smoe)
     torch.save({"model": {}}, tmp_path / "cut.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:200])
-    with pytest.raises(UserError, match="no readable checkpoint"):
+    with pytest.raises(UserError, match="not a whole fairseq checkpoint"):
         upcycle_from(tmp_path / "cut.pt", smoe)
