@@ -101,6 +101,8 @@ def _speak_plainly(verb: str) -> None:
 
     Importing fairseq's tasks sets the root logger to its most talkative level.
     """
+    # Its task of that name asks for tensorboardX when it is imported; nothing here needs it.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     logging.getLogger().setLevel(logging.INFO if verb == "train" else logging.WARNING)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
