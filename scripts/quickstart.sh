@@ -10,7 +10,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 data="${DATA:-data/quickstart}" # the data folder
 runs="${RUNS:-runs/quickstart}" # checkpoints, logs, scores, figures
 model="${MODEL:-smoe_2_2}"      # any of configs/model with strata
-updates="${UPDATES:-6000}"      # of each model
+updates="${UPDATES:-8000}"      # of each model
 
 cores="$(getconf _NPROCESSORS_ONLN)"
 dense="$runs/dense"

@@ -56,9 +56,6 @@ class SMoETransformerConfig(FairseqDataclass):
         default=2.0,
         metadata={"help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing"},
     )
-    gate_init_scale: float = field(
-        default=1.0, metadata={"help": "gates start at this times U(-1/sqrt(d), 1/sqrt(d)); small: undecided at first"}
-    )
     variant: ChoiceEnum(["paper", "release"]) = field(  # type: ignore[valid-type]
         default="paper", metadata={"help": "release: compute what the paper's released code computes"}
     )

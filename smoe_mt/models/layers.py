@@ -46,7 +46,6 @@ def build_block(cfg: TransformerConfig, embed_dim: int, ffn_dim: int) -> nn.Modu
         "variant": cfg.variant,
         "dropout": cfg.dropout,
         "activation": cfg.activation_fn,
-        "gate_init_scale": cfg.gate_init_scale,
     }
     try:
         if cfg.moe == "stratified":

@@ -18,23 +18,18 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class Gate(nn.Module):
-    """A gate over ``visible`` experts: ``weight`` [E, D], no bias (eq. 5).
-
-    It starts at ``init_scale`` * U(-1/sqrt(D), 1/sqrt(D)); a scale below 1 makes it undecided, so that at first experts
-    share their tokens' gradients nearly equally.
+    """A gate over ``visible`` experts: ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D)).
 
     Raises:
-        ValueError: fewer visible experts than choices (``where`` names the gate), or a scale that is not positive.
+        ValueError: fewer visible experts than choices; ``where`` names the gate.
     """
 
-    def __init__(self, embed_dim: int, visible: int, top_k: int, where: str, init_scale: float = 1.0) -> None:
+    def __init__(self, embed_dim: int, visible: int, top_k: int, where: str) -> None:
         super().__init__()
         if top_k > visible:
             raise ValueError(f"top_k={top_k} needs at least {top_k} experts to choose from, but {where} sees {visible}")
-        if not init_scale > 0:
-            raise ValueError(f"gate_init_scale must be positive, not {init_scale}")
-        bound = init_scale / math.sqrt(embed_dim)
-        self.weight = nn.Parameter(torch.empty(visible, embed_dim).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(visible, embed_dim))
+        nn.init.uniform_(self.weight, -1 / math.sqrt(embed_dim), 1 / math.sqrt(embed_dim))
 
     @property
     def visible(self) -> int:

@@ -113,14 +113,13 @@ class MoE(nn.Module):
         dropout: float = 0.0,
         activation: str = "relu",
         backend: str = "auto",
-        gate_init_scale: float = 1.0,
     ) -> None:
         super().__init__()
         check_backend(backend)
         expert_dropout = dropout if variant == "release" else 0.0
         self.settings = PassSettings(top_k, capacity_factor, variant, expert_dropout)
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
-        self.gate = Gate(embed_dim, num_experts, top_k, "the gate", gate_init_scale)
+        self.gate = Gate(embed_dim, num_experts, top_k, "the gate")
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""

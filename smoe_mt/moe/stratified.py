@@ -53,8 +53,6 @@ class StratifiedMoE(nn.Module):
                      the second visit on the residual is the normalised input, one more norm as tokens leave,
                      dropout inside the experts, capacity factor * ceil(T_i / E_i), balance loss over visited gates.
 
-    gate_init_scale  times the usual U(-1/sqrt(D), 1/sqrt(D)) at which gates start
-
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
 
     Raises:
@@ -74,7 +72,6 @@ class StratifiedMoE(nn.Module):
         dropout: float = 0.0,
         activation: str = "relu",
         backend: str = "auto",
-        gate_init_scale: float = 1.0,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -86,7 +83,7 @@ class StratifiedMoE(nn.Module):
         self.first_experts = tuple(sum(self.strata[:i]) for i in range(len(self.strata)))
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
         self.gates = nn.ModuleList(
-            Gate(embed_dim, num_experts - first, top_k, f"the gate of stratum {i + 1}", gate_init_scale)
+            Gate(embed_dim, num_experts - first, top_k, f"the gate of stratum {i + 1}")
             for i, first in enumerate(self.first_experts)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(len(self.strata) + self.release))
