@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
 from smoe_mt.errors import UserError
+from smoe_mt.moe import Routing
 
 
 @register_criterion("stratified_routing", dataclass=StratifiedRoutingConfig)
 class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     """Translation loss + alpha * sample_size * (mean over the model's blocks of the block's balance loss).
+
+    Blocks with conditional routing add weight * sample_size * |mean mixing gate - budget|, the mean over the tokens of
+    all encoder and decoder blocks together.
 
     In validation the loss is the translation loss alone: it picks the best checkpoint. A model without MoE blocks
     has a balance loss of 0.
@@ -34,11 +38,18 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         ignore_prefix_size: int = 0,
         report_accuracy: bool = False,
         balance_weight: float = 0.01,
+        cmr_budget: float = 0.8,
+        cmr_weight: float = 0.01,
     ) -> None:
-        if balance_weight < 0:
-            raise UserError(f"--balance-weight must be 0 or positive, not {balance_weight}")
+        for flag, weight in (("--balance-weight", balance_weight), ("--cmr-weight", cmr_weight)):
+            if weight < 0:
+                raise UserError(f"{flag} must be 0 or positive, not {weight}")
+        if not 0 <= cmr_budget <= 1:
+            raise UserError(f"--cmr-budget is a share between 0 and 1, not {cmr_budget}")
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.balance_weight = balance_weight
+        self.cmr_budget = cmr_budget
+        self.cmr_weight = cmr_weight
         self.directions: tuple[str, ...] = tuple(task.directions)
 
     def forward(
@@ -62,8 +73,13 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             balance = torch.stack([block.balance_loss for block in blocks]).mean()
             logging_output["balance_loss"] = balance.detach() * sample_size
             logging_output |= routing_sums(routing, sample["direction"], self.directions)
+            mean_gate = mixing_gate_mean(blocks)
+            if mean_gate is not None:
+                logging_output["cmr_gate"] = mean_gate.detach() * sample_size
             if model.training:
                 loss = loss + self.balance_weight * sample_size * balance
+                if mean_gate is not None:
+                    loss = loss + self.cmr_weight * sample_size * (mean_gate - self.cmr_budget).abs()
         if not model.training:
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
@@ -83,10 +99,11 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
         """Log what the ranks' sums amount to; losses in bits a token, as fairseq does."""
         super().reduce_metrics(logging_outputs)
-        if any("balance_loss" in log for log in logging_outputs):
-            size = sum(log["sample_size"] for log in logging_outputs)
-            balance = sum(log.get("balance_loss", 0) for log in logging_outputs)
-            metrics.log_scalar("balance_loss", balance / size, size, priority=290, round=3)
+        for name in ("balance_loss", "cmr_gate"):
+            if any(name in log for log in logging_outputs):
+                size = sum(log["sample_size"] for log in logging_outputs)
+                total = sum(log.get(name, 0) for log in logging_outputs)
+                metrics.log_scalar(name, total / size, size, priority=290, round=3)
         log_routing(logging_outputs)
         for key in (key for key in (logging_outputs[0] if logging_outputs else ()) if key.startswith("nll/")):
             direction = key.removeprefix("nll/")
@@ -95,3 +112,12 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             if tokens:
                 metrics.log_scalar(f"nll_loss/{direction}", nll / tokens / math.log(2), tokens, priority=1000, round=3)
                 metrics.log_scalar(f"ppl/{direction}", math.exp(min(nll / tokens, 50)), tokens, priority=1000, round=2)
+
+
+def mixing_gate_mean(blocks: Sequence[Routing]) -> Tensor | None:
+    """Mean of conditional routing's gate over the tokens of all blocks; None where no block has one."""
+    gated = [(block.gate_sum, (block.visits > 0).sum()) for block in blocks if block.gate_sum is not None]
+    if not gated:
+        return None
+    sums, tokens = zip(*gated)
+    return torch.stack(sums).sum() / torch.stack(tokens).sum().clamp(min=1)

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from smoe_mt.errors import UserError
 from smoe_mt.moe import parse_strata
 
-MOE_KINDS = ("none", "vanilla", "stratified")
+MOE_KINDS = ("none", "vanilla", "switch", "eom", "cmr", "stacking", "stratified")
+HAS_STRATA = ("stacking", "stratified")
 
 
 # fairseq makes flags of these annotations: they must be types, so annotations stay unpostponed in this module.
@@ -48,14 +49,29 @@ class SMoETransformerConfig(FairseqDataclass):
     moe_freq: int = field(default=2, metadata={"help": "every n-th layer of encoder and decoder has a MoE block"})
     strata: Any = field(
         default="4,4",
-        metadata={"help": "stratified: experts per stratum, such as 4,12 (Hydra: model.strata=[4,12])"},
+        metadata={
+            "help": "stratified: experts per stratum, such as 4,12 (Hydra: model.strata=[4,12]); "
+            "stacking: experts of each layer in sequence"
+        },
     )
-    num_experts: int = field(default=8, metadata={"help": "vanilla: experts per block (stratified: sum of strata)"})
-    top_k: int = field(default=2, metadata={"help": "experts that a token is sent to at a visit, 1 or 2"})
-    capacity_factor: float = field(
-        default=2.0,
-        metadata={"help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing"},
+    num_experts: int = field(
+        default=8, metadata={"help": "vanilla, switch, eom, cmr: experts per block (others: sum of strata)"}
     )
+    top_k: int = field(
+        default=2, metadata={"help": "experts that a token is sent to at a visit, 1 or 2 (switch: always 1)"}
+    )
+    capacity_factor: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing; "
+            "unset: 2, for switch in the release variant 1"
+        },
+    )
+    eom_p: Optional[float] = field(
+        default=None,
+        metadata={"help": "probability that an expert's output is masked in training; unset: 0.1 for eom, else 0"},
+    )
+    cmr_gate_dropout: float = field(default=0.1, metadata={"help": "cmr: dropout of the gate between FFN and experts"})
     variant: ChoiceEnum(["paper", "release"]) = field(  # type: ignore[valid-type]
         default="paper", metadata={"help": "release: compute what the paper's released code computes"}
     )
@@ -81,7 +97,7 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
     else:
         flat = dict(vars(cfg)) if isinstance(cfg, Namespace) else asdict(cfg)
     _check(flat)
-    if flat["moe"] == "stratified":
+    if flat["moe"] in HAS_STRATA:
         flat["strata"] = parse_strata(flat["strata"])
     # fairseq fills these two in before it knows the embedding dimension.
     flat |= {"decoder_input_dim": flat["decoder_embed_dim"], "decoder_output_dim": flat["decoder_embed_dim"]}
@@ -97,7 +113,7 @@ def _check(flat: dict[str, Any]) -> None:
             raise UserError(f"{side}_embed_dim={dim} is no multiple of {side}_attention_heads={heads}: change one")
     if flat["moe"] != "none" and flat["moe_freq"] < 1:
         raise UserError(f"moe_freq must be at least 1 (a MoE block in every layer), not {flat['moe_freq']}")
-    if flat["moe"] == "stratified":
+    if flat["moe"] in HAS_STRATA:
         try:
             parse_strata(flat["strata"])
         except ValueError as error:

@@ -9,51 +9,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch.nn.functional as F
 from fairseq.models.transformer import TransformerConfig
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import Tensor, nn
 
-from smoe_mt.errors import UserError
-from smoe_mt.moe import MoE, Routing, StratifiedMoE
-
-
-class PlainMoEBlock(nn.Module):
-    """Pre-norm, dropout and residual around a plain MoE layer, as around a dense FFN: x + dropout(MoE(norm(x)))."""
-
-    def __init__(self, moe: MoE, embed_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(embed_dim)
-        self.moe = moe
-        self.dropout = dropout
-
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
-        y, routing = self.moe(self.norm(x), padding_mask)
-        return x + F.dropout(y, self.dropout, self.training), routing
-
-
-def build_block(cfg: TransformerConfig, embed_dim: int, ffn_dim: int) -> nn.Module:
-    """The block that ``--moe`` names: (x [B, T, D], padding mask) -> (y, routing), norms and residuals inside.
-
-    Raises:
-        UserError: settings that the block refuses.
-    """
-    common = {
-        "embed_dim": embed_dim,
-        "ffn_dim": ffn_dim,
-        "top_k": cfg.top_k,
-        "capacity_factor": cfg.capacity_factor,
-        "variant": cfg.variant,
-        "dropout": cfg.dropout,
-        "activation": cfg.activation_fn,
-    }
-    try:
-        if cfg.moe == "stratified":
-            return StratifiedMoE(strata=cfg.strata, **common)
-        layer_dropout = cfg.dropout if cfg.variant == "paper" else 0.0
-        return PlainMoEBlock(MoE(num_experts=cfg.num_experts, **common), embed_dim, layer_dropout)
-    except ValueError as error:
-        raise UserError(f"--moe {cfg.moe}: {error}") from None
+from smoe_mt.models.blocks import build_block
+from smoe_mt.moe import Routing
 
 
 class _NoFFN(nn.Module):

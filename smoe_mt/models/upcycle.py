@@ -58,6 +58,8 @@ def _dense_name(name: str) -> str | None:
     kind, leaf = inside.split(".")[-2:]
     if kind == "experts":
         return f"{layer}.{FFN_OF_EXPERTS[leaf]}"
+    if kind in ("fc1", "fc2"):
+        return f"{layer}.{kind}.{leaf}"
     if "norm" in inside:
         return f"{layer}.final_layer_norm.{leaf}"
     return None

@@ -10,8 +10,11 @@ Shape letters used in all modules of this package, as suffixes of tensor names:
     L  strata of a block
 """
 
+from smoe_mt.moe.conditional import ConditionalMoE
 from smoe_mt.moe.layer import MoE
 from smoe_mt.moe.routing import GateLoad, Routing
-from smoe_mt.moe.stratified import StratifiedMoE, parse_strata
+from smoe_mt.moe.stacking import Stacking
+from smoe_mt.moe.strata import parse_strata
+from smoe_mt.moe.stratified import StratifiedMoE
 
-__all__ = ["GateLoad", "MoE", "Routing", "StratifiedMoE", "parse_strata"]
+__all__ = ["ConditionalMoE", "GateLoad", "MoE", "Routing", "Stacking", "StratifiedMoE", "parse_strata"]

@@ -18,6 +18,7 @@ from smoe_mt.moe.gating import (
     mean_entropy,
     slot_capacity,
 )
+from smoe_mt.moe.masking import ExpertOutputMask
 from smoe_mt.moe.routing import GateLoad, Routing
 
 VARIANTS = ("paper", "release")
@@ -62,20 +63,21 @@ class GatePass:
 
 
 def pass_gate(
-    x_TD: Tensor, gate: Gate, experts: Experts, first_expert: int, settings: PassSettings, training: bool
+    x_TD: Tensor, gate: Gate, experts: Experts, first_expert: int, mask: ExpertOutputMask, settings: PassSettings
 ) -> GatePass:
     """Send tokens through the experts that ``gate`` sees, numbers ``first_expert`` and up: y = sum_e G_e FFN_e(x) (eq. 5, 6).
 
-    x_TD float [T, D], T > 0; choices are numbered from 0 among the visible experts.
+    x_TD float [T, D], T > 0; choices are numbered from 0 among the visible experts. ``gate`` in training mode: capacity
+    limits, dropout and masks are on.
     """
-    visible = gate.visible
+    visible, training = gate.visible, gate.training
     probs_TE = gate(x_TD)
     choices_TK = choose(probs_TE, settings.top_k)
     capacity = None
     if training and settings.capacity_factor:
         capacity = slot_capacity(settings.capacity_factor, x_TD.size(0), visible, settings.variant)
     plan = plan_dispatch(choices_TK, visible, capacity)
-    weights_TK = combine_weights(probs_TE, choices_TK, plan.kept_TK)
+    weights_TK = mask(combine_weights(probs_TE, choices_TK, plan.kept_TK))
     rows_SD = experts(dispatch(x_TD, plan), plan.served_E, first_expert)
     rows_SD = F.dropout(rows_SD, settings.expert_dropout, training)
     first_E = torch.bincount(choices_TK[:, 0], minlength=visible)
@@ -96,6 +98,11 @@ def check_backend(backend: str) -> None:
 class MoE(nn.Module):
     """One gate over ``num_experts`` FFNs; norm, dropout and residual around it belong to the transformer layer.
 
+    top_k            2: GShard, 1: Switch
+    capacity_factor  slots an expert serves in training, times T / E; 0 drops nothing. Evaluation drops nothing.
+    variant          "paper", or "release": capacity factor * ceil(T / E) (Switch: factor 1), dropout inside the experts
+    eom_p            expert output masking (EOM); 0: none
+
     Parameters: ``gate.weight`` [E, D] and those of ``experts``.
 
     Raises:
@@ -113,11 +120,13 @@ class MoE(nn.Module):
         dropout: float = 0.0,
         activation: str = "relu",
         backend: str = "auto",
+        eom_p: float = 0.0,
     ) -> None:
         super().__init__()
         check_backend(backend)
         expert_dropout = dropout if variant == "release" else 0.0
         self.settings = PassSettings(top_k, capacity_factor, variant, expert_dropout)
+        self.mask = ExpertOutputMask(eom_p)
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
         self.gate = Gate(embed_dim, num_experts, top_k, "the gate")
 
@@ -128,7 +137,7 @@ class MoE(nn.Module):
         x_TD = x_ND if token_T is None else x_ND.index_select(0, token_T)
         if x_TD.size(0) == 0:
             return torch.zeros_like(x), empty_routing(x, (self.gate,))
-        out = pass_gate(x_TD, self.gate, self.experts, 0, self.settings, self.training)
+        out = pass_gate(x_TD, self.gate, self.experts, 0, self.mask, self.settings)
         y_ND = out.y_TD if token_T is None else torch.zeros_like(x_ND).index_copy(0, token_T, out.y_TD.to(x_ND.dtype))
         visits = torch.ones(x.shape[:-1], dtype=torch.long, device=x.device)
         if padding_mask is not None:

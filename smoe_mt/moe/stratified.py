@@ -23,24 +23,9 @@ from smoe_mt.moe.layer import (
     pass_gate,
     real_tokens,
 )
+from smoe_mt.moe.masking import ExpertOutputMask
 from smoe_mt.moe.routing import Routing
-
-
-def parse_strata(strata: str | int | Sequence[int]) -> tuple[int, ...]:
-    """``"4,12"``, ``[4, 12]`` or ``(4, 12)`` as ``(4, 12)``.
-
-    Raises:
-        ValueError: not positive integers.
-    """
-    parts = strata.strip("[]() ").split(",") if isinstance(strata, str) else strata
-    parts = [parts] if isinstance(parts, int) else parts
-    try:
-        sizes = tuple(int(str(part).strip()) for part in parts)
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"strata must be positive integers such as 4,12 (experts per stratum), not {strata!r}")
-    return sizes
+from smoe_mt.moe.strata import parse_strata
 
 
 class StratifiedMoE(nn.Module):
@@ -52,6 +37,7 @@ class StratifiedMoE(nn.Module):
     variant          "paper": x_j = y + x_i (eq. 7), dropout on y. "release", what the released code computes: from
                      the second visit on the residual is the normalised input, one more norm as tokens leave,
                      dropout inside the experts, capacity factor * ceil(T_i / E_i), balance loss over visited gates.
+    eom_p            expert output masking at each visit; 0: none
 
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
 
@@ -72,6 +58,7 @@ class StratifiedMoE(nn.Module):
         dropout: float = 0.0,
         activation: str = "relu",
         backend: str = "auto",
+        eom_p: float = 0.0,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -79,6 +66,7 @@ class StratifiedMoE(nn.Module):
         self.release = variant == "release"
         self.settings = PassSettings(top_k, capacity_factor, variant, dropout if self.release else 0.0)
         self.dropout = 0.0 if self.release else dropout
+        self.mask = ExpertOutputMask(eom_p)
         num_experts = sum(self.strata)
         self.first_experts = tuple(sum(self.strata[:i]) for i in range(len(self.strata)))
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
@@ -121,7 +109,7 @@ class StratifiedMoE(nn.Module):
     def _visit(self, i: int, x_TD: Tensor) -> tuple[GatePass, Tensor]:
         """The tokens at stratum i through its gate: (pass, x_j = y + x_i) (eq. 4-7)."""
         normed_TD = self.norms[i](x_TD)
-        out = pass_gate(normed_TD, self._gate(i), self.experts, self.first_experts[i], self.settings, self.training)
+        out = pass_gate(normed_TD, self._gate(i), self.experts, self.first_experts[i], self.mask, self.settings)
         residual_TD = normed_TD if self.release and i else x_TD
         return out, residual_TD + F.dropout(out.y_TD, self.dropout, self.training).to(x_TD.dtype)
 

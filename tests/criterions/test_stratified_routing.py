@@ -12,6 +12,7 @@ from fairseq.logging import metrics
 from smoe_mt.criterions import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+from smoe_mt.models.config import MOE_KINDS
 
 
 @pytest.fixture
@@ -62,7 +63,9 @@ def test_training_loss_is_translation_plus_weighted_balance(task: SimpleNamespac
 
 def test_validation_loss_is_the_translation_loss_alone(task: SimpleNamespace) -> None:
     model = make_model(task).eval()
-    assert criterion(task, balance_weight=5.0)(model, SAMPLE)[0].equal(criterion(task, balance_weight=0.0)(model, SAMPLE)[0])
+    assert criterion(task, balance_weight=5.0)(model, SAMPLE)[0].equal(
+        criterion(task, balance_weight=0.0)(model, SAMPLE)[0]
+    )
 
 
 def test_translation_loss_is_fairseqs(task: SimpleNamespace) -> None:
@@ -111,7 +114,7 @@ def test_losses_by_direction_add_up_to_the_whole(task: SimpleNamespace) -> None:
     assert whole == pytest.approx(values["nll_loss"], abs=2e-3)
 
 
-@pytest.mark.parametrize("moe", ["none", "vanilla", "stratified"])
+@pytest.mark.parametrize("moe", MOE_KINDS)
 def test_keys_do_not_depend_on_the_batch(task: SimpleNamespace, moe: str) -> None:
     """Ranks sum their logs key by key, so all must have the same ones."""
     model = make_model(task, moe=moe)
@@ -119,6 +122,30 @@ def test_keys_do_not_depend_on_the_batch(task: SimpleNamespace, moe: str) -> Non
     assert criterion(task)(model, SAMPLE)[2].keys() == criterion(task)(model, one)[2].keys()
 
 
-def test_negative_weight_is_refused(task: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match="--balance-weight"):
-        criterion(task, balance_weight=-1.0)
+def test_budget_loss_takes_all_blocks_together(task: SimpleNamespace) -> None:
+    model = make_model(task, moe="cmr", cmr_gate_dropout=0.0, capacity_factor=0.0)
+    loss, size, log = criterion(task, balance_weight=0.0, cmr_weight=0.5, cmr_budget=0.9)(model, SAMPLE)
+    translation, _, _ = criterion(task, balance_weight=0.0, cmr_weight=0.0)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    mean = sum(r.gate_sum for r in extra["encoder_routing"] + extra["decoder_routing"]) / (8 + 6)
+    torch.testing.assert_close(loss, translation + 0.5 * size * (mean - 0.9).abs())
+    torch.testing.assert_close(log["loss"], translation.detach())
+    assert reduced([log, log])["cmr_gate"] == pytest.approx(mean.item(), abs=1e-3)
+
+
+def test_validation_has_no_budget_loss(task: SimpleNamespace) -> None:
+    model = make_model(task, moe="cmr").eval()
+    assert criterion(task, cmr_weight=5.0)(model, SAMPLE)[0].equal(criterion(task, cmr_weight=0.0)(model, SAMPLE)[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"balance_weight": -1.0}, "--balance-weight"),
+        ({"cmr_weight": -1.0}, "--cmr-weight"),
+        ({"cmr_budget": 2.0}, "--cmr-budget"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused(task: SimpleNamespace, settings: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        criterion(task, **settings)

@@ -8,6 +8,7 @@ import torch
 
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
+from smoe_mt.models.config import MOE_KINDS
 from smoe_mt.models.upcycle import upcycled_state
 
 Make = Callable[..., SMoETransformerModel]
@@ -59,7 +60,7 @@ def test_stratified_layer_with_one_stratum_of_like_experts_is_a_dense_one(make_m
     torch.testing.assert_close(real(smoe(**net_input)[0]), real(dense(**net_input)[0]))
 
 
-@pytest.mark.parametrize("moe", ["none", "vanilla", "stratified"])
+@pytest.mark.parametrize("moe", MOE_KINDS)
 def test_evaluation_does_not_depend_on_the_batch(make_model: Make, net_input: Input, moe: str) -> None:
     model = make_model(moe=moe, strata="2,2", num_experts=4).eval()
     together, _ = model(**net_input)
@@ -69,7 +70,7 @@ def test_evaluation_does_not_depend_on_the_batch(make_model: Make, net_input: In
     torch.testing.assert_close(together[1:, :2], alone)
 
 
-@pytest.mark.parametrize("moe", ["vanilla", "stratified"])
+@pytest.mark.parametrize("moe", MOE_KINDS[1:])
 def test_decoding_step_by_step_gives_what_one_pass_gives(make_model: Make, net_input: Input, moe: str) -> None:
     model = make_model(moe=moe, strata="2,2", num_experts=4).eval()
     whole, _ = model(**net_input)
@@ -84,7 +85,7 @@ def test_decoding_step_by_step_gives_what_one_pass_gives(make_model: Make, net_i
     torch.testing.assert_close(torch.cat(steps, dim=1), whole[:1])
 
 
-@pytest.mark.parametrize("moe", ["vanilla", "stratified"])
+@pytest.mark.parametrize("moe", MOE_KINDS[1:])
 def test_all_parameters_learn(make_model: Make, moe: str) -> None:
     model = make_model(moe=moe, strata="2,2", num_experts=2, dropout=0.0)
     torch.manual_seed(2)
@@ -96,8 +97,49 @@ def test_all_parameters_learn(make_model: Make, moe: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "blocks"),
+    [
+        ({"moe": "vanilla"}, {"top_k": 2, "capacity_factor": 2.0, "eom_p": 0.0}),
+        ({"moe": "switch"}, {"top_k": 1, "capacity_factor": 2.0, "eom_p": 0.0}),
+        ({"moe": "switch", "variant": "release"}, {"top_k": 1, "capacity_factor": 1.0, "eom_p": 0.0}),
+        ({"moe": "switch", "capacity_factor": 1.5}, {"top_k": 1, "capacity_factor": 1.5, "eom_p": 0.0}),
+        ({"moe": "eom"}, {"top_k": 2, "capacity_factor": 2.0, "eom_p": 0.1}),
+        ({"moe": "eom", "eom_p": 0.2}, {"top_k": 2, "capacity_factor": 2.0, "eom_p": 0.2}),
+        ({"moe": "stratified", "strata": "2,2"}, {"top_k": 2, "capacity_factor": 2.0, "eom_p": 0.0}),
+        ({"moe": "stratified", "strata": "2,2", "eom_p": 0.1}, {"top_k": 2, "capacity_factor": 2.0, "eom_p": 0.1}),
+    ],
+)
+def test_what_a_system_is_unless_told_otherwise(
+    make_model: Make, settings: dict[str, Any], blocks: dict[str, float]
+) -> None:
+    block = make_model(**settings).encoder.layers[1].block
+    moe = getattr(block, "moe", block)
+    found = {"top_k": moe.settings.top_k, "capacity_factor": moe.settings.capacity_factor, "eom_p": moe.mask.p}
+    assert found == blocks
+
+
+@pytest.mark.parametrize("moe", ["stacking", "cmr"])
+def test_one_dense_layer_lies_in_every_system(make_model: Make, net_input: Input, moe: str) -> None:
+    """From a dense model, one layer of like experts is its FFN; so is a mixture of that FFN with itself."""
+    dense = make_model(moe="none").eval()
+    system = make_model(moe=moe, strata=[3], num_experts=3).eval()
+    system.load_state_dict(upcycled_state(dense.state_dict(), system.state_dict(), "dense"))
+    torch.testing.assert_close(real(system(**net_input)[0]), real(dense(**net_input)[0]))
+
+
+def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:
+    for variant, around, inside in (("paper", 0.3, 0.0), ("release", 0.0, 0.3)):
+        block = make_model(moe="vanilla", variant=variant, dropout=0.3).encoder.layers[1].block
+        assert (block.dropout, block.moe.settings.expert_dropout) == (around, inside)
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"moe": "stacking", "strata": "4,1"}, "--moe stacking: top_k=2 needs at least 2 experts"),
+        ({"moe": "stacking", "strata": ""}, "--strata: strata must be positive integers"),
+        ({"moe": "eom", "eom_p": 1.0}, "--moe eom: eom_p"),
+        ({"moe": "cmr", "cmr_gate_dropout": 1.0}, "--moe cmr: gate_dropout"),
         ({"strata": "4,0"}, "--strata: strata must be positive integers"),
         ({"strata": "4,x"}, "--strata: strata must be positive integers"),
         ({"strata": "4,1"}, "--moe stratified: top_k=2 needs at least 2 experts"),

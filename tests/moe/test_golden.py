@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from smoe_mt.moe import MoE, StratifiedMoE
+from smoe_mt.moe import ConditionalMoE, MoE, Routing, StratifiedMoE
 from smoe_mt.moe.experts import Experts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,7 +31,7 @@ def build(case: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.LayerNorm | N
     norms = [torch.nn.LayerNorm(8).double() for _ in weights["norms"]]
     for norm, values in zip(norms, weights["norms"]):
         norm.load_state_dict({name: tensor(values[name]) for name in ("weight", "bias")})
-    if config.get("strata") and len(norms) > 1:
+    if config["kind"] == "smoe":
         block = StratifiedMoE(8, 16, config["strata"], top_k=config["top_k"], variant="release").double()
         load_experts(block.experts, weights["experts"])
         for gate, values in zip(block.gates, weights["gates"], strict=True):
@@ -39,20 +39,42 @@ def build(case: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.LayerNorm | N
         block.norms = torch.nn.ModuleList(norms)
         return block, None
     factor = 1.0 if config["top_k"] == 1 else 2.0
-    moe = MoE(8, 16, config["num_experts"], config["top_k"], factor, variant="release").double()
+    options = {"top_k": config["top_k"], "capacity_factor": factor, "variant": "release"}
+    if config["kind"] == "cmr":
+        layer: torch.nn.Module = ConditionalMoE(8, 16, config["num_experts"], gate_dropout=0.0, **options).double()
+        load_conditional(layer, weights)
+        moe = layer.moe
+    else:
+        layer = moe = MoE(8, 16, config["num_experts"], eom_p=config.get("eom_p", 0.0), **options).double()
     load_experts(moe.experts, weights["experts"])
     moe.gate.weight.data = tensor(weights["gates"][0])
-    return moe, norms[0]
+    if "eom_keep" in case["expected"]:
+        keep = tensor(case["expected"]["eom_keep"]).clamp(min=0)
+        moe.mask.draw = lambda weights_TK: keep
+    return layer, norms[0]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_equals_the_released_code(name: str) -> None:
+def load_conditional(layer: ConditionalMoE, weights: dict[str, Any]) -> None:
+    for name, parameter in (("fc1", layer.fc1), ("fc2", layer.fc2)):
+        for kind in ("weight", "bias"):
+            getattr(parameter, kind).data = tensor(weights["shared_ffn"][f"{name}.{kind}"])
+    layer.mix.weight.data = tensor(weights["cmr_gate"]["weight"]).view(1, -1)
+    layer.mix.bias.data = tensor(weights["cmr_gate"]["bias"]).view(1)
+
+
+def run(name: str) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor, Routing]:
+    """The case, its input, the FFN half's output (norm and residual included) and its routing."""
     case = json.loads((GOLDEN / f"{name}.json").read_text())
     block, norm = build(case)
     block.train(case["config"]["training"])
     x = tensor(case["x"]).requires_grad_()
     y, routing = block(x if norm is None else norm(x))
-    y = y if norm is None else x + y
+    return case, x, y if norm is None else x + y, routing
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_released_code(name: str) -> None:
+    case, x, y, routing = run(name)
     want = case["expected"]
     (grad_x,) = torch.autograd.grad((y * tensor(case["w"])).sum(), x, retain_graph=True)
     (grad_balance,) = torch.autograd.grad(routing.balance_loss, x)
@@ -68,3 +90,13 @@ def test_equals_the_released_code(name: str) -> None:
     for load, gate in zip(visited, want["gates"], strict=True):
         dropped = len(gate["dropped"])
         assert (load.asked - load.served).sum().item() == dropped
+
+
+def test_the_budget_loss_of_conditional_routing_is_the_released_codes() -> None:
+    case, x, _, routing = run("cmr_train")
+    want = case["expected"]["cmr"]
+    assert routing.gate_sum is not None
+    loss = (routing.gate_sum / routing.visits.sum() - want["budget_p"]).abs()
+    (grad_x,) = torch.autograd.grad(loss, x)
+    for got, name in ((routing.gate_sum, "gate_sum"), (loss, "budget_loss"), (grad_x, "grad_x_budget")):
+        torch.testing.assert_close(got, tensor(want[name]), rtol=1e-9, atol=1e-9)
