@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.experts import ACTIVATIONS
+from smoe_mt.moe.activations import activation as known_activation
 from smoe_mt.moe.gating import at_least_float32
 from smoe_mt.moe.layer import MoE
 from smoe_mt.moe.routing import Routing
@@ -62,7 +62,7 @@ class ConditionalMoE(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
         experts, routing = self.moe(x, padding_mask)
-        shared = self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
+        shared = self.fc2(known_activation(self.activation).whole(self.fc1(x)))
         shared = F.dropout(shared, self.moe.settings.expert_dropout, self.training)
         g = self._mixing_gate(x)
         if padding_mask is not None:

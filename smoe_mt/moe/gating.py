@@ -6,6 +6,7 @@ Everything here is computed in at least float32, whatever the precision of the m
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,12 +63,31 @@ def choose(probs_TE: Tensor, top_k: int) -> Tensor:
     return torch.stack(choices, dim=1)
 
 
-def slot_capacity(capacity_factor: float, tokens: int, experts: int, variant: str = "paper") -> int:
-    """Most slots an expert may serve in training: ceil(factor * T / E); the released code: factor * ceil(T / E)."""
+def first_choices(choices_TK: Tensor, experts: int, here_T: Tensor | None = None) -> Tensor:
+    """Tokens (those of here_T bool [T], None for all) whose first choice is e; int64 [E].
+
+    By comparison: ``bincount`` would read its largest value back from the device.
+    """
+    chosen_TE = choices_TK[:, :1] == torch.arange(experts, device=choices_TK.device)
+    if here_T is not None:
+        chosen_TE = chosen_TE & here_T[:, None]
+    return chosen_TE.sum(dim=0)
+
+
+def slot_capacity(capacity_factor: float, tokens: int | Tensor, experts: int, variant: str = "paper") -> int | Tensor:
+    """Most slots an expert may serve in training: ceil(factor * T / E); the released code: factor * ceil(T / E).
+
+    ``tokens`` may lie on a device (int64, scalar): so does the result, then.
+    """
+    tokens = tokens.double() if isinstance(tokens, Tensor) else tokens
     if variant == "release":
-        return math.ceil(capacity_factor * math.ceil(tokens / experts))
+        return _ceil(capacity_factor * _ceil(tokens / experts))
     # The small term keeps a product that is an integer but for rounding from being counted as one more.
-    return math.ceil(capacity_factor * tokens / experts - 1e-9)
+    return _ceil(capacity_factor * tokens / experts - 1e-9)
+
+
+def _ceil(x: float | Tensor) -> Any:
+    return x.ceil().long() if isinstance(x, Tensor) else math.ceil(x)
 
 
 def combine_weights(probs_TE: Tensor, choices_TK: Tensor, kept_TK: Tensor | None) -> Tensor:
@@ -85,17 +105,25 @@ def combine_weights(probs_TE: Tensor, choices_TK: Tensor, kept_TK: Tensor | None
     return weights_TK / total_T1.clamp(min=torch.finfo(weights_TK.dtype).eps)
 
 
-def balance_loss(probs_TE: Tensor, first_choices_E: Tensor) -> Tensor:
-    """E * sum_e f_e p_e (eq. 8-10), at least 1 for probabilities that agree with the choices; scalar.
+def balance_loss(probs_TE: Tensor, first_E: Tensor, here_T: Tensor | None = None) -> Tensor:
+    """E * sum_e f_e p_e (eq. 8-10), at least 1 for probabilities that agree with the choices; scalar, 0 without tokens.
 
-    ``first_choices_E`` counts the tokens whose first choice is e, before the capacity limit: f_e = count / T.
-    ``p_e`` is the mean of G_e over the tokens that reach the gate.
+    ``first_E`` counts the tokens whose first choice is e, before the capacity limit: f_e = count / T.
+    ``p_e`` is the mean of G_e over the tokens that reach the gate: those of here_T bool [T], None for all.
     """
     tokens, experts = probs_TE.shape
-    fraction_E = first_choices_E.to(probs_TE.dtype) / tokens
-    return experts * (fraction_E * probs_TE.mean(dim=0)).sum()
+    mean_E = probs_TE.mean(dim=0) if here_T is None else _mean_over(probs_TE, here_T)
+    count = tokens if here_T is None else first_E.sum().clamp(min=1)
+    return experts * (first_E.to(probs_TE.dtype) / count * mean_E).sum()
 
 
-def mean_entropy(probs_TE: Tensor) -> Tensor:
-    """Mean entropy of the gate's distribution over its tokens, in nats; scalar without gradient."""
-    return torch.special.entr(probs_TE.detach()).sum(dim=1).mean()
+def mean_entropy(probs_TE: Tensor, here_T: Tensor | None = None) -> Tensor:
+    """Mean entropy of the gate's distribution over its tokens (here_T bool [T], None for all), in nats; no gradient."""
+    entropy_T = torch.special.entr(probs_TE.detach()).sum(dim=1)
+    return entropy_T.mean() if here_T is None else _mean_over(entropy_T, here_T)
+
+
+def _mean_over(values: Tensor, here_T: Tensor) -> Tensor:
+    """Mean over the first dimension, of those that are here; 0 where nobody is."""
+    here = here_T.view(-1, *[1] * (values.dim() - 1))
+    return torch.where(here, values, 0.0).sum(dim=0) / here_T.sum().clamp(min=1)

@@ -13,19 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smoe_mt.moe.backends import ReadyExperts, check_backend, ready_experts
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.gating import Gate
-from smoe_mt.moe.layer import (
-    GatePass,
-    PassSettings,
-    check_backend,
-    empty_load,
-    pass_gate,
-    real_tokens,
-)
 from smoe_mt.moe.masking import ExpertOutputMask
+from smoe_mt.moe.passing import GatePass, PassSettings, empty_load, pass_gate
 from smoe_mt.moe.routing import Routing
 from smoe_mt.moe.strata import parse_strata
+from smoe_mt.moe.walk import Visit, walk
 
 
 class StratifiedMoE(nn.Module):
@@ -37,6 +32,7 @@ class StratifiedMoE(nn.Module):
     variant          "paper": x_j = y + x_i (eq. 7), dropout on y. "release", what the released code computes: from
                      the second visit on the residual is the normalised input, one more norm as tokens leave,
                      dropout inside the experts, capacity factor * ceil(T_i / E_i), balance loss over visited gates.
+    backend          "auto", "loop" or "grouped": see ``backends``
     eom_p            expert output masking at each visit; 0: none
 
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
@@ -62,6 +58,7 @@ class StratifiedMoE(nn.Module):
     ) -> None:
         super().__init__()
         check_backend(backend)
+        self.backend = backend
         self.strata = parse_strata(strata)
         self.release = variant == "release"
         self.settings = PassSettings(top_k, capacity_factor, variant, dropout if self.release else 0.0)
@@ -81,50 +78,43 @@ class StratifiedMoE(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
-        x_ND = x.reshape(-1, x.size(-1))
-        token_T = real_tokens(padding_mask)
-        x_TD = x_ND if token_T is None else x_ND.index_select(0, token_T)
-        gate_T = torch.zeros(x_TD.size(0), dtype=torch.long, device=x.device)
-        visits_T = torch.zeros_like(gate_T)
-        passes: list[GatePass | None] = []
-        for i in range(len(self.strata)):
-            here = (gate_T == i).nonzero().squeeze(1)
-            if here.numel() == 0:
-                passes.append(None)
-                continue
-            everyone = here.numel() == gate_T.numel()
-            out, moved = self._visit(i, x_TD if everyone else x_TD.index_select(0, here))
-            x_TD = moved if everyone else x_TD.index_copy(0, here, moved)
-            visits_T[here] += 1
-            gate_T[here] = self.next_gate[self.first_experts[i] + out.first_T]
-            passes.append(out)
-        if self.release and x_TD.size(0):
-            x_TD = self.norms[-1](x_TD)
-        y_ND, visits_N = x_TD, visits_T
-        if token_T is not None:
-            y_ND = x_ND.index_copy(0, token_T, x_TD)
-            visits_N = visits_T.new_zeros(x_ND.size(0)).index_copy(0, token_T, visits_T)
-        return y_ND.view_as(x), self._routing(passes, visits_N.view(x.shape[:-1]))
+        run = ready_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
-    def _visit(self, i: int, x_TD: Tensor) -> tuple[GatePass, Tensor]:
-        """The tokens at stratum i through its gate: (pass, x_j = y + x_i) (eq. 4-7)."""
+        def visit(i: int, x_TD: Tensor, here_T: Tensor | None) -> Visit:
+            return self._visit(i, x_TD, here_T, run)
+
+        x_ND = x.reshape(-1, x.size(-1))
+        padding_N = None if padding_mask is None else padding_mask.reshape(-1)
+        walked = walk(x_ND, padding_N, len(self.strata), visit, run.on_device)
+        y_ND = self._exit(walked.x_ND, padding_N) if self.release else walked.x_ND
+        return y_ND.view_as(x), self._routing(walked.passes, walked.visits_N.view(x.shape[:-1]))
+
+    def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
+        """The released code's norm for tokens that leave; padding stays as it is."""
+        if padding_N is None:
+            return self.norms[-1](x_ND)
+        padding_N1 = padding_N[:, None]
+        return torch.where(padding_N1, x_ND, self.norms[-1](x_ND.masked_fill(padding_N1, 0.0)))
+
+    def _visit(self, i: int, x_TD: Tensor, here_T: Tensor | None, run: ReadyExperts) -> Visit:
+        """The tokens at stratum i through its gate: x_j = y + x_i (eq. 4-7)."""
         normed_TD = self.norms[i](x_TD)
-        out = pass_gate(normed_TD, self._gate(i), self.experts, self.first_experts[i], self.mask, self.settings)
+        first_expert = self.first_experts[i]
+        passed = pass_gate(normed_TD, here_T, self._gate(i), run, first_expert, self.mask, self.settings)
         residual_TD = normed_TD if self.release and i else x_TD
-        return out, residual_TD + F.dropout(out.y_TD, self.dropout, self.training).to(x_TD.dtype)
+        moved_TD = residual_TD + F.dropout(passed.y_TD, self.dropout, self.training).to(x_TD.dtype)
+        return Visit(moved_TD, self.next_gate[first_expert + passed.first_T], passed)
 
     def _gate(self, i: int) -> Gate:
         return cast(Gate, self.gates[i])
 
-    def _routing(self, passes: list[GatePass | None], visits: Tensor) -> Routing:
+    def _routing(self, passes: Sequence[GatePass | None], visits: Tensor) -> Routing:
         """Collect the gates' shares; a gate that no token reached adds 0 (release: is left out of the mean)."""
-        reached = [p for p in passes if p is not None]
         zero = torch.zeros((), device=visits.device)
-        total = sum((p.balance_loss for p in reached), zero)
-        gates = max(len(reached), 1) if self.release else len(passes)
-        return Routing(
-            balance_loss=total / gates,
-            visits=visits,
-            load=tuple(empty_load(self._gate(i)) if p is None else p.load for i, p in enumerate(passes)),
-            entropy=tuple(zero if p is None else p.entropy for p in passes),
-        )
+        losses = [zero if p is None else p.balance_loss for p in passes]
+        load = tuple(empty_load(self._gate(i)) if p is None else p.load for i, p in enumerate(passes))
+        gates: int | Tensor = len(passes)
+        if self.release:
+            gates = sum((one.tokens.any().long() for one in load), zero).clamp(min=1)
+        entropy = tuple(zero if p is None else p.entropy for p in passes)
+        return Routing(sum(losses, zero) / gates, visits, load, entropy)

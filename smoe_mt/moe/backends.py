@@ -1,0 +1,101 @@
+"""How the experts of a block are computed: ``loop``, ``grouped``, or ``auto``, the faster one, behind one interface.
+
+    run = ready_experts(experts, x, backend)       once per pass through the block
+    y_TD = run(x_TD, weights_TK, plan, first_expert)   at each gate
+
+``loop``     one product per expert. Reads the number of rows of each expert back from the device.
+``grouped``  one grouped product for all. Reads nothing back, so on a GPU the host never waits.
+``auto``     grouped where its product is one kernel: bfloat16 on a GPU of compute capability 9 and up, dimensions that
+             it takes. Elsewhere, and always on a CPU, torch's grouped product is itself a loop over experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smoe_mt.moe.activations import activation
+from smoe_mt.moe.dispatch import Plan
+from smoe_mt.moe.experts import Experts
+from smoe_mt.moe.grouped import grouped_call, grouped_ffn, grouped_refuses
+from smoe_mt.moe.loop import LoopCall, WeightGradients, Weights, loop_ffn, share_gradients
+
+BACKENDS = ("auto", "loop", "grouped")
+
+
+def check_backend(backend: str) -> None:
+    """Raises ValueError for an unknown backend."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What the experts compute in: ``x``'s precision, or autocast's where it is on and ``x`` is float32 or less."""
+    kind = x.device.type
+    if x.dtype is not torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, embed_dim: int, ffn_dim: int) -> str:
+    """``backend`` itself, or what ``auto`` stands for here.
+
+    Raises:
+        ValueError: ``grouped`` where it cannot compute.
+    """
+    refusal = grouped_refuses(dtype, embed_dim, ffn_dim)
+    if backend == "grouped" and refusal:
+        raise ValueError(f"backend grouped does not work here: {refusal}; choose auto or loop")
+    if backend != "auto":
+        return backend
+    one_kernel = (
+        device.type == "cuda" and dtype is torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
+    )
+    return "grouped" if one_kernel and not refusal else "loop"
+
+
+@dataclass(frozen=True)
+class ReadyExperts:
+    """The experts for one pass: their weights in the precision that they compute in.
+
+    on_device  nothing may be read back from the device: plans have a row for every slot
+    dropout    on each expert's output, before the combination
+    """
+
+    experts: Experts
+    weights: Weights
+    on_device: bool
+    dropout: float
+    sink: WeightGradients | None
+
+    def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
+        """y = sum_k weights_TK[:, k] FFN_e(x) over the served slots (eq. 6); plan's expert 0 is ``first_expert``; [T, D]."""
+        x_TD = x_TD.to(self.weights[0].dtype)
+        drop_SD = None
+        if self.dropout:
+            drop_SD = F.dropout(x_TD.new_ones(plan.slot_S.numel(), x_TD.size(1)), self.dropout)
+        act = activation(self.experts.activation)
+        if self.on_device:
+            call = grouped_call(plan, first_expert, self.experts.num_experts, act, drop_SD)
+            return grouped_ffn(x_TD, weights_TK, self.weights, call)
+        counts = plan.served_E.tolist()
+        return loop_ffn(x_TD, weights_TK, self.weights, LoopCall(plan, counts, first_expert, act, drop_SD, self.sink))
+
+
+def ready_experts(experts: Experts, x: Tensor, backend: str, dropout: float = 0.0) -> ReadyExperts:
+    """Get ``experts`` ready for one pass of ``x`` through their block; ``dropout`` as it applies now.
+
+    Raises:
+        ValueError: ``grouped`` where it cannot compute.
+    """
+    dtype = compute_dtype(x)
+    ffn_dim, embed_dim = experts.w_in.shape[1:]
+    grouped = choose_backend(backend, x.device, dtype, embed_dim, ffn_dim) == "grouped"
+    weights = experts.weights(dtype)
+    if grouped or not torch.is_grad_enabled():
+        return ReadyExperts(experts, weights, grouped, dropout, None)
+    sink = WeightGradients()
+    return ReadyExperts(experts, share_gradients(weights, sink), False, dropout, sink)

@@ -1,0 +1,184 @@
+"""Backend ``loop``: one matrix product per expert, straight into shared buffers. The faster one on a CPU.
+
+Forward keeps the tokens as they came and one [S, F] activation; gathered rows and the experts' outputs are made again
+or not needed. The gradient of a combine weight, <grad y, FFN_e(x)>, is taken at the hidden layer instead:
+<grad y W_out, a> + <grad y, b_out>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from smoe_mt.moe.activations import Activation
+from smoe_mt.moe.dispatch import Plan, of_slots, of_tokens, sum_rows
+
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+NO_GRADIENTS: Gradients = (None, None, None, None)
+
+
+class WeightGradients:
+    """Where the strata of one pass add up the gradients of the experts' weights: one buffer, no sum of whole stacks.
+
+    The first stratum that comes back hands the buffer to autograd, the others write into it; ``share_gradients`` closes
+    it after the last one. A backward pass that left it open is told by its number.
+    """
+
+    def __init__(self) -> None:
+        self._pass = -1
+        self._buffers: Weights | None = None
+        self._written: set[int] = set()
+
+    def open(self, weights: Weights) -> tuple[Weights, bool]:
+        """The buffers, of the weights' shapes, and whether they are new in this backward pass."""
+        number = torch._C._current_graph_task_id()
+        if self._buffers is not None and self._pass == number:
+            return self._buffers, False
+        self._pass, self._written = number, set()
+        w_in, b_in, w_out, b_out = weights
+        self._buffers = torch.empty_like(w_in), torch.empty_like(b_in), torch.empty_like(w_out), torch.empty_like(b_out)
+        return self._buffers, True
+
+    def add(self, e: int, grad_h: Tensor, x: Tensor, grad_out: Tensor, a: Tensor, weight_S: Tensor) -> None:
+        """Gradients of expert ``e`` from its rows: grad_h [S, F] and a [S, F] unweighted, x and grad_out [S, D] weighted."""
+        assert self._buffers is not None
+        w_in, b_in, w_out, b_out = (buffer[e] for buffer in self._buffers)
+        if e in self._written:
+            w_in.addmm_(grad_h.t(), x)
+            w_out.addmm_(grad_out.t(), a)
+            b_in.addmv_(grad_h.t(), weight_S)
+            b_out.add_(grad_out.sum(dim=0))
+        else:
+            torch.mm(grad_h.t(), x, out=w_in)
+            torch.mm(grad_out.t(), a, out=w_out)
+            torch.mv(grad_h.t(), weight_S, out=b_in)
+            torch.sum(grad_out, dim=0, out=b_out)
+            self._written.add(e)
+
+    def close(self, gradients: Gradients) -> None:
+        """Zero what no stratum wrote, and let go of the buffers, so that autograd may keep them without a copy."""
+        self._buffers = None
+        for e in range(0 if gradients[0] is None else gradients[0].size(0)):
+            if e not in self._written:
+                for gradient in gradients:
+                    if gradient is not None:
+                        gradient[e].zero_()
+
+
+class _ShareGradients(torch.autograd.Function):
+    """The weights as they are; backward closes ``gradients``."""
+
+    @staticmethod
+    def forward(ctx: Any, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, sink: WeightGradients) -> Weights:
+        ctx.sink = sink
+        ctx.set_materialize_grads(False)
+        return w_in.view_as(w_in), b_in.view_as(b_in), w_out.view_as(w_out), b_out.view_as(b_out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.sink.close(gradients)
+        return *gradients, None
+
+
+def share_gradients(weights: Weights, sink: WeightGradients) -> Weights:
+    """``weights`` for all strata of one pass, whose gradients meet in ``sink``."""
+    return _ShareGradients.apply(*weights, sink)
+
+
+@dataclass(frozen=True)
+class LoopCall:
+    """What a call needs besides tensors with gradients; drop_SD, a dropout mask on the experts' outputs, or None."""
+
+    plan: Plan
+    counts: list[int]
+    first_expert: int
+    activation: Activation
+    drop_SD: Tensor | None
+    sink: WeightGradients | None
+
+    def runs(self) -> Iterator[tuple[int, slice]]:
+        """Experts that have rows, and their rows."""
+        start = 0
+        for e, count in enumerate(self.counts, start=self.first_expert):
+            if count:
+                yield e, slice(start, start + count)
+            start += count
+
+
+def loop_forward(
+    x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: LoopCall, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """(y_TD, what a backward pass needs of the hidden layer, [S, F] where ``keep``)."""
+    w_in, b_in, w_out, b_out = weights
+    act, token_S = call.activation, call.plan.token_S
+    kept_SF = x_TD.new_empty(token_S.numel() if keep else max(call.counts, default=0), w_in.size(1))
+    out_SD = x_TD.new_empty(token_S.numel(), x_TD.size(1))
+    for e, rows in call.runs():
+        h = kept_SF[rows] if keep else kept_SF[: rows.stop - rows.start]
+        torch.addmm(b_in[e], x_TD.index_select(0, token_S[rows]), w_in[e].t(), out=h)
+        torch.addmm(b_out[e], act.output(act.keep(h)), w_out[e].t(), out=out_SD[rows])
+    if call.drop_SD is not None:
+        out_SD.mul_(call.drop_SD)
+    return sum_rows(out_SD, call.plan, weights_TK), kept_SF
+
+
+class _LoopFFN(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        weights_TK: Tensor,
+        w_in: Tensor,
+        b_in: Tensor,
+        w_out: Tensor,
+        b_out: Tensor,
+        call: LoopCall,
+    ) -> Tensor:
+        y_TD, kept_SF = loop_forward(x_TD, weights_TK, (w_in, b_in, w_out, b_out), call, keep=True)
+        ctx.call = call
+        ctx.save_for_backward(x_TD, weights_TK, kept_SF, w_in, b_in, w_out, b_out)
+        return y_TD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weights_TK, kept_SF, w_in, b_in, w_out, b_out = ctx.saved_tensors
+        call: LoopCall = ctx.call
+        sink = call.sink if any(ctx.needs_input_grad[2:6]) else None
+        gradients = NO_GRADIENTS
+        if sink is not None:
+            buffers, new = sink.open((w_in, b_in, w_out, b_out))
+            gradients = buffers if new else NO_GRADIENTS
+        weight_S = of_slots(weights_TK, call.plan)
+        grad_rows_SD = x_TD.new_empty(kept_SF.size(0), x_TD.size(1))
+        grad_weight_S = torch.empty_like(weight_S)
+        for e, rows in call.runs():
+            token_S, kept = call.plan.token_S[rows], kept_SF[rows]
+            a = call.activation.output(kept)
+            grad_out = grad_TD.index_select(0, token_S)
+            if call.drop_SD is not None:
+                grad_out.mul_(call.drop_SD[rows])
+            grad_a = grad_out @ w_out[e]
+            torch.sum(grad_a * a, dim=1, dtype=weight_S.dtype, out=grad_weight_S[rows])
+            grad_weight_S[rows] += grad_out @ b_out[e]
+            grad_h = call.activation.grad(grad_a, kept)
+            weight = weight_S[rows].to(x_TD.dtype)
+            if sink is not None:
+                x = x_TD.index_select(0, token_S).mul_(weight[:, None])
+                sink.add(e, grad_h, x, grad_out.mul_(weight[:, None]), a, weight)
+            torch.mm(grad_h, w_in[e], out=grad_rows_SD[rows]).mul_(weight[:, None])
+        return sum_rows(grad_rows_SD, call.plan), of_tokens(grad_weight_S, call.plan), *gradients, None
+
+
+def loop_ffn(x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: LoopCall) -> Tensor:
+    """y = sum_k weights_TK[:, k] FFN_e(x) over the slots that ``call.plan`` serves; [T, D]."""
+    if torch.is_grad_enabled():
+        return _LoopFFN.apply(x_TD, weights_TK, *weights, call)
+    return loop_forward(x_TD, weights_TK, weights, call, keep=False)[0]
