@@ -69,11 +69,13 @@ def test_grouped_equals_loop(name: str, training: bool, padded: bool, capacity_f
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 4e-2), (torch.float16, 5e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
 def test_grouped_equals_loop_in_half_precision(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    for want, got in both(name, dtype, training=True, padded=True, capacity_factor=1.0):
-        assert got.dtype is want.dtype
-        assert (got.double() - want.double()).norm() <= tolerance * want.double().norm()
+    """By the norm of everything together: single gradients that almost cancel have no digits in half precision."""
+    results = both(name, dtype, training=True, padded=True, capacity_factor=1.0)
+    assert all(got.dtype is want.dtype for want, got in results)
+    wants, gots = (torch.cat([value.double().flatten() for value in side]) for side in zip(*results))
+    assert (gots - wants).norm() <= tolerance * wants.norm()
 
 
 @pytest.mark.parametrize("backend", ["loop", "grouped"])
