@@ -117,13 +117,18 @@ def loop_forward(
 ) -> tuple[Tensor, Tensor]:
     """(y_TD, what a backward pass needs of the hidden layer, [S, F] where ``keep``)."""
     w_in, b_in, w_out, b_out = weights
-    act, token_S = call.activation, call.plan.token_S
-    kept_SF = x_TD.new_empty(token_S.numel() if keep else max(call.counts, default=0), w_in.size(1))
-    out_SD = x_TD.new_empty(token_S.numel(), x_TD.size(1))
-    for e, rows in call.runs():
-        h = kept_SF[rows] if keep else kept_SF[: rows.stop - rows.start]
-        torch.addmm(b_in[e], x_TD.index_select(0, token_S[rows]), w_in[e].t(), out=h)
-        torch.addmm(b_out[e], act.output(act.keep(h)), w_out[e].t(), out=out_SD[rows])
+    act, slots = call.activation, call.plan.token_S.numel()
+    kept_SF = x_TD.new_empty(slots if keep else max(call.counts, default=0), w_in.size(1))
+    out_SD = x_TD.new_empty(slots, x_TD.size(1))
+    # Split and unbound at once: with few tokens, taking slices one by one costs as much as the products.
+    experts = list(zip(b_in.unbind(), w_in.transpose(1, 2).unbind(), b_out.unbind(), w_out.transpose(1, 2).unbind()))
+    rows = zip(x_TD.index_select(0, call.plan.token_S).split(call.counts), out_SD.split(call.counts))
+    kept = kept_SF.split(call.counts) if keep else [kept_SF[:count] for count in call.counts]
+    for e, ((x, out), h) in enumerate(zip(rows, kept), start=call.first_expert):
+        if x.size(0):
+            b_1, w_1, b_2, w_2 = experts[e]
+            torch.addmm(b_1, x, w_1, out=h)
+            torch.addmm(b_2, act.output(act.keep(h)), w_2, out=out)
     if call.drop_SD is not None:
         out_SD.mul_(call.drop_SD)
     return sum_rows(out_SD, call.plan, weights_TK), kept_SF

@@ -1,4 +1,4 @@
-"""fairseq's Trainer with a look at a checkpoint before it is loaded.
+"""fairseq's Trainer with a look at a checkpoint before it is loaded, and with an eye on memory.
 
 fairseq asks the task about a checkpoint (`load_state_dict`) when it translates, not when it resumes or fine-tunes: there a
 checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. The Trainer cannot
@@ -15,11 +15,17 @@ import torch
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 
+from smoe_mt.training.memory import keep_freed_memory
 from smoe_mt.training.safe_loading import damaged
 
 
 class CheckingTrainer(Trainer):
-    """fairseq's Trainer that lets the task check a checkpoint first."""
+    """fairseq's Trainer that lets the task check a checkpoint first, and on a CPU keeps the memory that a step frees."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's. UserError for a file that is no whole checkpoint, or of another vocabulary than the data folder."""
