@@ -10,7 +10,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 data="${DATA:-data/quickstart}" # the data folder
 runs="${RUNS:-runs/quickstart}" # checkpoints, logs, scores, figures
 model="${MODEL:-smoe_2_2}"      # any of configs/model with strata
-updates="${UPDATES:-8000}"      # of each model
+updates="${UPDATES:-4000}"      # of each model
 
 cores="$(getconf _NPROCESSORS_ONLN)"
 dense="$runs/dense"
@@ -42,7 +42,8 @@ finish() { # wait for what was started; a failure of one is a failure of all
 }
 
 step "1/4  data: Northern Sotho, Malay, Tagalog and Catalan with English"
-smoe-mt prepare --corpus l10n --benchmark m4 --vocab-size 4000 --out "$data"
+# Small on purpose: at most 30,000 training pairs a language, so that a short training sees each of them more than once.
+smoe-mt prepare --corpus l10n --benchmark m4 --vocab-size 4000 --max-pairs 30000 --out "$data"
 
 step "2/4  training: a dense model and $model side by side, $updates updates each"
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))

@@ -97,13 +97,11 @@ def version() -> str:
 
 
 def _speak_plainly(verb: str) -> None:
-    """Warnings in one line and none of libraries; except in training, no progress notes of theirs either.
-
-    Importing fairseq's tasks sets the root logger to its most talkative level.
-    """
-    # Its task of that name asks for tensorboardX when it is imported; nothing here needs it.
+    """Warnings in one line and none of libraries; except in training, no progress notes of theirs either."""
+    # A threshold that holds whatever level a library sets: fairseq's import makes the root logger the most talkative.
+    logging.disable(logging.DEBUG if verb == "train" else logging.INFO)
+    # fairseq's task of that name asks for tensorboardX when it is imported; nothing here needs it.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-    logging.getLogger().setLevel(logging.INFO if verb == "train" else logging.WARNING)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
