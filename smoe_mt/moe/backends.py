@@ -5,8 +5,8 @@
 
 ``loop``     one product per expert. Reads the number of rows of each expert back from the device.
 ``grouped``  one grouped product for all. Reads nothing back, so on a GPU the host never waits.
-``auto``     grouped where its product is one kernel: bfloat16 on a GPU of compute capability 9 and up, dimensions that
-             it takes. Elsewhere, and always on a CPU, torch's grouped product is itself a loop over experts.
+``auto``     loop: the faster one on a CPU, where torch's grouped product is itself a loop over experts. On a GPU grouped
+             has to be asked for: it has not been measured on one yet.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, embed_dim: int, ffn_dim: int) -> str:
-    """``backend`` itself, or what ``auto`` stands for here.
+def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: int) -> str:
+    """``backend`` itself, or what ``auto`` stands for.
 
     Raises:
         ValueError: ``grouped`` where it cannot compute.
@@ -49,12 +49,7 @@ def choose_backend(backend: str, device: torch.device, dtype: torch.dtype, embed
     refusal = grouped_refuses(dtype, embed_dim, ffn_dim)
     if backend == "grouped" and refusal:
         raise ValueError(f"backend grouped does not work here: {refusal}; choose auto or loop")
-    if backend != "auto":
-        return backend
-    one_kernel = (
-        device.type == "cuda" and dtype is torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
-    )
-    return "grouped" if one_kernel and not refusal else "loop"
+    return "loop" if backend == "auto" else backend
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def ready_experts(experts: Experts, x: Tensor, backend: str, dropout: float = 0.
     """
     dtype = compute_dtype(x)
     ffn_dim, embed_dim = experts.w_in.shape[1:]
-    grouped = choose_backend(backend, x.device, dtype, embed_dim, ffn_dim) == "grouped"
+    grouped = choose_backend(backend, dtype, embed_dim, ffn_dim) == "grouped"
     weights = experts.weights(dtype)
     if grouped or not torch.is_grad_enabled():
         return ReadyExperts(experts, weights, grouped, dropout, None)

@@ -129,7 +129,7 @@ def test_resuming_refuses_the_folder_of_another_vocabulary(
 
 def test_resuming_from_a_damaged_checkpoint(run: Run, toy_master: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint_last.pt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(UserError, match=r"checkpoint_last\.pt: not a whole checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoint_last\.pt: not a whole fairseq checkpoint"):
         run(train.cli_main, toy_master, f"{TINY} --save-dir {tmp_path} --max-update 1 --num-workers 0")
 
 
