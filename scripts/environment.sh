@@ -37,8 +37,8 @@ install_torch() {
     fi
 }
 
-stamp="$VIRTUAL_ENV/.smoe_mt-installed"
-wanted="$(cat "$here/setup.py" "$here/scripts/environment.sh" | cksum) $here ${SMOE_MT_EXTRAS:-}"
+stamp="$VIRTUAL_ENV/.smoe_mt-installed${SMOE_MT_EXTRAS:-}"
+wanted="$(cat "$here/setup.py" "$here/scripts/environment.sh" | cksum) $here"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing smoe_mt and what it needs (fairseq compiles for about two minutes)"
     pip install --quiet --upgrade pip &&
