@@ -12,13 +12,18 @@ runs="${RUNS:-runs/quickstart}" # checkpoints, logs, scores, figures
 model="${MODEL:-smoe_2_2}"      # any of configs/model with strata
 updates="${UPDATES:-4000}"      # of each model
 
+[ -f "$(smoe-mt path configs)/model/$model.yaml" ] || {
+    echo "error: MODEL=$model is no file of $(smoe-mt path configs)/model" >&2
+    exit 2
+}
+
 cores="$(getconf _NPROCESSORS_ONLN)"
 dense="$runs/dense"
 sparse="$runs/$model"
 
 step() { printf '\n== %s  [%s, %d min after the start]\n' "$1" "$(date +%H:%M)" $((SECONDS / 60)); }
 
-pids=()
+pids=() trained=()
 trap '[ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
@@ -30,15 +35,16 @@ start() { # MODEL RUN: train in the background unless that is finished; fairseq 
     fi
     smoe-mt train --config quickstart "model=$name" "task.data=$data" "checkpoint.save_dir=$run" \
         "optimization.max_update=$updates" > >(sed -u "s/^/$name | /") 2>&1 &
-    pids+=($!)
+    pids+=($!) trained+=("$run")
 }
 
 finish() { # wait for what was started; a failure of one is a failure of all
-    local failed=0
-    for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || failed=1; done
+    local failed=0 i
+    for ((i = 0; i < ${#pids[@]}; i++)); do
+        if wait "${pids[$i]}"; then touch "${trained[$i]}/finished-$updates"; else failed=1; fi
+    done
     pids=()
     [ "$failed" = 0 ] || { echo "error: training failed; the lines above say why" >&2; exit 1; }
-    touch "$dense/finished-$updates" "$sparse/finished-$updates"
 }
 
 step "1/4  data: Northern Sotho, Malay, Tagalog and Catalan with English"
