@@ -1,4 +1,4 @@
-"""A tiny model, trained once for all tests that need a real one."""
+"""What several rooms' tests need: a tiny model, trained once, and a task without data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fairseq.data import Dictionary
 
 from smoe_mt.paths import user_dir
 from tests.toy import make_toy_folder
@@ -44,3 +46,12 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     data = make_toy_folder(home / "data")
     train(data, home / "run", "--moe", "stratified", "--strata", "2,2")
     return TrainedRun(home / "run", data)
+
+
+@pytest.fixture
+def task() -> SimpleNamespace:
+    """A task that offers no more than what a model and a criterion need."""
+    dictionary = Dictionary()
+    for i in range(20):
+        dictionary.add_symbol(f"w{i}")
+    return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))

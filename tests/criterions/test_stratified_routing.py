@@ -6,21 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
 from smoe_mt.criterions import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.models.config import MOE_KINDS
-
-
-@pytest.fixture
-def task() -> SimpleNamespace:
-    dictionary = Dictionary()
-    for i in range(20):
-        dictionary.add_symbol(f"w{i}")
-    return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))
 
 
 def make_model(task: SimpleNamespace, **settings: Any) -> SMoETransformerModel:

@@ -1,4 +1,4 @@
-"""A task that offers no more than what a model needs, and small models."""
+"""Small models and an input for them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq.data import Dictionary
 
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
-
-
-@pytest.fixture
-def task() -> SimpleNamespace:
-    dictionary = Dictionary()
-    for i in range(20):
-        dictionary.add_symbol(f"w{i}")
-    return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))
 
 
 @pytest.fixture
