@@ -1,7 +1,7 @@
 """Training on a CPU keeps the memory that it frees.
 
 Gradients of the experts and activations are freed and allocated anew at every step. glibc gives blocks of that size back
-to the system, which then has to map and zero every page of them again: a fifth of a step's time.
+to the system, which then has to map and zero every page of them again.
 """
 
 from __future__ import annotations
