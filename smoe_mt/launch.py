@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
     parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="a training for each combination, as in model=dense,vanilla"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as model=dense")
 
 
@@ -28,13 +31,14 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.config_dir).absolute() if args.config_dir else configs()
     if not (folder / f"{args.config}.yaml").is_file():
         raise UserError(f"no config {args.config!r} in {folder}: there are {', '.join(_names(folder)) or 'none'}")
-    _train(command_line(folder, args.config, args.overrides))
+    _train(command_line(folder, args.config, args.overrides, args.multirun))
 
 
-def command_line(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
+def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:
     """What ``fairseq-hydra-train`` is called with. An override of the user's comes last, so it wins."""
     named = [] if any("common.user_dir=" in each for each in overrides) else [f"common.user_dir={user_dir()}"]
-    return ["--config-dir", str(folder), "--config-name", config, *named, *overrides]
+    mode = ["--multirun"] if multirun else []
+    return ["--config-dir", str(folder), "--config-name", config, *mode, *named, *overrides]
 
 
 def _names(folder: Path) -> list[str]:
