@@ -39,7 +39,9 @@ def spread_over_ranks(cfg: Any) -> None:
         )
     max_tokens, ranks = cfg.dataset.max_tokens, cfg.distributed_training.distributed_world_size
     if not max_tokens:
-        raise UserError(f"task.tokens_per_update={wanted} needs dataset.max_tokens: the tokens of a batch on one device")
+        raise UserError(
+            f"task.tokens_per_update={wanted} needs dataset.max_tokens: the tokens of a batch on one device"
+        )
     freq = update_freq_for(wanted, max_tokens, ranks)
     with open_dict(cfg):
         cfg.optimization.update_freq = [freq]
