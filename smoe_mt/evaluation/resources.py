@@ -8,7 +8,9 @@ from __future__ import annotations
 
 ENGLISH = "en"
 
-M15 = {
+Classes = dict[str, tuple[str, ...]]
+
+M15: Classes = {
     "high": ("ind", "msa", "isl", "slv", "tgl"),
     "low": ("nso", "run", "nob", "cat", "glg"),
     "very low": ("ssw", "fao", "fur", "ltz", "lim"),
@@ -16,7 +18,7 @@ M15 = {
 
 # By training pairs with English (Zhang et al. 2020): high from 0.9M on, low below 0.1M; an dz hy mn yo have no test set.
 # fmt: off
-OPUS100 = {
+OPUS100: Classes = {
     "high": (
         "ar", "bg", "bn", "bs", "ca", "cs", "da", "de", "el", "es", "et", "eu", "fa", "fi", "fr", "he", "hr", "hu",
         "id", "is", "it", "ja", "ko", "lt", "lv", "mk", "ms", "mt", "nl", "no", "pl", "pt", "ro", "ru", "si", "sk",
@@ -33,10 +35,10 @@ OPUS100 = {
 }
 # fmt: on
 
-CLASSES: dict[str, dict[str, tuple[str, ...]]] = {"m15": M15, "opus100": OPUS100}
+CLASSES: dict[str, Classes] = {"m15": M15, "opus100": OPUS100}
 
 
-def classes_of(benchmark: str | None) -> dict[str, tuple[str, ...]]:
+def classes_of(benchmark: str | None) -> Classes:
     """Class -> languages, from high to low; empty for a benchmark without classes, or text that is none."""
     return CLASSES.get(benchmark or "", {})
 
