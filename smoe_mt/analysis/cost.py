@@ -32,7 +32,6 @@ from fairseq.models.transformer import TransformerConfig
 from torch import nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.models.config import transformer_config
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import parse_strata
 
@@ -89,25 +88,33 @@ def ffns_per_block(cfg: Any, visits: float | None = None) -> float:
     return top_k
 
 
-def cost_of(
-    model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT, visits: Mapping[str, Sequence[float]] | None = None
-) -> Cost:
-    """The cost of a model with `vocabulary` dictionary entries and its configuration, whose weights are never allocated.
+Visits = Mapping[str, Sequence[float]]  # mean visits to each block of a side, by "encoder" and "decoder"
 
-    visits  mean visits to each block of a stratified model, by "encoder" and "decoder"; None: uniform routing
+
+def cost_of(model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT) -> Cost:
+    """The cost of a configuration with `vocabulary` dictionary entries, under uniform routing, without its weights.
 
     Raises:
         UserError: settings that make no model, or encoder and decoder of different widths.
     """
-    cfg = transformer_config(model_cfg)
+    return cost_of_model(skeleton(model_cfg, vocabulary), vocabulary, context)
+
+
+def cost_of_model(
+    model: SMoETransformerModel, vocabulary: int, context: int = FITTED_CONTEXT, visits: Visits | None = None
+) -> Cost:
+    """The cost of a model; `visits` measured ones of stratified blocks, None for uniform routing.
+
+    Raises:
+        UserError: encoder and decoder of different widths.
+    """
+    cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
-    return Cost(_parameters(model_cfg, vocabulary), _flops(cfg, vocabulary, context, visits))
+    return Cost(_parameters(model), _flops(cfg, vocabulary, context, visits))
 
 
-def _flops(
-    cfg: TransformerConfig, vocabulary: int, context: int, visits: Mapping[str, Sequence[float]] | None
-) -> tuple[Term, ...]:
+def _flops(cfg: TransformerConfig, vocabulary: int, context: int, visits: Visits | None) -> tuple[Term, ...]:
     d, terms = cfg.encoder.embed_dim, []
     modules = {"encoder": 1, "decoder": 2}
     attentions = sum(modules[side] * getattr(cfg, side).layers for side in modules)
@@ -137,14 +144,14 @@ KINDS = {
 }
 
 
-def _parameters(model_cfg: Any, vocabulary: int) -> tuple[Term, ...]:
+def _parameters(model: nn.Module) -> tuple[Term, ...]:
     counts = dict.fromkeys(KINDS, 0)
-    for name, weight in skeleton(model_cfg, vocabulary).named_parameters():
+    for name, weight in model.named_parameters():
         counts[next(kind for kind, holds in KINDS.items() if holds(name))] += weight.numel()
     return tuple(Term(kind, "with biases", count) for kind, count in counts.items() if count)
 
 
-def skeleton(model_cfg: Any, vocabulary: int) -> nn.Module:
+def skeleton(model_cfg: Any, vocabulary: int) -> SMoETransformerModel:
     """The model on torch's meta device: all shapes and no weights. UserError for settings that make no model."""
     dictionary = Dictionary()
     for i in range(vocabulary - len(dictionary)):

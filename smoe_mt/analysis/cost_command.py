@@ -129,19 +129,19 @@ def config_row(args: argparse.Namespace, overrides: Sequence[str]) -> Row:
 def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
     """A trained model: its cost under uniform routing, and with the visits that its gates decide on a split."""
     from smoe_mt.analysis.capacity import SIDES, Request, requested_capacity
-    from smoe_mt.analysis.cost import cost_of
+    from smoe_mt.analysis.cost import cost_of_model
     from smoe_mt.generation.checkpoint import load_model, run_name_parts
 
     loaded = load_model(run_folder, args.data, args.device)
-    name, vocabulary, config = run_name_parts(loaded.checkpoint)[-1], len(loaded.task.dictionary), loaded.config.model
-    uniform = cost_of(config, vocabulary, _context(args))
-    if config.moe != "stratified":  # every token passes as many experts: nothing to measure
+    name, model, vocabulary = run_name_parts(loaded.checkpoint)[-1], loaded.model, len(loaded.task.dictionary)
+    uniform = cost_of_model(model, vocabulary, _context(args))
+    if model.cfg.moe != "stratified":  # every token passes as many experts: nothing to measure
         return Row(name, uniform, None, uniform, {})
     report = requested_capacity(loaded, Request(split=args.split, limit=args.limit), name)
 
     def cost_in(direction: str | None) -> Any:
         visits = {side: [report.visits.mean(block, direction) for block in report.visits.side(side)] for side in SIDES}
-        return cost_of(config, vocabulary, _context(args), visits)
+        return cost_of_model(model, vocabulary, _context(args), visits)
 
     by_direction = {direction: cost_in(direction).flops_per_token for direction in report.directions}
     return Row(name, uniform, None, cost_in(None), by_direction)
