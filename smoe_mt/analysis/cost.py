@@ -123,7 +123,8 @@ def _flops(cfg: TransformerConfig, vocabulary: int, context: int, visits: Visits
         layers, ffn_dim = getattr(cfg, side).layers, getattr(cfg, side).ffn_embed_dim
         one = 4 * d * ffn_dim
         blocks = layers // cfg.moe_freq if cfg.moe != "none" else 0
-        terms.append(Term(f"{side}: dense FFNs", f"{layers - blocks} x 2 x 2 d F", (layers - blocks) * one))
+        if blocks < layers:
+            terms.append(Term(f"{side}: dense FFNs", f"{layers - blocks} x 2 x 2 d F", (layers - blocks) * one))
         if blocks:
             measured = list(visits[side]) if visits else [None] * blocks
             passed = sum(ffns_per_block(cfg, v) for v in measured)
@@ -134,21 +135,21 @@ def _flops(cfg: TransformerConfig, vocabulary: int, context: int, visits: Visits
     return tuple(terms)
 
 
-KINDS = {
-    "embedding": lambda name: "embed_tokens" in name,
-    "attention": lambda name: "attn." in name,
-    "gates": lambda name: "gate" in name or ".mix." in name,
-    "experts": lambda name: ".experts." in name,
-    "FFNs": lambda name: ".fc1." in name or ".fc2." in name,
-    "norms": lambda name: True,
+KINDS = {  # name -> (what is in it, whether a parameter of this name is)
+    "embedding": ("V d, of all languages, for both sides and the output", lambda name: "embed_tokens" in name),
+    "attention": ("4 d^2 a module, biases", lambda name: "attn." in name),
+    "gates": ("E_i d a gate", lambda name: "gate" in name or ".mix." in name),
+    "experts": ("2 d F an expert, biases", lambda name: ".experts." in name),
+    "FFNs": ("2 d F an FFN, biases", lambda name: ".fc1." in name or ".fc2." in name),
+    "norms": ("2 d a norm", lambda name: True),
 }
 
 
 def _parameters(model: nn.Module) -> tuple[Term, ...]:
     counts = dict.fromkeys(KINDS, 0)
     for name, weight in model.named_parameters():
-        counts[next(kind for kind, holds in KINDS.items() if holds(name))] += weight.numel()
-    return tuple(Term(kind, "with biases", count) for kind, count in counts.items() if count)
+        counts[next(kind for kind, (_, holds) in KINDS.items() if holds(name))] += weight.numel()
+    return tuple(Term(kind, KINDS[kind][0], count) for kind, count in counts.items() if count)
 
 
 def skeleton(model_cfg: Any, vocabulary: int) -> SMoETransformerModel:

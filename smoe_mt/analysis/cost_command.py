@@ -130,21 +130,21 @@ def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
     """A trained model: its cost under uniform routing, and with the visits that its gates decide on a split."""
     from smoe_mt.analysis.capacity import SIDES, Request, requested_capacity
     from smoe_mt.analysis.cost import cost_of_model
-    from smoe_mt.generation.checkpoint import load_model, run_name_parts
+    from smoe_mt.generation.checkpoint import load_model
 
     loaded = load_model(run_folder, args.data, args.device)
-    name, model, vocabulary = run_name_parts(loaded.checkpoint)[-1], loaded.model, len(loaded.task.dictionary)
+    model, vocabulary = loaded.model, len(loaded.task.dictionary)
     uniform = cost_of_model(model, vocabulary, _context(args))
     if model.cfg.moe != "stratified":  # every token passes as many experts: nothing to measure
-        return Row(name, uniform, None, uniform, {})
-    report = requested_capacity(loaded, Request(split=args.split, limit=args.limit), name)
+        return Row(run_folder, uniform, None, uniform, {})
+    report = requested_capacity(loaded, Request(split=args.split, limit=args.limit), run_folder)
 
     def cost_in(direction: str | None) -> Any:
         visits = {side: [report.visits.mean(block, direction) for block in report.visits.side(side)] for side in SIDES}
         return cost_of_model(model, vocabulary, _context(args), visits)
 
     by_direction = {direction: cost_in(direction).flops_per_token for direction in report.directions}
-    return Row(name, uniform, None, cost_in(None), by_direction)
+    return Row(run_folder, uniform, None, cost_in(None), by_direction)
 
 
 def as_text(rows: Sequence[Row]) -> str:
