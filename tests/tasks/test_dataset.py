@@ -55,11 +55,11 @@ def training(make_task: Any) -> Any:
 
 
 def drawn(dataset: Any, epoch: int) -> Counter[str]:
-    return Counter(dataset.locate(int(index))[0].name for index in dataset.draws(epoch).indices)
+    return Counter(dataset.locate(int(index))[0].name for index in dataset.draws(epoch, 0).indices)
 
 
 def test_an_epoch_of_temperature_one_is_all_text_once(training: Any) -> None:
-    assert sorted(training().draws(3).indices.tolist()) == list(range(380))
+    assert sorted(training().draws(3, 0).indices.tolist()) == list(range(380))
 
 
 def test_temperature_and_epoch_size_decide_the_draws(training: Any) -> None:
@@ -70,14 +70,14 @@ def test_temperature_and_epoch_size_decide_the_draws(training: Any) -> None:
 def test_draws_follow_from_seed_and_epoch(training: Any) -> None:
     first, again = training(epoch_pairs=50), training(epoch_pairs=50)
     other = training(epoch_pairs=50, seed=2)
-    assert first.draws(5).indices.tolist() == again.draws(5).indices.tolist()
-    assert first.draws(5).indices.tolist() != first.draws(6).indices.tolist()
-    assert first.draws(5).indices.tolist() != other.draws(5).indices.tolist()
+    assert first.draws(5, 0).indices.tolist() == again.draws(5, 0).indices.tolist()
+    assert first.draws(5, 0).indices.tolist() != first.draws(6, 0).indices.tolist()
+    assert first.draws(5, 0).indices.tolist() != other.draws(5, 0).indices.tolist()
 
 
 def test_lengths_are_those_of_the_batch(training: Any) -> None:
     dataset = training()
-    draws = dataset.draws(1)
+    draws = dataset.draws(1, 0)
     for place in range(0, len(draws), 40):
         batch = dataset.collater([dataset[int(draws.indices[place])]])
         assert batch["net_input"]["src_lengths"].tolist() == [draws.source_lengths[place]]
@@ -97,7 +97,7 @@ def test_evaluation_has_all_directions_in_order(make_task: Any) -> None:
     task = make_task()
     task.load_dataset("valid")
     dataset = task.dataset("valid")
-    assert dataset.draws(1).indices.tolist() == list(range(48))
+    assert dataset.draws(1, 0).indices.tolist() == list(range(48))
     assert [dataset.locate(index)[0].name for index in (0, 11, 12, 24, 47)] == [
         "aa-en",
         "aa-en",

@@ -137,7 +137,7 @@ def test_fewer_batches_than_were_consumed_is_an_error(open_batches: Opener) -> N
 
 
 def test_grouped_shuffling_keeps_the_batches_of_a_step_together(open_batches: Opener) -> None:
-    ordered = [batch.tolist() for batch in open_batches().frozen_batches]
+    ordered = [batch.tolist() for batch in open_batches().batches_of_window(1, 0)]
     pairs = [ordered[start : start + 2] for start in range(0, len(ordered), 2)]
     ranks = [epochs(open_batches(rank=rank, ranks=2, grouped_shuffling=True), 1)[0] for rank in range(2)]
     full_steps = [list(step) for step in zip(*ranks, strict=True) if all(step)]
