@@ -105,10 +105,10 @@ class ResumableBatches(EpochBatchIterator):
         place = Place(state_dict.get("window", 0), state_dict.get("batches_before_window", 0))
         shuffle = state_dict.get("shuffle", True)
         self._plan = self._plan_from(self.epoch, place, shuffle, state_dict.get("shuffled_in_groups_of"))
-        if not self._plan.skip_to(consumed):
+        if ("window" in state_dict and consumed > self._plan.planned) or not self._plan.skip_to(consumed):
             raise UserError(
                 f"the checkpoint stopped after {consumed} batches of epoch {self.epoch}, which now has only "
-                f"{self._plan.planned}: resume with the same data and batch size, or with --reset-dataloader"
+                f"{self._plan.planned} up to there: resume with the same data and batch size, or with --reset-dataloader"
             )
         iterations, self._skipped = divmod(consumed, self.num_shards)
         self._next_epoch_itr = self._get_iterator_for_epoch(self.epoch, shuffle, offset=iterations)
