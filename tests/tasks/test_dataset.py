@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from fairseq import utils
 
 from smoe_mt.tasks.collate import Sentence, Special, collate
+from smoe_mt.tasks.sampling import shares
 
 PAD, EOS, TAG = 1, 2, 40
 SENTENCES = [
@@ -65,6 +67,56 @@ def test_an_epoch_of_temperature_one_is_all_text_once(training: Any) -> None:
 def test_temperature_and_epoch_size_decide_the_draws(training: Any) -> None:
     dataset = training(sampling_temperature=1e9, epoch_pairs=1000)
     assert drawn(dataset, 1) == {"aa-en": 250, "en-aa": 250, "bb-en": 250, "en-bb": 250}
+
+
+def in_windows(dataset: Any, window: int) -> Any:
+    dataset.sampling = replace(dataset.sampling, window=window)
+    return dataset
+
+
+def test_windows_together_are_an_epoch(training: Any) -> None:
+    dataset = in_windows(training(), 50)
+    windows = [dataset.draws(1, window).indices.tolist() for window in range(dataset.windows)]
+    assert dataset.windows == 8
+    assert sorted(index for window in windows for index in window) == list(range(380))
+    assert all(abs(len(window) - 380 / 8) < 4 for window in windows)
+
+
+def test_each_window_mixes_the_directions_in_their_shares(training: Any) -> None:
+    dataset = in_windows(training(sampling_temperature=3.0, epoch_pairs=2000), 100)
+    expected = shares([150, 150, 40, 40], 3.0) * 100
+    for window in range(dataset.windows):
+        names = [dataset.locate(int(index))[0].name for index in dataset.draws(2, window).indices]
+        found = [names.count(name) for name in ("aa-en", "en-aa", "bb-en", "en-bb")]
+        assert (np.abs(found - expected) < 2).all()
+        assert names != sorted(names)
+
+
+def test_every_sentence_of_a_direction_is_as_likely(training: Any) -> None:
+    """In the first window of an epoch that draws less than there is: chi-square over epochs, in standard deviations."""
+    dataset = in_windows(training(sampling_temperature=3.0, epoch_pairs=100), 25)
+    counts = np.bincount(
+        np.concatenate([dataset.draws(epoch, 0).indices for epoch in range(1, 1201)]), minlength=len(dataset)
+    )
+    for first, last in zip(dataset.offsets, dataset.offsets[1:]):
+        found = counts[first:last]
+        expected = found.mean()
+        chi_square = ((found - expected) ** 2).sum() / expected
+        assert (chi_square - len(found)) / np.sqrt(2 * len(found)) < 4
+
+
+def test_windows_differ_between_epochs(training: Any) -> None:
+    """Also where every epoch has all of the text."""
+    dataset = in_windows(training(), 95)
+    first = [set(dataset.draws(epoch, 0).indices.tolist()) for epoch in (1, 2)]
+    assert len(first[0] & first[1]) < 50  # 24 by chance
+
+
+def test_a_window_can_be_drawn_alone(training: Any) -> None:
+    one, other = in_windows(training(), 50), in_windows(training(), 50)
+    for window in range(one.windows):
+        one.draws(4, window)
+    assert one.draws(4, 5).indices.tolist() == other.draws(4, 5).indices.tolist()
 
 
 def test_draws_follow_from_seed_and_epoch(training: Any) -> None:
