@@ -63,7 +63,7 @@ class ResumableBatches(EpochBatchIterator):
         self._packed = lru_cache(maxsize=1)(lambda epoch, window: batches(dataset, epoch, window))
 
     def __len__(self) -> int:
-        plan = self._plan or self._plan_from(self.epoch, Place(), self.shuffle, self.num_shards)
+        plan = self._plan or self._plan_from(self.epoch, Place(), self.shuffle)
         return math.ceil((plan.estimate - self._skipped) / self.num_shards)
 
     @cached_property
@@ -120,12 +120,12 @@ class ResumableBatches(EpochBatchIterator):
         return self._packed(epoch if self.dataset.sampling else 1, window)
 
     def _plan_from(self, epoch: int, place: Place, shuffle: bool, group: int | None = None) -> EpochPlan:
-        self._group = group or (self.num_shards if self.grouped_shuffling else 1)
+        self._group = size = group or (self.num_shards if self.grouped_shuffling else 1)
 
         def batches_of(place: Place) -> Batches:
             batches = self.batches_of_window(epoch, place.window)
             rng = np.random.default_rng((self.seed, SHUFFLE_STREAM, epoch, place.window))
-            return shuffled(batches, rng, self._group, -place.before % self._group) if shuffle else batches
+            return shuffled(batches, rng, size, -place.before % size) if shuffle else batches
 
         return EpochPlan(batches_of, self.dataset.windows, place)
 
