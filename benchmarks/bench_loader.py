@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-MIB = 1024**2
+from benchmarks.measuring import cpu_name
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def chosen_parts(options: Namespace) -> list[str]:
 def setting(options: Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "device": f"{cpu_name()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
