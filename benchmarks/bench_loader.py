@@ -182,7 +182,7 @@ def loader(options: Namespace) -> dict[str, Any]:
     batches = open_batches(task, options)
     epoch = batches.next_epoch_itr()
     next(epoch)
-    first = time.time()
+    first, cpu = time.time(), time.process_time()
     counts, longest = torch.zeros(len(task.directions), dtype=torch.long), 0.0
     before = first
     for batch in islice(epoch, options.batches):
@@ -193,6 +193,7 @@ def loader(options: Namespace) -> dict[str, Any]:
     result = {
         "open_s": opened - options.started,
         "first_batch_s": first - options.started,
+        "first_batch_cpu_s": cpu,
         "batches_per_s": options.batches / steady,
         "longest_wait_s": longest,
         "sentences_per_batch": int(counts.sum()) / options.batches,
@@ -277,11 +278,12 @@ def fairseq(options: Namespace) -> dict[str, Any]:
     )
     epoch = batches.next_epoch_itr()
     next(epoch)
-    first = time.time()
+    first, cpu = time.time(), time.process_time()
     seen = sum(1 for _ in islice(epoch, options.batches))
     return {
         "open_s": opened - options.started,
         "first_batch_s": first - options.started,
+        "first_batch_cpu_s": cpu,
         "batches_per_s": seen / (time.time() - first),
     }
 
@@ -296,7 +298,7 @@ def table(report: dict[str, Any]) -> str:
     """For people."""
     results = report["results"]
     head = ", ".join(f"{key} {value}" for key, value in report.items() if key != "results")
-    lines = [head, f"{'':<12}{'open s':>9}{'first batch s':>15}{'batches/s':>11}{'peak MiB':>10}"]
+    lines = [head, f"{'':<12}{'open s':>9}{'first batch s':>15}{'of CPU':>8}{'batches/s':>11}{'peak MiB':>10}"]
     for name, row in results.items():
         if "first_batch_s" in row:
             cells = (
