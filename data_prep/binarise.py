@@ -103,7 +103,7 @@ def _ids(sentences: Sequence[str], model: bytes) -> list[np.ndarray]:
 
 
 def _joined(sentences: list[np.ndarray], dtype: type) -> Side:
-    tokens = np.concatenate([np.empty(0, dtype=dtype), *sentences]).astype(dtype)
+    tokens: np.ndarray = np.concatenate([np.empty(0, dtype=dtype), *sentences]).astype(dtype)
     return tokens, np.array([len(ids) for ids in sentences], dtype=np.int32)
 
 

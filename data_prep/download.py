@@ -111,7 +111,7 @@ def _flush(path: Path) -> None:
 def _fetch(url: str, part: Path, name: str) -> bool:
     """Append what is missing to ``part``; whether all is there. A file that changed on the server starts anew."""
     tag_file = part.with_name(part.name + ".json")
-    tag = (read_json(tag_file) or {}).get("tag") if part.is_file() else None
+    tag = str((read_json(tag_file) or {}).get("tag") or "") if part.is_file() else ""
     start = part.stat().st_size if tag else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-", "If-Range": tag} if start else {})
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,10 @@ def _clean(work: Work, extracted: Path, mark: str) -> tuple[dict[str, Cleaned], 
         path = extracted / f"{TRAIN}.{pair}.tsv"
         if path.is_file():
             name = f"clean/{pair}"
-            folder, done, _ = run_stage(work.folder, name, inputs, lambda folder: _clean_pair(work, folder, path))
+            folder, done, _ = run_stage(work.folder, name, inputs, partial(_clean_pair, work, path))
             cleaned[pair], counts[pair] = Cleaned(folder, done["kept"]), done
         kept = counts.get(pair, {}).get("kept", 0)
-        if kept < work.corpus.minimum and (path.is_file() or work.corpus.minimum):
+        if kept < work.corpus.minimum and (path.is_file() or pair in work.corpus.pairs.trained):
             left_out[pair] = kept
     _say_below_minimum(work.corpus, left_out)
     kept_pairs = {pair: text for pair, text in cleaned.items() if pair not in left_out}
@@ -170,7 +171,7 @@ def _say_below_minimum(corpus: Corpus, left_out: Mapping[str, int]) -> None:
     say(f"{said}; left out")
 
 
-def _clean_pair(work: Work, folder: Path, path: Path) -> dict[str, int]:
+def _clean_pair(work: Work, path: Path, folder: Path) -> dict[str, int]:
     pair = path.stem.partition(".")[2]
     languages = languages_of(pair)
     clean = work.options.clean
@@ -228,7 +229,7 @@ def _binarise(work: Work, pairs: list[str], divided: Path, spm: Path, mark: str)
             work.folder,
             f"binarise/{path.stem}",
             [mark, list(vocabulary.tags)],
-            lambda folder: _binarise_file(path, model, len(vocabulary), folder, work.workers),
+            partial(_binarise_file, path, model, len(vocabulary), work.workers),
         )
         splits.setdefault(name, {})[pair] = done["written"]
         if name == TRAIN:
@@ -241,7 +242,7 @@ def _binarise(work: Work, pairs: list[str], divided: Path, spm: Path, mark: str)
     return [names, *folders], {"splits": splits, "too_long": too_long, "vocab_size": vocabulary.padded_size}
 
 
-def _binarise_file(path: Path, model: bytes, vocabulary_size: int, folder: Path, workers: int) -> dict[str, Any]:
+def _binarise_file(path: Path, model: bytes, vocabulary_size: int, workers: int, folder: Path) -> dict[str, Any]:
     """One split of one pair, with its text unless it is training text; ids and how often each was written."""
     name, pair = path.stem.split(".")
     prefixes = [f"{name}.{pair}.{language}" for language in languages_of(pair)]

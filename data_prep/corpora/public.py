@@ -35,8 +35,23 @@ from data_prep.report import table
 from data_prep.rows import ENGLISH, Row, languages_of
 from smoe_mt.errors import UserError
 
-PRIMARY = frozenset(
-    ["bible_uedin", "eubookshop", "europarl", "globalvoices", "gnome", "infopankki", "kde4", "neulab_tedtalks", "opensubtitles", "qed", "tanzil", "tatoeba", "ted2020", "tico_19", "ubuntu", "wikimedia"]
+PRIMARY = (
+    "bible_uedin",
+    "eubookshop",
+    "europarl",
+    "globalvoices",
+    "gnome",
+    "infopankki",
+    "kde4",
+    "neulab_tedtalks",
+    "opensubtitles",
+    "qed",
+    "tanzil",
+    "tatoeba",
+    "ted2020",
+    "tico_19",
+    "ubuntu",
+    "wikimedia",
 )
 FLORES = {"flores200_dev": "valid", "flores200_devtest": "test"}
 OPUS100 = {"opus100_train": TRAIN, "opus100_dev": "valid", "opus100_test": "test"}
@@ -145,7 +160,7 @@ class PublicCorpus:
 
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Unpack a file at a time and write its text."""
-        records = []
+        records: list[SourceRecord] = []
         for url, file in tqdm(self._found.items(), desc="extract", unit="file"):
             datasets = [dataset for dataset in self.datasets if dataset.url == url]
             with tempfile.TemporaryDirectory(dir=folder, prefix="unpacked-") as root:

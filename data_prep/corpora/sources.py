@@ -33,19 +33,26 @@ class Source:
         return () if self.per_language and not own else self.packages + own
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 GNOME = "_&"
 # Locales as package names have them. Not every package that exists: ca has enough text without Thunderbird.
-LIBREOFFICE = tuple(
-    ["nso", "ca", "af", "am", "ar", "as", "be", "bg", "bn", "br", "bs", "cs", "cy", "da", "de", "dz", "el", "eo", "es", "et", "eu", "fa", "fi", "fr", "ga", "gd", "gl", "gu", "he", "hi", "hr", "hu", "id", "is", "it", "ja", "ka", "kk", "km", "kmr", "kn", "ko", "lt", "lv", "mk", "ml", "mn", "mr", "nb", "ne", "nl", "nn", "oc", "or", "pa-in", "pl", "pt", "ro", "ru", "rw", "si", "sk", "sl", "sr", "ss", "sv", "ta", "te", "tg", "th", "tr", "ug", "uk", "uz", "vi", "xh", "zh-cn", "zu"]
+LIBREOFFICE = _names(
+    "nso ca af am ar as be bg bn br bs cs cy da de dz el eo es et eu fa fi fr ga gd gl gu he hi hr hu id is it ja "
+    "ka kk km kmr kn ko lt lv mk ml mn mr nb ne nl nn oc or pa-in pl pt ro ru rw si sk sl sr ss sv ta te tg th tr "
+    "ug uk uz vi xh zh-cn zu"
 )
-LIBREOFFICE_HELP = tuple(
-    ["ca", "cs", "da", "de", "dz", "el", "es", "et", "eu", "fi", "fr", "gl", "hi", "hu", "id", "it", "ja", "km", "ko", "nl", "pl", "pt", "ru", "sk", "sl", "sv", "tr", "vi", "zh-cn"]
+LIBREOFFICE_HELP = _names("ca cs da de dz el es et eu fi fr gl hi hu id it ja km ko nl pl pt ru sk sl sv tr vi zh-cn")
+FIREFOX = _names(
+    "ms tl ca af an ar az be bg bn br bs cs cy da de el eo es-es et eu fa fi fr fur fy-nl ga-ie gd gl gu-in he "
+    "hi-in hr hu hy-am id is it ja ka kk km kn ko lt lv mk mr my nb-no ne-np nl nn-no oc pa-in pl pt-pt ro ru si "
+    "sk sl sq sr sv-se ta te tg th tr uk ur uz vi xh zh-cn"
 )
-FIREFOX = tuple(
-    ["ms", "tl", "ca", "af", "an", "ar", "az", "be", "bg", "bn", "br", "bs", "cs", "cy", "da", "de", "el", "eo", "es-es", "et", "eu", "fa", "fi", "fr", "fur", "fy-nl", "ga-ie", "gd", "gl", "gu-in", "he", "hi-in", "hr", "hu", "hy-am", "id", "is", "it", "ja", "ka", "kk", "km", "kn", "ko", "lt", "lv", "mk", "mr", "my", "nb-no", "ne-np", "nl", "nn-no", "oc", "pa-in", "pl", "pt-pt", "ro", "ru", "si", "sk", "sl", "sq", "sr", "sv-se", "ta", "te", "tg", "th", "tr", "uk", "ur", "uz", "vi", "xh", "zh-cn"]
-)
-THUNDERBIRD = tuple(
-    ["ms", "af", "ar", "be", "bg", "br", "cs", "cy", "da", "de", "el", "es-es", "et", "eu", "fi", "fr", "fy-nl", "ga-ie", "gd", "gl", "he", "hr", "hu", "hy-am", "id", "is", "it", "ja", "ka", "kk", "ko", "lt", "lv", "nb-no", "nl", "nn-no", "pa-in", "pl", "pt-pt", "ro", "ru", "sk", "sl", "sq", "sr", "sv-se", "th", "tr", "uk", "uz", "vi", "zh-cn"]
+THUNDERBIRD = _names(
+    "ms af ar be bg br cs cy da de el es-es et eu fi fr fy-nl ga-ie gd gl he hr hu hy-am id is it ja ka kk ko lt "
+    "lv nb-no nl nn-no pa-in pl pt-pt ro ru sk sl sq sr sv-se th tr uk uz vi zh-cn"
 )
 SOURCES = (
     Source(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.clean import folded
@@ -72,6 +72,7 @@ def of_split(result: Splits, name: str) -> set[tuple[str, str]]:
     return {key for pair, rows in result.rows.get(name, {}).items() for key in strings(rows, pair)}
 
 
+@settings(deadline=None, max_examples=50)
 @given(CORPORA)
 def test_no_held_out_string_is_trained_on_in_any_pair(corpora: dict[str, list[Row]]) -> None:
     result = split(corpora, {}, SplitOptions(10, 10, 2))
@@ -81,6 +82,7 @@ def test_no_held_out_string_is_trained_on_in_any_pair(corpora: dict[str, list[Ro
     assert not of_split(result, "valid") & of_split(result, "test")
 
 
+@settings(deadline=None, max_examples=50)
 @given(CORPORA, st.integers(0, 9))
 def test_the_order_of_lines_and_pairs_does_not_matter(corpora: dict[str, list[Row]], seed: int) -> None:
     shuffled = {pair: random.Random(seed).sample(rows, len(rows)) for pair, rows in reversed(corpora.items())}
