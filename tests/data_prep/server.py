@@ -59,5 +59,3 @@ def running() -> Iterator[Server]:
         threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
         yield shared
         listening.shutdown()
-
-

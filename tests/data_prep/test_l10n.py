@@ -166,6 +166,54 @@ def test_a_broken_package_costs_itself_only(
     assert "mediawiki_1.0-1_all.deb cannot be unpacked" in capsys.readouterr().err
 
 
+MANY = Selection("cat-msa,nso-en", "msa-nso")
+
+
+@needs_dpkg
+def test_pairs_without_english_share_its_strings_and_their_source(
+    cache: Path, tmp_path: Path, fake_client: Callable[[str, str], None]
+) -> None:
+    build = tmp_path / "build2"
+    mo = "usr/share/locale/{}/LC_MESSAGES/a.mo"
+    texts = {"ca": catalogue(Open_file="Obre", Book="Llibre"), "ms": catalogue(Open_file="Buka"), "nso": catalogue()}
+    deb(cache, "caja-common", {mo.format(name): data for name, data in texts.items()}, build)
+    corpus = corpus_of(cache, "m4", MANY)
+    assert [language.code for language in corpus.languages] == ["nso", "msa", "cat"]
+    corpus.fetch()
+    out = tmp_path / "out"
+    out.mkdir()
+    corpus.extract(out, 1)
+    assert {path.name: list(read_rows(path)) for path in out.iterdir()} == {
+        "train.cat-msa.tsv": [Row("caja", "Obre", "Buka")],  # not Book: msa has it from another source
+        "train.msa-nso.tsv": [Row("vlc", "Buka fail", "Bula faele")],
+        "train.nso-en.tsv": [Row("scratch", "Sepela", "Go"), Row("vlc", "Bula faele", "Open file")],
+        "test_udhr.nso-en.tsv": [Row("udhr", "Bohle ba lokologile.", "All are free.")],
+    }
+
+
+@needs_dpkg
+def test_one_locale_serves_two_languages_where_the_benchmark_has_both(
+    tmp_path: Path, fake_client: Callable[[str, str], None]
+) -> None:
+    mo = "usr/share/locale/nb/LC_MESSAGES/a.mo"
+    deb(tmp_path / "cache", "vlc-l10n", {mo: catalogue(Open_file="Åpne")}, tmp_path / "build")
+    corpus = corpus_of(tmp_path / "cache", "opus100", Selection("nb-en,no-en"))
+    corpus.fetch()
+    out = tmp_path / "out"
+    out.mkdir()
+    corpus.extract(out, 1)
+    assert sorted(path.name for path in out.iterdir()) == ["train.nb-en.tsv", "train.no-en.tsv"]
+
+
+def test_the_benchmarks_ask_for_their_languages_packages(tmp_path: Path) -> None:
+    packages = {name: corpus_of(tmp_path, name).identity()["packages"] for name in BENCHMARKS}
+    assert packages["m4"]["libreoffice"] == ["libreoffice-l10n-nso", "libreoffice-l10n-ca"]
+    assert packages["m4"]["thunderbird"] == ["thunderbird-l10n-en-gb", "thunderbird-l10n-ms"]
+    assert "firefox-esr-l10n-fur" in packages["m15"]["firefox"]
+    assert packages["opus100"]["firefox"].count("firefox-esr-l10n-nb-no") == 1
+    assert len(corpus_of(tmp_path, "m15").languages) == 15 and len(corpus_of(tmp_path, "opus100").languages) == 99
+
+
 def test_without_any_package_it_says_what_is_needed(tmp_path: Path, fake_client: Callable[[str, str], None]) -> None:
     with pytest.raises(UserError, match="no package could be fetched"):
         corpus_of(tmp_path / "cache").fetch()

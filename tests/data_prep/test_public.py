@@ -38,9 +38,7 @@ class Did(SimpleNamespace):
 def entry(name: str, url: str, file: str, langs: tuple[str, str], paths: list[str], version: str = "1") -> Any:
     group = "Flores" if name.startswith("flores") else "OPUS"
     did = Did(group=group, name=name, version=version, langs=langs)
-    return SimpleNamespace(
-        did=did, url=url, filename=file, ext=file.partition(".")[2], in_paths=paths, in_ext="txt"
-    )
+    return SimpleNamespace(did=did, url=url, filename=file, ext=file.partition(".")[2], in_paths=paths, in_ext="txt")
 
 
 def zipped(**files: str) -> bytes:
@@ -70,7 +68,9 @@ def index(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any
         "/gnome.zip": zipped(nso=sides[0], en=sides[1], README="text"),
         "/flores.tar.gz": tarred(
             {
-                FLORES.format(kind=kind, language=language): "".join(f"{line[side]}\n" for line in lines[start : start + 50])
+                FLORES.format(kind=kind, language=language): "".join(
+                    f"{line[side]}\n" for line in lines[start : start + 50]
+                )
                 for kind, start in (("dev", 0), ("devtest", 50))
                 for side, language in enumerate(("nso_Latn", "eng_Latn"))
             }
@@ -89,7 +89,9 @@ def index(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any
         entry("nllb", f"{server.url}/mined.zip", "nllb.zip", both, ["*.en", "*.nso"]),
     ]
     found = {"nso-en": entries}
-    monkeypatch.setattr(import_module("data_prep.corpora.public"), "_index", lambda cache: lambda pair: found.get(pair, []))
+    monkeypatch.setattr(
+        import_module("data_prep.corpora.public"), "_index", lambda cache: lambda pair: found.get(pair, [])
+    )
     return found
 
 
@@ -101,7 +103,9 @@ def corpus(index: dict[str, list[Any]], tmp_path: Path) -> Callable[[], PublicCo
     return make
 
 
-def test_the_newest_of_each_primary_corpus_and_flores_are_chosen(corpus: Callable[[], PublicCorpus], server: Server) -> None:
+def test_the_newest_of_each_primary_corpus_and_flores_are_chosen(
+    corpus: Callable[[], PublicCorpus], server: Server
+) -> None:
     plan = corpus().plan()
     assert [line.split()[:3] for line in plan.splitlines()[2:-1]] == [
         ["Flores-flores200_dev-1-eng-nso", "nso-en", "valid"],
@@ -152,7 +156,9 @@ def test_the_disk_is_looked_at_before(
     assert {command for command, _ in server.asked} == {"HEAD"}
 
 
-def test_an_archive_without_the_text_is_said(corpus: Callable[[], PublicCorpus], server: Server, tmp_path: Path) -> None:
+def test_an_archive_without_the_text_is_said(
+    corpus: Callable[[], PublicCorpus], server: Server, tmp_path: Path
+) -> None:
     server.files["/gnome.zip"] = zipped(xho="a\n", en="b\n")
     found = corpus()
     found.fetch()
