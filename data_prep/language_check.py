@@ -100,8 +100,7 @@ class Identifier:
         known = set(_library().nb_classes)
         own = [labels.get(language, language) for language in languages]
         accepted = [{label}.union(*(group for group in RELATIVES if label in group)) & known for label in own]
-        first, second = (frozenset(found if label in known else ()) for label, found in zip(own, accepted))
-        return cls((first, second))
+        return cls((frozenset(accepted[0]), frozenset(accepted[1])))
 
     def objects(self, first: str, second: str) -> bool:
         """Whether a side is clearly in a language that it should not be in."""

@@ -21,7 +21,7 @@ from data_prep.corpora.sources import DECLARATION, SOURCES, Source
 from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.fetch import Package, fetch, unpack
 from data_prep.files import say
-from data_prep.parallel import ordered_map
+from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
 from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
 from smoe_mt.errors import UserError
@@ -38,6 +38,7 @@ JUNK = re.compile(
 
 
 DECLARED = "test_udhr"
+LANGUAGES_AT_ONCE = 8
 
 
 def l10n(request: Request) -> L10nCorpus:
@@ -125,15 +126,14 @@ class L10nCorpus:
             )
 
     def _tasks(self, parts: Path) -> Iterator[_Task]:
-        """A source at a time, or a language of it where each has its package."""
+        """A source at a time, or some languages of it where each has its package: English is read once for them."""
         for source in (*SOURCES, DECLARATION):
-            groups = [(language,) for language in self.languages] if source.per_language else [self.languages]
-            for languages in groups:
+            size = LANGUAGES_AT_ONCE if source.per_language else len(self.languages)
+            for languages in map(tuple, chunks(self.languages, size)):
                 names = source.wanted(languages)
                 packages = tuple(self.packages[name] for name in names if name in self.packages)
-                if packages and packages[-1].name == names[-1]:
-                    part = parts / f"{source.name}-{languages[0].code}"
-                    yield _Task(source, languages, packages, part)
+                if any(package.name not in source.packages or not source.per_language for package in packages):
+                    yield _Task(source, languages, packages, parts / f"{source.name}-{languages[0].code}")
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,16 @@ def _append(part: Path, whole: Path) -> None:
 
 
 def _note(records: dict[str, SourceRecord], task: _Task, counts: Mapping[str, int]) -> None:
-    """One record a package; the pairs of sentences of a source are noted at its last package."""
+    """One record a package; pairs of sentences are noted at the language's own, or at the last of the source."""
     via = {"deb": "apt-get download", "npm": "npm pack", "pip": "pip download"}[task.source.kind]
     for package in task.packages:
         record = SourceRecord(package.name, package.version, task.source.licence, via, {})
         records.setdefault(package.name, record)
-    pairs = records[task.packages[-1].name].pairs
+    own = {language.code: task.source.wanted((language,))[-1:] for language in task.languages}
     for name, count in counts.items():
         pair = name.removesuffix(".tsv").partition(".")[2]
+        package_names = [found for found in own[languages_of(pair)[0]] if found in records] or [task.packages[-1].name]
+        pairs = records[package_names[0]].pairs
         pairs[pair] = pairs.get(pair, 0) + count
 
 

@@ -98,10 +98,13 @@ def _help(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     base = next(iter(root.glob("**/help/en-US/text")), None)
     if base is None:
         return
+    english: dict[str, dict[str, str]] = {}
     for path in sorted(root.glob("**/help/*/text/**/*.html")):
         locale, _, page = str(path).rpartition("/help/")[2].partition("/text/")
         for code in _codes(locale, languages) if (base / page).is_file() else ():
-            yield from _matched(code, paragraphs_by_id(base / page), paragraphs_by_id(path))
+            if page not in english:
+                english[page] = paragraphs_by_id(base / page)
+            yield from _matched(code, english[page], paragraphs_by_id(path))
 
 
 def _scratch(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
