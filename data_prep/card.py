@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from data_prep.benchmarks import BENCHMARKS
+from data_prep.rows import ENGLISH, pair_name
+
 CARD = "DATA_CARD.md"
 FIRST_SPLITS = ("train", "valid", "test")
 
@@ -13,7 +16,14 @@ def render(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     """The card of a corpus.json; ``sizes`` are bytes by file name."""
     return (
         "\n\n".join(
-            ("# Data card", *_facts(corpus, sizes), *_sentences(corpus, sizes), *_cleaning(corpus), *_sources(corpus))
+            (
+                "# Data card",
+                *_facts(corpus, sizes),
+                *_sentences(corpus, sizes),
+                *_cleaning(corpus),
+                *_options(corpus),
+                *_sources(corpus),
+            )
         )
         + "\n"
     )
@@ -37,7 +47,7 @@ def _facts(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]
         f"Corpus `{corpus['corpus']}`" + (f", benchmark {corpus['benchmark']}" if corpus["benchmark"] else ""),
         f"{len(corpus['languages'])} languages: {', '.join(corpus['languages'])}",
         f"{2 * len(pairs)} directions: both ways of {', '.join(pairs)}",
-        f"{corpus['vocab_size']:,} dictionary entries; {sum(sizes.values()) / 1e6:,.1f} MB",
+        f"{corpus['vocab_size']:,} dictionary entries; {_megabytes(sizes.values())} MB",
     ]
     if zero_shot:
         lines.append(f"kept for zero-shot evaluation, without training text: {', '.join(zero_shot)}")
@@ -50,26 +60,24 @@ def _facts(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]
 
 
 def _sentences(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]:
-    names = split_names(corpus["splits"])
+    splits = corpus["splits"]
+    names = split_names(splits)
+    published = BENCHMARKS[corpus["benchmark"]].published if corpus["benchmark"] in BENCHMARKS else {}
+    papers = {pair_name(language, ENGLISH): count for language, count in published.items()}
     yield "## Pairs of sentences"
-    rows = [
-        [
-            pair,
-            *(_number(corpus["splits"].get(name, {}).get(pair, 0)) for name in names),
-            f"{_bytes_of(pair, sizes) / 1e6:,.1f}",
-        ]
-        for pair in corpus["pairs"]
-    ]
-    total = [
-        "all",
-        *(_number(sum(corpus["splits"].get(name, {}).values())) for name in names),
-        f"{sum(sizes.values()) / 1e6:,.1f}",
-    ]
-    yield _table(["pair", *names, "MB"], [*rows, total])
+    rows = []
+    for pair in corpus["pairs"]:
+        counts = [_number(splits.get(name, {}).get(pair, 0)) for name in names]
+        paper = [_number(papers.get(pair, 0))] if papers else []
+        rows.append([pair, *counts, *paper, _megabytes(size for name, size in sizes.items() if f".{pair}." in name)])
+    total = [_number(sum(splits.get(name, {}).values())) for name in names]
+    paper = [_number(sum(papers.get(pair, 0) for pair in corpus["pairs"]))] if papers else []
+    header = ["pair", *names, *(["train in the paper"] if papers else []), "MB"]
+    yield _table(header, [*rows, ["all", *total, *paper, _megabytes(sizes.values())]])
 
 
-def _bytes_of(pair: str, sizes: Mapping[str, int]) -> int:
-    return sum(size for name, size in sizes.items() if f".{pair}." in name)
+def _megabytes(sizes: Iterable[int]) -> str:
+    return f"{sum(sizes) / 1e6:,.1f}"
 
 
 def _cleaning(corpus: Mapping[str, Any]) -> Iterable[str]:
@@ -80,6 +88,16 @@ def _cleaning(corpus: Mapping[str, Any]) -> Iterable[str]:
         ["pair", *steps],
         [[pair, *(_number(found.get(step, 0)) for step in steps)] for pair, found in corpus["counts"].items()],
     )
+
+
+def _options(corpus: Mapping[str, Any]) -> Iterable[str]:
+    yield "## Options"
+    options = {
+        f"{group}.{name}": value
+        for group, values in corpus["options"].items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    yield "\n".join(f"- {name.strip('.')}: {value}" for name, value in options.items())
 
 
 def _sources(corpus: Mapping[str, Any]) -> Iterable[str]:

@@ -65,9 +65,16 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
         _say_missing(done["missing"])
         return done
     work = Work(corpus, options, data_folder.start(out), workers)
+    value, folders = _run_stages(work, request)
+    return _finish(out, work, {"format": data_folder.FORMAT, "request": fingerprint(request), **value}, folders)
+
+
+def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Path]]:
+    """What corpus.json says of the text, and the folders whose files make up the data folder."""
+    corpus, options = work.corpus, work.options
     fetched = corpus.fetch()
     extracted, records, mark = run_stage(
-        work.folder, "extract", [request[:5], fetched], lambda folder: _extract(corpus, folder, workers)
+        work.folder, "extract", [request[:5], fetched], lambda folder: _extract(work, folder)
     )
     cleaned, counts, left_out = _clean(work, extracted, mark)
     divided, sizes, mark = run_stage(
@@ -77,17 +84,14 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
         lambda folder: _split(work, extracted, cleaned, counts, folder),
     )
     pairs = sorted({pair for by_pair in sizes["sizes"].values() for pair in by_pair})
-    for pair in cleaned:
-        counts[pair] |= {HELD_OUT: sizes["shared"][pair], BEYOND: sizes["beyond"].get(pair, 0)}
     spm, _, mark = run_stage(
         work.folder, "spm", [mark, asdict(options.spm)], lambda folder: _spm(work, divided, folder)
     )
     folders, result = _binarise(work, pairs, divided, spm, mark)
-    for pair, too_long in result["too_long"].items():
-        counts[pair][SKIPPED] = too_long
+    for pair in cleaned:
+        counts[pair] |= {HELD_OUT: sizes["shared"][pair], BEYOND: sizes["beyond"].get(pair, 0)}
+        counts[pair][SKIPPED] = result["too_long"].get(pair, 0)
     value = {
-        "format": data_folder.FORMAT,
-        "request": fingerprint(request),
         "benchmark": corpus.benchmark,
         "corpus": corpus.name,
         "languages": _languages(pairs),
@@ -101,7 +105,7 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
         "counts": counts,
         "options": asdict(options),
     }
-    return _finish(out, work, value, [spm, *folders])
+    return value, [spm, *folders]
 
 
 def _finish(out: Path, work: Work, value: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
@@ -131,8 +135,8 @@ def _languages(pairs: Iterable[str]) -> list[str]:
     return sorted({language for pair in pairs for language in languages_of(pair)})
 
 
-def _extract(corpus: Corpus, folder: Path, workers: int) -> list[dict[str, Any]]:
-    return [asdict(record) for record in corpus.extract(folder, workers)]
+def _extract(work: Work, folder: Path) -> list[dict[str, Any]]:
+    return [asdict(record) for record in work.corpus.extract(folder, work.workers)]
 
 
 def _clean(work: Work, extracted: Path, mark: str) -> tuple[dict[str, Cleaned], Counts, dict[str, int]]:
