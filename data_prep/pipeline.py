@@ -23,7 +23,7 @@ from data_prep.corpora.base import TRAIN, Corpus
 from data_prep.corpora.languages import two_letter_codes
 from data_prep.files import fingerprint, read_json, say, write_bytes, write_json, write_lines
 from data_prep.language_check import Identifier
-from data_prep.rows import languages_of, read_rows
+from data_prep.rows import ENGLISH, languages_of, read_rows
 from data_prep.split import Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
@@ -153,7 +153,7 @@ def _clean(work: Work, extracted: Path, mark: str) -> tuple[dict[str, Cleaned], 
             folder, done, _ = run_stage(work.folder, name, inputs, partial(_clean_pair, work, path))
             cleaned[pair], counts[pair] = Cleaned(folder, done["kept"]), done
         kept = counts.get(pair, {}).get("kept", 0)
-        if kept < work.corpus.minimum and (path.is_file() or pair in work.corpus.pairs.trained):
+        if kept < work.corpus.minimum and _must_be_large(work.corpus, pair):
             left_out[pair] = kept
     _say_below_minimum(work.corpus, left_out)
     kept_pairs = {pair: text for pair, text in cleaned.items() if pair not in left_out}
@@ -162,12 +162,17 @@ def _clean(work: Work, extracted: Path, mark: str) -> tuple[dict[str, Cleaned], 
     return kept_pairs, {pair: counts[pair] for pair in kept_pairs}, left_out
 
 
+def _must_be_large(corpus: Corpus, pair: str) -> bool:
+    """Whether the minimum is meant for a pair: a benchmark's is for the languages, so for their text with English."""
+    return pair in corpus.pairs.trained and (corpus.benchmark is None or ENGLISH in languages_of(pair))
+
+
 def _say_below_minimum(corpus: Corpus, left_out: Mapping[str, int]) -> None:
     if not left_out:
         return
     found = ", ".join(f"{pair} {kept:,}" for pair, kept in left_out.items())
     said = f"below the minimum of {corpus.minimum:,} clean pairs of sentences: {found}"
-    if not corpus.optional and set(left_out) & set(corpus.pairs.trained):
+    if not corpus.optional:
         raise UserError(
             f"{said}; see above for what could not be fetched and run again with --refresh, leave languages out with "
             "--directions, or give a lower --min-pairs"
@@ -194,15 +199,18 @@ def _split(work: Work, extracted: Path, cleaned: dict[str, Cleaned], counts: Cou
             given.setdefault(name, {})[pair] = path
     options = work.options
     splits = split(cleaned, given, options.split, folder, options.max_pairs, work.corpus.pairs.zero_shot)
-    for pair, size in splits.sizes.get(TRAIN, {}).items():
-        if not size:
-            raise UserError(_nothing_left(pair, counts[pair] | {HELD_OUT: splits.shared[pair]}))
+    for pair in [pair for pair, size in splits.sizes.get(TRAIN, {}).items() if not size]:
+        message = _nothing_left(pair, counts[pair] | {HELD_OUT: splits.shared[pair]})
+        if work.corpus.benchmark is None or ENGLISH in languages_of(pair):
+            raise UserError(f"{message}; give more text")
+        say(message)
+        del splits.sizes[TRAIN][pair]
     return {"sizes": splits.sizes, "shared": splits.shared, "beyond": splits.beyond}
 
 
 def _nothing_left(pair: str, counts: dict[str, int]) -> str:
     taken = ", ".join(f"{step}: {count}" for step, count in counts.items() if count and step not in ("read", "kept"))
-    return f"{pair}: none of {counts['read']} pairs is left to train on ({taken or 'too few'}); give more text"
+    return f"{pair}: none of {counts['read']} pairs is left to train on ({taken or 'too few'})"
 
 
 def _spm(work: Work, divided: Path, folder: Path) -> None:

@@ -102,7 +102,7 @@ def balanced_sample(texts: Iterable[Text], folder: Path, options: SpmOptions, wo
     sample = _Count(_shares(folder, sizes, most))
     write_lines(folder / "sample", sample)
     for language in sizes:
-        (folder / language).unlink()
+        _kept(folder, language).unlink()
     return sample.characters
 
 
@@ -124,15 +124,19 @@ def _lowest_of_language(task: Text, common: tuple[Path, int, int]) -> tuple[str,
         for line in read_lines(path):
             lowest.add(line.split("\t")[column])
     lowest.prune()
-    write_lines(folder / language, lowest.sentences.values())
+    write_lines(_kept(folder, language), lowest.sentences.values())
     return language, lowest.estimated_characters
+
+
+def _kept(folder: Path, language: str) -> Path:
+    return folder / f"{language}.kept"
 
 
 def _shares(folder: Path, sizes: Mapping[str, float], characters: int) -> Iterator[str]:
     total = sum(size**BALANCE for size in sizes.values())
     for language in sorted(sizes):
         quota = characters * sizes[language] ** BALANCE / total
-        for sentence in read_lines(folder / language):
+        for sentence in read_lines(_kept(folder, language)):
             if quota <= 0:
                 break
             yield sentence

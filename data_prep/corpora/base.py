@@ -55,7 +55,7 @@ class Corpus(Protocol):
 
     @property
     def minimum(self) -> int:
-        """Clean pairs of sentences below which a pair will not do."""
+        """Clean pairs of sentences below which a pair will not do; of a benchmark, a pair with English."""
 
     @property
     def optional(self) -> bool:

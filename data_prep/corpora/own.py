@@ -9,15 +9,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data_prep.benchmarks import Benchmark
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
-from data_prep.files import check_space, sha256_file
+from data_prep.files import check_space, say, sha256_file
 from data_prep.rows import Row, languages_of, one_line, pair_name, write_rows
 from smoe_mt.errors import UserError
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
 COPIES_OF_THE_TEXT = 4  # extracted, clean, split, binarised
+BYTES_A_COMPRESSED_ONE = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Part:
     def name(self) -> str:
         """Of its files, for people."""
         return " + ".join(path.name for path in self.paths)
+
+
+def _size(path: Path) -> int:
+    """Bytes of text, about."""
+    return path.stat().st_size * (BYTES_A_COMPRESSED_ONE if path.suffix == ".gz" else 1)
 
 
 Read = Callable[[Part], Iterator[tuple[str, str]]]
@@ -69,7 +76,7 @@ class OwnCorpus:
 
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Read and check every file."""
-        size = sum(path.stat().st_size for part in self.parts for path in part.paths)
+        size = sum(_size(path) for part in self.parts for path in part.paths)
         check_space(folder, COPIES_OF_THE_TEXT * size, "the data folder and its work files")
         records: list[SourceRecord] = []
         for (split, pair), parts in groupby(self.parts, lambda part: (part.split, part.pair)):
@@ -95,9 +102,7 @@ def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -
     found = sorted(parts, key=lambda part: (part.pair, part.split, part.swapped, part.paths))
     there = {part.pair for part in found}
     if request.benchmark is not None:
-        for pair in sorted(there):
-            for language in languages_of(pair):
-                request.benchmark.check(language)
+        _check_languages(request.benchmark, there)
     pairs = request.selection.of_pairs(there)
     chosen = tuple(part for part in found if part.pair in pairs.all)
     trained = {part.pair for part in chosen if part.split == TRAIN}
@@ -106,8 +111,19 @@ def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -
             raise UserError(
                 f"{part.paths[0]} has no training text beside it: add that of {part.pair}, or give --zero-shot {part.pair}"
             )
-    benchmark = None if request.benchmark is None else request.benchmark.name
-    return OwnCorpus(name, chosen, pairs, read, benchmark, request.minimum or 0)
+    if request.benchmark is None:
+        return OwnCorpus(name, chosen, pairs, read, None, request.minimum or 0)
+    benchmark = request.benchmark
+    minimum = benchmark.minimum if request.minimum is None else request.minimum
+    return OwnCorpus(name, chosen, pairs, read, benchmark.name, minimum, benchmark.optional)
+
+
+def _check_languages(benchmark: Benchmark, pairs: Iterable[str]) -> None:
+    there = sorted({language for pair in pairs for language in languages_of(pair)})
+    for language in there:
+        benchmark.check(language)
+    if missing := [language for language in benchmark.languages if language not in there]:
+        say(f"{benchmark.name}: no files of {', '.join(missing)}")
 
 
 def folder_of(name: str, request: Request, example: str) -> Path:

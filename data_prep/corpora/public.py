@@ -88,7 +88,8 @@ def public(request: Request) -> PublicCorpus:
     pairs = request.selection.of_languages(languages, ENGLISH_ONLY)
     minimum = benchmark.minimum if request.minimum is None else request.minimum
     datasets = tuple(_datasets(benchmark, pairs, request.cache))
-    return PublicCorpus(benchmark.name, pairs, datasets, request.cache / "public", request.refresh, minimum)
+    cache = request.cache / "public"
+    return PublicCorpus(benchmark.name, pairs, datasets, cache, request.refresh, minimum, benchmark.optional)
 
 
 @dataclass
@@ -101,7 +102,7 @@ class PublicCorpus:
     cache: Path
     refresh: bool
     minimum: int
-    optional: bool = False
+    optional: bool
     name: str = "public"
     placeholders: re.Pattern[str] = PLACEHOLDERS
 

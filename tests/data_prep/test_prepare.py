@@ -180,12 +180,29 @@ def test_a_pair_below_the_minimum_is_an_error_with_its_count(toy: Path, tmp_path
     assert prepare(f"tsv:{toy}", tmp_path / "data", "--min-pairs", "20")["left_out"] == {}
 
 
-def test_own_text_of_a_benchmark(tmp_path: Path) -> None:
+def test_own_text_of_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tsv(tmp_path / "in" / "nso-en.tsv", toy_lines(150))
-    prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", "--benchmark", "m4")
+    options = ("--benchmark", "m4")
+    with pytest.raises(UserError, match="below the minimum of 4,000 clean pairs of sentences: nso-en 150"):
+        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", *options)
+    assert "m4: no files of msa, tgl, cat" in capsys.readouterr().err
+    prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", *options, "--min-pairs", "100")
     write_tsv(tmp_path / "in" / "de-en.tsv", toy_lines(150))
     with pytest.raises(UserError, match="m4 has no language 'de'"):
-        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "other", "--benchmark", "m4")
+        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "other", *options)
+
+
+def test_a_small_pair_without_english_does_not_stop_a_benchmark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = toy_lines(150)
+    write_tsv(tmp_path / "in" / "nso-en.tsv", lines)
+    write_tsv(tmp_path / "in" / "nso-en.test.tsv", [("katu meri", "street sea")])
+    write_tsv(tmp_path / "in" / "msa-en.tsv", [(one[::-1], other) for one, other in lines])
+    write_tsv(tmp_path / "in" / "msa-nso.tsv", [("utak irem", "katu meri")])
+    corpus = prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", "--benchmark", "m4", "--min-pairs", "100")
+    assert corpus["pairs"] == ["msa-en", "nso-en"]
+    assert "msa-nso: none of 1 pairs is left to train on (strings held out: 1)" in capsys.readouterr().err
 
 
 def test_the_disk_is_looked_at_before(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
