@@ -198,7 +198,7 @@ def _split(work: Work, extracted: Path, cleaned: dict[str, Cleaned], counts: Cou
         if name != TRAIN and pair in pairs:
             given.setdefault(name, {})[pair] = path
     options = work.options
-    splits = split(cleaned, given, options.split, folder, options.max_pairs, work.corpus.pairs.zero_shot)
+    splits = split(cleaned, given, options.split, folder, options.max_pairs, work.corpus.pairs.zero_shot, work.workers)
     for pair in [pair for pair, size in splits.sizes.get(TRAIN, {}).items() if not size]:
         message = _nothing_left(pair, counts[pair] | {HELD_OUT: splits.shared[pair]})
         if work.corpus.benchmark is None or ENGLISH in languages_of(pair):

@@ -24,6 +24,7 @@ import numpy as np
 from data_prep.clean import folded
 from data_prep.columns import read_blocks
 from data_prep.files import say
+from data_prep.parallel import ordered_map
 from data_prep.rows import Row, hash_of, key_side, languages_of, read_rows, write_rows
 
 TEST, VALID = "test", "valid"
@@ -121,6 +122,7 @@ def split(
     folder: Path,
     most: int | None = None,
     untrained: Collection[str] = (),
+    workers: int = 1,
 ) -> Splits:
     """Write ``folder/{split}.{pair}.tsv``, with at most ``most`` training rows a pair and none of ``untrained`` pairs.
 
@@ -134,21 +136,37 @@ def split(
         for pair in sorted(cleaned):
             if pair not in given.get(name, {}):
                 _add(result, name, pair, _draw(result, name, pair, cleaned[pair], options), options, folder)
-    held = result.outside(None)
-    for pair, text in sorted(cleaned.items()):
+    common = _Training(result.outside(None), options.overlap, folder, most, frozenset(untrained))
+    for pair, left, wanted in ordered_map(_write_training, sorted(cleaned.items()), common, workers):
         drawn = sum(sizes.get(pair, 0) for name, sizes in result.sizes.items() if pair not in given.get(name, {}))
-        free = _free(text, held, options.overlap)
-        left = int(free.sum())
-        result.shared[pair] = text.count - drawn - left
-        if pair in untrained:
-            continue
-        wanted = left if most is None else min(left, most)
-        result.beyond[pair] = left - wanted
-        free[free] = _evenly_spaced(left, wanted)
-        if wanted:
-            write_rows(folder / f"train.{pair}.tsv", compress(text.rows(), free))
-        result.sizes.setdefault("train", {})[pair] = wanted
+        result.shared[pair] = cleaned[pair].count - drawn - left
+        if pair not in untrained:
+            result.beyond[pair] = left - wanted
+            result.sizes.setdefault("train", {})[pair] = wanted
     return result
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What decides about the training rows of all pairs."""
+
+    held: np.ndarray
+    overlap: str
+    folder: Path
+    most: int | None
+    untrained: frozenset[str]
+
+
+def _write_training(task: tuple[str, Cleaned], common: _Training) -> tuple[str, int, int]:
+    """A pair, how many of its rows nothing holds out, and how many of them were written as training text."""
+    pair, text = task
+    free = _free(text, common.held, common.overlap)
+    left = int(free.sum())
+    wanted = 0 if pair in common.untrained else left if common.most is None else min(left, common.most)
+    free[free] = _evenly_spaced(left, wanted)
+    if wanted:
+        write_rows(common.folder / f"train.{pair}.tsv", compress(text.rows(), free))
+    return pair, left, wanted
 
 
 def _evenly_spaced(count: int, wanted: int) -> np.ndarray:
