@@ -55,8 +55,11 @@ def cached(url: str, path: Path) -> Download | None:
 
 def remote_size(url: str) -> int | None:
     """Bytes, without downloading; ``None`` if the server does not say. NotThere, or UserError without a network."""
-    with _open(urllib.request.Request(url, method="HEAD")) as answer:
-        length = answer.headers.get("Content-Length")
+    try:
+        with _open(urllib.request.Request(url, method="HEAD")) as answer:
+            length = answer.headers.get("Content-Length")
+    except _NotAnswered:
+        return None
     return int(length) if length is not None else None
 
 
@@ -147,12 +150,18 @@ class _NothingLeft(Exception):
     """What is asked for begins after the end of the file."""
 
 
+class _NotAnswered(Exception):
+    """The server does not answer this kind of request."""
+
+
 def _open(request: urllib.request.Request) -> Any:
     try:
         return urllib.request.urlopen(request, timeout=TIME_LIMIT_S)
     except urllib.error.HTTPError as error:
         if error.code in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE):
             raise NotThere(request.full_url) from error
+        if error.code in (http.HTTPStatus.METHOD_NOT_ALLOWED, http.HTTPStatus.NOT_IMPLEMENTED):
+            raise _NotAnswered from error
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise _NothingLeft from error
         raise UserError(f"{request.full_url}: the server says {error.code} {error.reason}; run again later") from error

@@ -17,6 +17,7 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     hang_up_after: list[int] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     tag: str = '"one"'
     url: str = ""
 
@@ -25,6 +26,9 @@ class Server:
         data = self.files.get(handler.path)
         wanted = handler.headers.get("Range")
         self.asked.append((handler.command, wanted))
+        if handler.command in self.refused:
+            handler.send_error(405)
+            return
         if data is None:
             handler.send_error(404)
             return

@@ -81,6 +81,11 @@ def test_sizes_are_known_before(server: Server) -> None:
     assert server.asked == [("HEAD", None)]
 
 
+def test_a_server_may_not_tell_sizes(server: Server) -> None:
+    server.files["/a"], server.refused = DATA, {"HEAD"}
+    assert remote_size(f"{server.url}/a") is None
+
+
 def test_a_file_that_is_gone(server: Server, tmp_path: Path) -> None:
     with pytest.raises(NotThere):
         download(f"{server.url}/a", tmp_path / "a")
