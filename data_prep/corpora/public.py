@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
 from itertools import product
@@ -103,6 +103,7 @@ class PublicCorpus:
     refresh: bool
     minimum: int
     optional: bool
+    found: dict[str, Download] = field(default_factory=dict)
     name: str = "public"
     placeholders: re.Pattern[str] = PLACEHOLDERS
 
@@ -137,7 +138,7 @@ class PublicCorpus:
         for url, path in tqdm(files.items(), desc="fetch", unit="file"):
             if url not in found and url not in missing:
                 found[url] = download(url, path)
-        self._found = found
+        self.found = found
         return {"files": {file.path.name: file.sha256 for file in found.values()}, "missing": sorted(missing)}
 
     def _check_sizes(self, wanted: dict[str, Path]) -> set[str]:
@@ -162,7 +163,7 @@ class PublicCorpus:
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Unpack a file at a time and write its text."""
         records: list[SourceRecord] = []
-        for url, file in tqdm(self._found.items(), desc="extract", unit="file"):
+        for url, file in tqdm(self.found.items(), desc="extract", unit="file"):
             datasets = [dataset for dataset in self.datasets if dataset.url == url]
             with tempfile.TemporaryDirectory(dir=folder, prefix="unpacked-") as root:
                 _unpack(file, datasets, Path(root))
@@ -179,11 +180,17 @@ def _unpack(file: Download, datasets: list[Dataset], root: Path) -> None:
 
 
 def _write(dataset: Dataset, file: Download, root: Path, folder: Path) -> SourceRecord:
-    count = 0
+    """Append a data set's text; lines without a sentence on one side count for cleaning, but held-out sets have none."""
+    count = empty = 0
     with open(folder / f"{dataset.split}.{dataset.pair}.tsv", "a", encoding="utf-8", newline="\n") as out:
-        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, dataset.split, False)):
+        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, TRAIN, False)):
+            if dataset.split != TRAIN and not (first and second):
+                empty += 1
+                continue
             out.write("\t".join(Row(dataset.name, first, second)) + "\n")
             count += 1
+    if empty:
+        say(f"extract: {dataset.name}: {empty} lines have no sentence on one side and are left out of {dataset.split}")
     return SourceRecord(dataset.name, file.sha256, dataset.licence, dataset.url, {dataset.pair: count})
 
 

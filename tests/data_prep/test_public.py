@@ -127,6 +127,21 @@ def test_text_comes_in_the_order_of_the_pair(corpus: Callable[[], PublicCorpus],
     assert {record.name: record.pairs for record in records}["OPUS-gnome-1-eng-nso"] == {"nso-en": 200}
 
 
+def test_empty_lines_leave_held_out_sets_and_this_is_said(
+    corpus: Callable[[], PublicCorpus], server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"nso_Latn": "katu\n\nlolo\n", "eng_Latn": "street\nsea\ntree\n"}
+    server.files["/flores.tar.gz"] = tarred(
+        {FLORES.format(kind=kind, language=name): texts[name] for kind in ("dev", "devtest") for name in texts}
+    )
+    found = corpus()
+    found.fetch()
+    (tmp_path / "out").mkdir()
+    found.extract(tmp_path / "out", 1)
+    assert [row.first for row in read_rows(tmp_path / "out" / "test.nso-en.tsv")] == ["katu", "lolo"]
+    assert "1 lines have no sentence on one side and are left out of test" in capsys.readouterr().err
+
+
 def test_what_is_in_the_cache_is_not_asked_for(corpus: Callable[[], PublicCorpus], server: Server) -> None:
     first = corpus().fetch()
     server.asked.clear()
