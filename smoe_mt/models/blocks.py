@@ -73,7 +73,10 @@ def build_block(cfg: TransformerConfig, embed_dim: int, ffn_dim: int) -> nn.Modu
         "variant": cfg.variant,
         "dropout": cfg.dropout,
         "activation": cfg.activation_fn,
+        "backend": cfg.moe_backend,
         "eom_p": eom_p(cfg),
+        "second_choice": cfg.second_choice,
+        "debug": cfg.moe_debug,
     }
     try:
         return BUILDERS[cfg.moe](cfg, common)

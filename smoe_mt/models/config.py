@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe import parse_strata
+from smoe_mt.moe.backends import BACKENDS
 
 MOE_KINDS = ("none", "vanilla", "switch", "eom", "cmr", "stacking", "stratified")
 HAS_STRATA = ("stacking", "stratified")
@@ -74,6 +75,20 @@ class SMoETransformerConfig(FairseqDataclass):
     cmr_gate_dropout: float = field(default=0.1, metadata={"help": "cmr: dropout of the gate between FFN and experts"})
     variant: ChoiceEnum(["paper", "release"]) = field(  # type: ignore[valid-type]
         default="paper", metadata={"help": "release: compute what the paper's released code computes"}
+    )
+    second_choice: ChoiceEnum(["argmax", "gumbel"]) = field(  # type: ignore[valid-type]
+        default="argmax",
+        metadata={
+            "help": "gumbel: draw the second expert with Gumbel noise, in training and in evaluation, as the released code "
+            "does; translations then differ from run to run"
+        },
+    )
+    moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
+        default="auto", metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"}
+    )
+    moe_debug: bool = field(
+        default=False,
+        metadata={"help": "stop, naming the gate, when a gate's probabilities are not finite (slower on a GPU)"},
     )
     init_experts_from: Optional[str] = field(
         default=None,

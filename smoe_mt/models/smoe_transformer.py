@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig, transformer_config
 from smoe_mt.models.layers import MoEDecoderLayer, MoEEncoderLayer, collect_routing
+from smoe_mt.moe.gating import Gate
 
 
 def _is_moe_layer(cfg: TransformerConfig, number: int) -> bool:
@@ -69,7 +70,11 @@ class SMoETransformerModel(TransformerModelBase):
                 f"moe_freq={nested.moe_freq} leaves {nested.encoder.layers} encoder and {nested.decoder.layers} decoder "
                 "layers without a MoE block on one side: lower moe_freq, or set moe to none"
             )
-        return super().build_model(nested, task)
+        model = super().build_model(nested, task)
+        for name, module in model.named_modules():
+            if isinstance(module, Gate):
+                module.where = f"{name}, {module.where}"
+        return model
 
     @classmethod
     def build_encoder(

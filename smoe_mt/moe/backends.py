@@ -22,6 +22,7 @@ from smoe_mt.moe.dispatch import Plan
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.grouped import grouped_call, grouped_ffn, grouped_refuses
 from smoe_mt.moe.loop import LoopCall, WeightGradients, Weights, loop_ffn, share_gradients
+from smoe_mt.moe.packed import PackedWeights, packable
 
 BACKENDS = ("auto", "loop", "grouped")
 
@@ -58,13 +59,15 @@ class ReadyExperts:
 
     on_device  nothing may be read back from the device: plans have a row for every slot
     dropout    on each expert's output, before the combination
+    packed     the weights once more, packed for few rows; None where they are of no use
     """
 
     experts: Experts
     weights: Weights
     on_device: bool
     dropout: float
-    sink: WeightGradients | None
+    sink: WeightGradients | None = None
+    packed: PackedWeights | None = None
 
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         """y = sum_k weights_TK[:, k] FFN_e(x) over the served slots (eq. 6); plan's expert 0 is ``first_expert``; [T, D]."""
@@ -74,10 +77,11 @@ class ReadyExperts:
             drop_SD = F.dropout(x_TD.new_ones(plan.slot_S.numel(), x_TD.size(1)), self.dropout)
         act = activation(self.experts.activation)
         if self.on_device:
-            call = grouped_call(plan, first_expert, self.experts.num_experts, act, drop_SD)
-            return grouped_ffn(x_TD, weights_TK, self.weights, call)
+            grouped = grouped_call(plan, first_expert, self.experts.num_experts, act, drop_SD)
+            return grouped_ffn(x_TD, weights_TK, self.weights, grouped)
         counts = plan.served_E.tolist()
-        return loop_ffn(x_TD, weights_TK, self.weights, LoopCall(plan, counts, first_expert, act, drop_SD, self.sink))
+        call = LoopCall(plan, counts, first_expert, act, drop_SD, self.sink, self.packed)
+        return loop_ffn(x_TD, weights_TK, self.weights, call)
 
 
 def ready_experts(experts: Experts, x: Tensor, backend: str, dropout: float = 0.0) -> ReadyExperts:
@@ -90,7 +94,17 @@ def ready_experts(experts: Experts, x: Tensor, backend: str, dropout: float = 0.
     ffn_dim, embed_dim = experts.w_in.shape[1:]
     grouped = choose_backend(backend, dtype, embed_dim, ffn_dim) == "grouped"
     weights = experts.weights(dtype)
-    if grouped or not torch.is_grad_enabled():
-        return ReadyExperts(experts, weights, grouped, dropout, None)
-    sink = WeightGradients()
-    return ReadyExperts(experts, share_gradients(weights, sink), False, dropout, sink)
+    if grouped:
+        return ReadyExperts(experts, weights, True, dropout)
+    if torch.is_grad_enabled():
+        sink = WeightGradients()
+        return ReadyExperts(experts, share_gradients(weights, sink), False, dropout, sink)
+    return ReadyExperts(experts, weights, False, dropout, packed=_packed(experts, dtype))
+
+
+def _packed(experts: Experts, dtype: torch.dtype) -> PackedWeights | None:
+    """In training weights change with every step, so packing them does not pay."""
+    if experts.training or dtype is not torch.float32 or not packable(experts.w_in):
+        return None
+    experts.packed.check(experts.w_in, experts.w_out)
+    return experts.packed

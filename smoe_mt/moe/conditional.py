@@ -45,6 +45,8 @@ class ConditionalMoE(nn.Module):
         activation: str = "relu",
         backend: str = "auto",
         eom_p: float = 0.0,
+        second_choice: str = "argmax",
+        debug: bool = False,
         gate_dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -52,9 +54,8 @@ class ConditionalMoE(nn.Module):
             raise ValueError(f"gate_dropout must be at least 0 and below 1, not {gate_dropout}")
         self.gate_dropout = gate_dropout
         self.activation = activation
-        self.moe = MoE(
-            embed_dim, ffn_dim, num_experts, top_k, capacity_factor, variant, dropout, activation, backend, eom_p
-        )
+        settings = (top_k, capacity_factor, variant, dropout, activation, backend, eom_p, second_choice, debug)
+        self.moe = MoE(embed_dim, ffn_dim, num_experts, *settings)
         self.fc1 = nn.Linear(embed_dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, embed_dim)
         self.mix = nn.Linear(embed_dim, 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smoe_mt.moe.activations import activation as known_activation
+from smoe_mt.moe.packed import PackedWeights
 
 
 class Experts(nn.Module):
@@ -33,6 +34,7 @@ class Experts(nn.Module):
         self.b_in = nn.Parameter(torch.empty(num_experts, ffn_dim))
         self.w_out = nn.Parameter(torch.empty(num_experts, embed_dim, ffn_dim))
         self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim))
+        self.packed = PackedWeights()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -40,6 +42,12 @@ class Experts(nn.Module):
             bound = 1 / math.sqrt(weight.size(-1))
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+
+    def train(self, mode: bool = True) -> Experts:
+        """Training needs the memory of the packed weights."""
+        if mode:
+            self.packed.drop()
+        return super().train(mode)
 
     def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """w_in, b_in, w_out, b_out in ``dtype``."""

@@ -21,14 +21,19 @@ def at_least_float32(x: Tensor) -> Tensor:
 class Gate(nn.Module):
     """A gate over ``visible`` experts: ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D)).
 
+    where  how errors name the gate; whoever builds a model of several blocks may set it to say more
+    debug  look for what is not finite at every pass; on a GPU the host waits for the answer
+
     Raises:
-        ValueError: fewer visible experts than choices; ``where`` names the gate.
+        ValueError: fewer visible experts than choices.
     """
 
-    def __init__(self, embed_dim: int, visible: int, top_k: int, where: str) -> None:
+    def __init__(self, embed_dim: int, visible: int, top_k: int, where: str, debug: bool = False) -> None:
         super().__init__()
         if top_k > visible:
             raise ValueError(f"top_k={top_k} needs at least {top_k} experts to choose from, but {where} sees {visible}")
+        self.where = where
+        self.debug = debug
         self.weight = nn.Parameter(torch.empty(visible, embed_dim))
         nn.init.uniform_(self.weight, -1 / math.sqrt(embed_dim), 1 / math.sqrt(embed_dim))
 
@@ -38,8 +43,25 @@ class Gate(nn.Module):
         return self.weight.size(0)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """G over the visible experts; [T, E], at least float32."""
-        return gate_probabilities(x_TD, self.weight)
+        """G over the visible experts; [T, E], at least float32.
+
+        Raises:
+            FloatingPointError: in debug, a probability that is not finite.
+        """
+        probs_TE = gate_probabilities(x_TD, self.weight)
+        if self.debug:
+            self._check(x_TD, probs_TE)
+        return probs_TE
+
+    def _check(self, x_TD: Tensor, probs_TE: Tensor) -> None:
+        bad = int((~probs_TE.isfinite()).any(dim=1).sum())
+        if bad:
+            states = ("not finite", "finite")
+            raise FloatingPointError(
+                f"{self.where}: probabilities of {bad} of {probs_TE.size(0)} tokens are not finite; "
+                f"the gate's input is {states[bool(x_TD.isfinite().all())]}, "
+                f"its weights are {states[bool(self.weight.isfinite().all())]}"
+            )
 
 
 def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
@@ -49,12 +71,18 @@ def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
         return F.linear(x_TD, weight_ED.to(x_TD.dtype)).softmax(dim=-1)
 
 
-def choose(probs_TE: Tensor, top_k: int) -> Tensor:
+def choose(probs_TE: Tensor, top_k: int, second_choice: str = "argmax") -> Tensor:
     """The ``top_k`` most probable experts of each token, best first; ties go to the lowest index; int64 [T, K].
 
+    ``second_choice`` "gumbel": after the first one, the largest of log G plus Gumbel noise, as in the released code.
     Repeated argmax rather than ``topk``, whose order among equals is not defined.
     """
     left_TE = probs_TE.detach()
+    if second_choice == "gumbel" and top_k > 1:
+        first_T1 = left_TE.argmax(dim=1, keepdim=True)
+        # G / Exp(1) has the same order as log G + Gumbel noise.
+        noisy_TE = left_TE / torch.empty_like(left_TE).exponential_()
+        return torch.cat([first_T1, noisy_TE.scatter(1, first_T1, -1.0).argmax(dim=1, keepdim=True)], dim=1)
     choices: list[Tensor] = []
     for k in range(top_k):
         if k:

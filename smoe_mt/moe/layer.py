@@ -22,6 +22,8 @@ class MoE(nn.Module):
     variant          "paper", or "release": capacity factor * ceil(T / E) (Switch: factor 1), dropout inside the experts
     backend          "auto", "loop" or "grouped": see ``backends``
     eom_p            expert output masking (EOM); 0: none
+    second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
+    debug            a gate with probabilities that are not finite raises FloatingPointError
 
     Parameters: ``gate.weight`` [E, D] and those of ``experts``.
 
@@ -41,15 +43,17 @@ class MoE(nn.Module):
         activation: str = "relu",
         backend: str = "auto",
         eom_p: float = 0.0,
+        second_choice: str = "argmax",
+        debug: bool = False,
     ) -> None:
         super().__init__()
         check_backend(backend)
         self.backend = backend
         expert_dropout = dropout if variant == "release" else 0.0
-        self.settings = PassSettings(top_k, capacity_factor, variant, expert_dropout)
+        self.settings = PassSettings(top_k, capacity_factor, variant, expert_dropout, second_choice)
         self.mask = ExpertOutputMask(eom_p)
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
-        self.gate = Gate(embed_dim, num_experts, top_k, "the gate")
+        self.gate = Gate(embed_dim, num_experts, top_k, "the gate", debug)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""

@@ -7,8 +7,8 @@ or not needed. The gradient of a combine weight, <grad y, FFN_e(x)>, is taken at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from smoe_mt.moe.activations import Activation
 from smoe_mt.moe.dispatch import Plan, of_slots, of_tokens, sum_rows
+from smoe_mt.moe.packed import MOST_ROWS, PackedWeights, packed_linear
+from smoe_mt.moe.workers import for_each_expert
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -94,7 +96,10 @@ def share_gradients(weights: Weights, sink: WeightGradients) -> Weights:
 
 @dataclass(frozen=True)
 class LoopCall:
-    """What a call needs besides tensors with gradients; drop_SD, a dropout mask on the experts' outputs, or None."""
+    """What a call needs besides tensors with gradients; drop_SD, a dropout mask on the experts' outputs, or None.
+
+    packed  the weights packed for few rows, where no gradients are asked for; or None
+    """
 
     plan: Plan
     counts: list[int]
@@ -102,14 +107,12 @@ class LoopCall:
     activation: Activation
     drop_SD: Tensor | None
     sink: WeightGradients | None
+    packed: PackedWeights | None
 
-    def runs(self) -> Iterator[tuple[int, slice]]:
-        """Experts that have rows, and their rows."""
-        start = 0
-        for e, count in enumerate(self.counts, start=self.first_expert):
-            if count:
-                yield e, slice(start, start + count)
-            start += count
+    def row_slices(self) -> list[slice]:
+        """The rows of each expert."""
+        ends = list(accumulate(self.counts))
+        return [slice(end - count, end) for count, end in zip(self.counts, ends)]
 
 
 def loop_forward(
@@ -118,17 +121,24 @@ def loop_forward(
     """(y_TD, what a backward pass needs of the hidden layer, [S, F] where ``keep``)."""
     w_in, b_in, w_out, b_out = weights
     act, slots = call.activation, call.plan.token_S.numel()
-    kept_SF = x_TD.new_empty(slots if keep else max(call.counts, default=0), w_in.size(1))
+    kept_SF = x_TD.new_empty(slots if keep else 0, w_in.size(1))
     out_SD = x_TD.new_empty(slots, x_TD.size(1))
     # Split and unbound at once: with few tokens, taking slices one by one costs as much as the products.
     experts = list(zip(b_in.unbind(), w_in.transpose(1, 2).unbind(), b_out.unbind(), w_out.transpose(1, 2).unbind()))
-    rows = zip(x_TD.index_select(0, call.plan.token_S).split(call.counts), out_SD.split(call.counts))
-    kept = kept_SF.split(call.counts) if keep else [kept_SF[:count] for count in call.counts]
-    for e, ((x, out), h) in enumerate(zip(rows, kept), start=call.first_expert):
-        if x.size(0):
-            b_1, w_1, b_2, w_2 = experts[e]
-            torch.addmm(b_1, x, w_1, out=h)
-            torch.addmm(b_2, act.output(act.keep(h)), w_2, out=out)
+    rows = list(zip(x_TD.index_select(0, call.plan.token_S).split(call.counts), out_SD.split(call.counts)))
+    kept = kept_SF.split(call.counts) if keep else None
+
+    def compute(e: int) -> None:
+        b_1, w_1, b_2, w_2 = experts[call.first_expert + e]
+        x, out = rows[e]
+        if call.packed is not None and x.size(0) <= MOST_ROWS:
+            p_1, p_2 = call.packed.of(call.first_expert + e, w_in, w_out)
+            out.copy_(packed_linear(act.output(act.keep(packed_linear(x, p_1, b_1))), p_2, b_2))
+            return
+        h = torch.addmm(b_1, x, w_1) if kept is None else torch.addmm(b_1, x, w_1, out=kept[e])
+        torch.addmm(b_2, act.output(act.keep(h)), w_2, out=out)
+
+    for_each_expert(compute, call.counts, x_TD.device)
     if call.drop_SD is not None:
         out_SD.mul_(call.drop_SD)
     return sum_rows(out_SD, call.plan, weights_TK), kept_SF
@@ -164,7 +174,9 @@ class _LoopFFN(torch.autograd.Function):
         weight_S = of_slots(weights_TK, call.plan)
         grad_rows_SD = x_TD.new_empty(kept_SF.size(0), x_TD.size(1))
         grad_weight_S = torch.empty_like(weight_S)
-        for e, rows in call.runs():
+
+        def compute(number: int) -> None:
+            e, rows = call.first_expert + number, row_slices[number]
             token_S, kept = call.plan.token_S[rows], kept_SF[rows]
             a = call.activation.output(kept)
             grad_out = grad_TD.index_select(0, token_S)
@@ -179,6 +191,9 @@ class _LoopFFN(torch.autograd.Function):
                 x = x_TD.index_select(0, token_S).mul_(weight[:, None])
                 sink.add(e, grad_h, x, grad_out.mul_(weight[:, None]), a, weight)
             torch.mm(grad_h, w_in[e], out=grad_rows_SD[rows]).mul_(weight[:, None])
+
+        row_slices = call.row_slices()
+        for_each_expert(compute, call.counts, x_TD.device)
         return sum_rows(grad_rows_SD, call.plan), of_tokens(grad_weight_S, call.plan), *gradients, None
 
 

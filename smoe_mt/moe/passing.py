@@ -14,6 +14,7 @@ from smoe_mt.moe.masking import ExpertOutputMask
 from smoe_mt.moe.routing import GateLoad
 
 VARIANTS = ("paper", "release")
+SECOND_CHOICES = ("argmax", "gumbel")
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class PassSettings:
     capacity_factor  an expert serves at most ceil(capacity_factor * T / E) slots in training; 0 drops nothing
     variant          "paper", or "release": the released code's capacity, capacity_factor * ceil(T / E)
     expert_dropout   dropout on an expert's output, before the combination (released code)
+    second_choice    "argmax", or "gumbel": drawn with noise, in evaluation too (released code)
     """
 
     top_k: int
     capacity_factor: float
     variant: str
     expert_dropout: float
+    second_choice: str = "argmax"
 
     def __post_init__(self) -> None:
         if self.top_k not in (1, 2):
@@ -38,6 +41,9 @@ class PassSettings:
             raise ValueError(f"capacity_factor must be 0 (nothing is dropped) or positive, not {self.capacity_factor}")
         if self.variant not in VARIANTS:
             raise ValueError(f"unknown variant {self.variant!r}: choose one of {', '.join(VARIANTS)}")
+        if self.second_choice not in SECOND_CHOICES:
+            known = ", ".join(SECOND_CHOICES)
+            raise ValueError(f"unknown second_choice {self.second_choice!r}: choose one of {known}")
         if not 0 <= self.expert_dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.expert_dropout}")
 
@@ -69,7 +75,7 @@ def pass_gate(
     """
     visible = gate.visible
     probs_TE = gate(x_TD)
-    choices_TK = choose(probs_TE, settings.top_k)
+    choices_TK = choose(probs_TE, settings.top_k, settings.second_choice)
     first_E = first_choices(choices_TK, visible, here_T)
     capacity = None
     if gate.training and settings.capacity_factor:

@@ -6,6 +6,7 @@ The control for strata: as many experts in as many groups, but every token passe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +40,15 @@ class Stacking(nn.Module):
         activation: str = "relu",
         backend: str = "auto",
         eom_p: float = 0.0,
+        second_choice: str = "argmax",
+        debug: bool = False,
     ) -> None:
         super().__init__()
         self.strata = parse_strata(strata)
-        self.layers = nn.ModuleList(
-            MoE(embed_dim, ffn_dim, experts, top_k, capacity_factor, variant, dropout, activation, backend, eom_p)
-            for experts in self.strata
-        )
+        settings = (top_k, capacity_factor, variant, dropout, activation, backend, eom_p, second_choice, debug)
+        self.layers = nn.ModuleList(MoE(embed_dim, ffn_dim, experts, *settings) for experts in self.strata)
+        for number, layer in enumerate(self.layers, start=1):
+            cast(MoE, layer).gate.where = f"the gate of layer {number}"
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""

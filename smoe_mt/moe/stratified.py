@@ -34,6 +34,8 @@ class StratifiedMoE(nn.Module):
                      dropout inside the experts, capacity factor * ceil(T_i / E_i), balance loss over visited gates.
     backend          "auto", "loop" or "grouped": see ``backends``
     eom_p            expert output masking at each visit; 0: none
+    second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
+    debug            a gate with probabilities that are not finite raises FloatingPointError
 
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
 
@@ -55,20 +57,23 @@ class StratifiedMoE(nn.Module):
         activation: str = "relu",
         backend: str = "auto",
         eom_p: float = 0.0,
+        second_choice: str = "argmax",
+        debug: bool = False,
     ) -> None:
         super().__init__()
         check_backend(backend)
         self.backend = backend
         self.strata = parse_strata(strata)
         self.release = variant == "release"
-        self.settings = PassSettings(top_k, capacity_factor, variant, dropout if self.release else 0.0)
+        expert_dropout = dropout if self.release else 0.0
+        self.settings = PassSettings(top_k, capacity_factor, variant, expert_dropout, second_choice)
         self.dropout = 0.0 if self.release else dropout
         self.mask = ExpertOutputMask(eom_p)
         num_experts = sum(self.strata)
         self.first_experts = tuple(sum(self.strata[:i]) for i in range(len(self.strata)))
         self.experts = Experts(num_experts, embed_dim, ffn_dim, activation)
         self.gates = nn.ModuleList(
-            Gate(embed_dim, num_experts - first, top_k, f"the gate of stratum {i + 1}")
+            Gate(embed_dim, num_experts - first, top_k, f"the gate of stratum {i + 1}", debug)
             for i, first in enumerate(self.first_experts)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(len(self.strata) + self.release))

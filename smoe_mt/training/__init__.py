@@ -1,15 +1,1 @@
-"""What fairseq's command lines and Trainer lack, as small named shims."""
-
-from __future__ import annotations
-
-from smoe_mt.training import errors_at_the_door, progress, quiet, safe_loading, trainer
-
-
-def put_shims_in_place() -> None:
-    """All of them; called when the plugin is imported. Doing it again changes nothing."""
-    errors_at_the_door.install()
-    progress.shorten_text_log()
-    trainer.put_in_place()
-    quiet.hush()
-    safe_loading.allow_namespaces()
-    safe_loading.say_what_is_damaged()
+"""What fairseq's command lines and Trainer lack, as small named shims, and the memory of training on a CPU."""

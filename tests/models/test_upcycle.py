@@ -9,7 +9,7 @@ import torch
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.upcycle import upcycle_from, upcycled_state
-from smoe_mt.training import put_shims_in_place
+from smoe_mt.training.shims import put_shims_in_place
 
 Make = Callable[..., SMoETransformerModel]
 

@@ -1,0 +1,168 @@
+"""What a block costs beside a dense FFN that computes as much, and beside the one-hot form of dispatch.
+
+    python -m benchmarks.bench_block --json blocks.json
+
+Each row is measured in a process of its own: the block, a dense FFN over as many rows as the block's experts served
+(equal activated FLOPs), and a dense FFN over the tokens, in turns. Memory is measured in one more process: the growth of
+the resident memory at its peak, gradients of all weights included. Training keeps freed memory as ``fairseq-train`` with
+this plugin does (``--plain-allocator`` leaves the allocator as it is).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measuring
+from benchmarks.one_hot import one_hot_moe, one_hot_stratified
+from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
+from smoe_mt.training.memory import keep_freed_memory
+
+SYSTEMS: dict[str, Callable[..., nn.Module]] = {
+    "vanilla": lambda d, f, e, **o: MoE(d, f, e, **o),
+    "switch": lambda d, f, e, **o: MoE(d, f, e, top_k=1, **o),
+    "eom": lambda d, f, e, **o: MoE(d, f, e, eom_p=0.1, **o),
+    "cmr": lambda d, f, e, **o: ConditionalMoE(d, f, e, **o),
+    "stacking_2": lambda d, f, e, **o: Stacking(d, f, (e // 2, e // 2), **o),
+    "smoe_4_12": lambda d, f, e, **o: StratifiedMoE(d, f, (e // 4, e - e // 4), **o),
+    "smoe_4_4_4_4": lambda d, f, e, **o: StratifiedMoE(d, f, (e // 4,) * 4, **o),
+}
+ONE_HOT: dict[str, Callable[[Any, Tensor], Tensor]] = {"vanilla": one_hot_moe, "smoe_4_12": one_hot_stratified}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: which system, over how many tokens, forward + backward or evaluation; ``args`` from the command line."""
+
+    system: str
+    tokens: int
+    training: bool
+    one_hot: bool
+    args: argparse.Namespace
+
+    def block(self) -> nn.Module:
+        args = self.args
+        torch.manual_seed(0)
+        sizes = (args.embed_dim, args.ffn_dim, args.experts)
+        block = SYSTEMS[self.system](*sizes, backend=args.backend, capacity_factor=args.capacity_factor)
+        return block.to(args.device, measuring.DTYPES[args.dtype]).train(self.training)
+
+    def rows(self, count: int) -> Tensor:
+        dtype = measuring.DTYPES[self.args.dtype]
+        return torch.randn(count, self.args.embed_dim, device=self.args.device, dtype=dtype, requires_grad=self.training)
+
+    def dense(self) -> nn.Module:
+        d, f = self.args.embed_dim, self.args.ffn_dim
+        ffn = nn.Sequential(nn.Linear(d, f), nn.ReLU(), nn.Linear(f, d))
+        return ffn.to(self.args.device, measuring.DTYPES[self.args.dtype])
+
+    def run(self, compute: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Callable[[], object]:
+        """A pass; in training with backward, gradients anew each time, as an optimiser's step leaves them."""
+
+        def once() -> None:
+            if not self.training:
+                with torch.inference_mode():
+                    compute(x)
+                return
+            module.zero_grad(set_to_none=True)
+            x.grad = None
+            compute(x).backward(torch.ones_like(x))
+
+        return once
+
+    def start(self) -> None:
+        torch.set_num_threads(self.args.threads)
+        if self.training and self.args.device == "cpu" and not self.args.plain_allocator:
+            keep_freed_memory()
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """The row of a case, without memory."""
+    case.start()
+    block, x, dense = case.block(), case.rows(case.tokens), case.dense()
+    served = served_rows(block, x)
+    equal = case.rows(served)
+    forward = torch.compile(block) if case.args.compile else block
+    contenders = {
+        "block": case.run(lambda x: forward(x)[0], block, x),
+        "equal": case.run(dense, dense, equal),
+        "dense": case.run(dense, dense, x),
+    }
+    if case.one_hot:
+        contenders["one_hot"] = case.run(lambda x: ONE_HOT[case.system](block, x), block, x)
+    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device)
+    return {
+        "system": case.system,
+        "mode": "train" if case.training else "eval",
+        "tokens": case.tokens,
+        "rows a token": served / case.tokens,
+        "block ms": 1000 * statistics.median(seconds["block"]),
+        "equal dense ms": 1000 * statistics.median(seconds["equal"]),
+        "ratio": measuring.ratio(seconds["block"], seconds["equal"]),
+        "to dense FFN": measuring.ratio(seconds["block"], seconds["dense"]),
+        "one-hot to equal": measuring.ratio(seconds["one_hot"], seconds["equal"]) if case.one_hot else None,
+    }
+
+
+def served_rows(block: nn.Module, x: Tensor) -> int:
+    """Rows that FFNs compute in a pass: slots served, and the shared FFN's of conditional routing."""
+    with torch.no_grad():
+        routing = block(x)[1]
+    slots = sum(int(load.served.sum()) for load in routing.load)
+    return slots + (x.size(0) if isinstance(block, ConditionalMoE) else 0)
+
+
+def measure_memory(case: Case) -> dict[str, Any]:
+    """Peak MiB of one pass of the block (of the one-hot form where the case asks for it) in a fresh process."""
+    block, x = case.block(), case.rows(case.tokens)
+    warm = case.rows(64)  # what torch sets up at its first products is not the block's
+    case.run(lambda x: block(x)[0], block, warm)()
+    block.zero_grad(set_to_none=True)
+    case.start()
+    compute = (lambda x: ONE_HOT[case.system](block, x)) if case.one_hot else (lambda x: block(x)[0])
+    return {"MiB": measuring.peak_mib(case.run(compute, block, x), case.args.device)}
+
+
+def cases(args: argparse.Namespace) -> list[Case]:
+    found = []
+    for mode in args.modes:
+        training = mode == "train"
+        for tokens in args.tokens if training else args.eval_tokens:
+            for system in args.systems:
+                one_hot = system in ONE_HOT and tokens <= args.one_hot_up_to
+                found.append(Case(system, tokens, training, one_hot, args))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", nargs="+", default=["vanilla", "smoe_4_12"], choices=SYSTEMS)
+    parser.add_argument("--modes", nargs="+", default=["train", "eval"], choices=["train", "eval"])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 8192, 16384], help="tokens in training")
+    parser.add_argument("--eval-tokens", nargs="+", type=int, default=[50, 500], help="tokens in evaluation")
+    parser.add_argument("--embed-dim", type=int, default=512)
+    parser.add_argument("--ffn-dim", type=int, default=2048)
+    parser.add_argument("--experts", type=int, default=16, help="experts of a block; smoe_4_12: a quarter of them first")
+    parser.add_argument("--capacity-factor", type=float, default=2.0)
+    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
+    parser.add_argument("--one-hot-up-to", type=int, default=1024, help="tokens up to which the one-hot form runs too")
+    parser.add_argument("--plain-allocator", action="store_true", help="leave the C library's allocator as it is")
+    parser.add_argument("--compile", action="store_true", help="the block through torch.compile")
+    measuring.add_common_arguments(parser, runs=9)
+    args = parser.parse_args()
+    todo = cases(args)
+    rows = measuring.each_in_its_own_process(measure, todo, "time")
+    memory = [Case(case.system, case.tokens, case.training, False, args) for case in todo]
+    for row, peak in zip(rows, measuring.each_in_its_own_process(measure_memory, memory, "memory"), strict=True):
+        row |= peak
+    measuring.show(rows, args)
+
+
+if __name__ == "__main__":
+    main()

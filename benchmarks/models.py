@@ -1,0 +1,85 @@
+"""Whole models to time, with random weights and sentences: no data folder is needed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import smoe_mt
+from benchmarks import measuring
+from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+
+SIZES = {
+    "tiny": {"embed_dim": 128, "ffn_embed_dim": 512, "layers": 2, "attention_heads": 4},
+    "base": {"embed_dim": 512, "ffn_embed_dim": 2048, "layers": 6, "attention_heads": 8},
+    "big": {"embed_dim": 1024, "ffn_embed_dim": 4096, "layers": 6, "attention_heads": 16},
+}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "dense": {"moe": "none"},
+    "vanilla": {"moe": "vanilla", "num_experts": 8},
+    "switch": {"moe": "switch", "num_experts": 8},
+    "smoe_4_4": {"moe": "stratified", "strata": "4,4"},
+    "smoe_2_2_2_2": {"moe": "stratified", "strata": "2,2,2,2"},
+    "smoe_4_12": {"moe": "stratified", "strata": "4,12"},
+}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which models, how big."""
+    parser.add_argument("--systems", nargs="+", default=["smoe_2_2_2_2"], choices=[name for name in SYSTEMS if name != "dense"])
+    parser.add_argument("--size", default="base", choices=SIZES)
+    parser.add_argument("--vocabulary", type=int, default=32_000, help="pieces of the joint vocabulary")
+    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
+
+
+def toy_task(vocabulary: int) -> SimpleNamespace:
+    """What a model and a criterion ask of a task."""
+    dictionary = Dictionary()
+    for i in range(vocabulary - len(dictionary)):
+        dictionary.add_symbol(f"w{i}")
+    return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))
+
+
+def make_model(system: str, args: argparse.Namespace, task: SimpleNamespace) -> SMoETransformerModel:
+    """The model of a system, random weights, on the device and in the precision asked for."""
+    smoe_mt.register()
+    cfg = SMoETransformerConfig(moe_backend=args.backend)
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in SIZES[args.size].items()}
+    for name, value in {**sizes, **SYSTEMS[system]}.items():
+        setattr(cfg, name, value)
+    torch.manual_seed(0)
+    model = SMoETransformerModel.build_model(cfg, task)
+    return model.to(args.device, measuring.DTYPES[args.dtype])
+
+
+def random_tokens(sentences: int, length: int, dictionary: Dictionary, device: str) -> Tensor:
+    """int64 [sentences, length], each with its end; no padding."""
+    tokens = torch.randint(dictionary.nspecial, len(dictionary), (sentences, length), device=device)
+    tokens[:, -1] = dictionary.eos()
+    return tokens
+
+
+def _addmm_flops(_sum: Any, a: Any, b: Any, **_kwargs: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
+def _packed_flops(x: Any, packed: Any, *_args: Any, **_kwargs: Any) -> int:
+    return 2 * x[0] * x[1] * packed[0]
+
+
+# Products that torch's own list lacks.
+FLOPS = {torch.ops.aten.addmm_: _addmm_flops, torch.ops.mkldnn._linear_pointwise: _packed_flops}
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """FLOPs of the matrix products in ``run``, as they were computed: real routing, real lengths."""
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+        run()
+    return counter.get_total_flops()
