@@ -22,10 +22,18 @@ setup(
         *find_packages(include=["smoe_mt", "smoe_mt.*", "data_prep", "data_prep.*"]),
         "smoe_mt.configs",
         "smoe_mt.configs.model",
+        "smoe_mt.configs.scale",
+        "smoe_mt.configs.hydra.launcher",
         "smoe_mt.scripts",
     ],
     package_dir={"smoe_mt.configs": "configs", "smoe_mt.scripts": "scripts"},
-    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["environment.sh", "quickstart.sh"]},
+    package_data={
+        "smoe_mt.configs": ["*.yaml"],
+        "smoe_mt.configs.model": ["*.yaml"],
+        "smoe_mt.configs.scale": ["*.yaml"],
+        "smoe_mt.configs.hydra.launcher": ["*.yaml"],
+        "smoe_mt.scripts": ["environment.sh", "quickstart.sh"],
+    },
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
         "torch>=2.6",  # loads checkpoints safely by default
@@ -43,6 +51,7 @@ setup(
         "lxml>=5",
     ],
     extras_require={
+        "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
         "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *PUBLIC, *LANGUAGE_IDENTIFICATION],
         "public": PUBLIC,
         "langid": LANGUAGE_IDENTIFICATION,

@@ -88,9 +88,8 @@ def measure(case: Case) -> dict[str, Any]:
     block, x, dense = case.block(), case.rows(case.tokens), case.dense()
     served = served_rows(block, x)
     equal = case.rows(served)
-    forward = torch.compile(block) if case.args.compile else block
     contenders = {
-        "block": case.run(lambda x: forward(x)[0], block, x),
+        "block": case.run(lambda x: block(x)[0], block, x),
         "equal": case.run(dense, dense, equal),
         "dense": case.run(dense, dense, x),
     }
@@ -153,7 +152,6 @@ def main() -> None:
     parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
     parser.add_argument("--one-hot-up-to", type=int, default=1024, help="tokens up to which the one-hot form runs too")
     parser.add_argument("--plain-allocator", action="store_true", help="leave the C library's allocator as it is")
-    parser.add_argument("--compile", action="store_true", help="the block through torch.compile")
     measuring.add_common_arguments(parser, runs=9)
     args = parser.parse_args()
     todo = cases(args)

@@ -10,6 +10,7 @@ Shape letters used in all modules of this package, as suffixes of tensor names:
     L  strata of a block
 """
 
+from smoe_mt.moe.compiling import keep_blocks_out_of_graphs
 from smoe_mt.moe.conditional import ConditionalMoE
 from smoe_mt.moe.layer import MoE
 from smoe_mt.moe.routing import GateLoad, Routing
@@ -17,4 +18,13 @@ from smoe_mt.moe.stacking import Stacking
 from smoe_mt.moe.strata import parse_strata
 from smoe_mt.moe.stratified import StratifiedMoE
 
-__all__ = ["ConditionalMoE", "GateLoad", "MoE", "Routing", "Stacking", "StratifiedMoE", "parse_strata"]
+__all__ = [
+    "ConditionalMoE",
+    "GateLoad",
+    "MoE",
+    "Routing",
+    "Stacking",
+    "StratifiedMoE",
+    "keep_blocks_out_of_graphs",
+    "parse_strata",
+]

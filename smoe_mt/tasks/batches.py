@@ -31,9 +31,9 @@ class BatchLimits:
     #: Whether sentences that are too long are skipped (and counted in the log) or are a UserError.
     skip_long: bool = True
 
-    def batches(self, dataset: ManyToManyDataset, epoch: int) -> Batches:
-        """The batches of an epoch, shortest first; they follow from the dataset's seed and the epoch alone."""
-        draws = self._short_enough(dataset, dataset.draws(epoch), epoch)
+    def batches(self, dataset: ManyToManyDataset, epoch: int, window: int) -> Batches:
+        """The batches of a window of an epoch, shortest first; they follow from the dataset's seed, epoch and window alone."""
+        draws = self._short_enough(dataset, dataset.draws(epoch, window), epoch, window)
         # Those to be translated in validation come together in batches, for decoding is what costs there.
         decoded = dataset.is_decoded(draws)
         groups = [draws[decoded], draws[~decoded]] if decoded.any() else [draws]
@@ -49,7 +49,7 @@ class BatchLimits:
             draws.indices, draws.costs, self.max_tokens or -1, self.max_sentences or -1, self.multiple
         )
 
-    def _short_enough(self, dataset: ManyToManyDataset, draws: Draws, epoch: int) -> Draws:
+    def _short_enough(self, dataset: ManyToManyDataset, draws: Draws, epoch: int, window: int) -> Draws:
         bound = self.max_tokens or max(self.longest_source, self.longest_target)
         source, target = min(self.longest_source, bound), min(self.longest_target, bound)
         fits = draws.fitting(source, target)
@@ -62,7 +62,10 @@ class BatchLimits:
                 f"sentence {line + 1} of {text.source.prefix.name} ({text.name}) is longer than {limits}: raise "
                 "--max-tokens or the positions, or give --skip-invalid-size-inputs-valid-test"
             )
-        logger.warning(f"epoch {epoch}: skips {(~fits).sum():,} of {len(draws):,} sentences, longer than {limits}")
+        if window == 0:  # the others are like it, and a hundred million sentences have hundreds
+            part = f" of the first of {dataset.windows} windows" if dataset.windows > 1 else ""
+            skipped = f"{(~fits).sum():,} of {len(draws):,} sentences{part}"
+            logger.warning(f"epoch {epoch}: skips {skipped}, longer than {limits}")
         if not fits.any():
             raise UserError(
                 f"all {len(draws):,} sentences are longer than {limits}: raise --max-tokens or the positions"

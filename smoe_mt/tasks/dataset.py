@@ -1,7 +1,10 @@
 """The sentences of all directions of a split as one dataset.
 
 A sentence's index is its place in the text of all directions, one after the other in task order. It does not depend on the
-epoch: what an epoch draws is a list of such indices, made in the main process, so loader workers never need to be told.
+epoch: what an epoch draws are lists of such indices, made in the main process, so loader workers never need to be told.
+
+An epoch is planned in windows, in order, when their turn comes: so the first batch is there at once and memory does not grow
+with the text.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from fairseq.data import FairseqDataset
 
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.draws import Draws
-from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, epoch_rng
+from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, window_bounds, window_rng
 from smoe_mt.tasks.token_file import TokenFile
+
+WINDOW = 2**18
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Sampling:
     #: Draws per epoch; 0 = as many as there are sentences over all directions.
     epoch_pairs: int
     seed: int
+    #: Draws that are planned at a time: what planning takes in memory, and what sentences of similar length are sought in.
+    window: int = WINDOW
 
 
 class ManyToManyDataset(FairseqDataset):
@@ -57,14 +64,9 @@ class ManyToManyDataset(FairseqDataset):
         self.sampling = sampling
         #: int64[directions + 1], the first index of each direction.
         self.offsets = np.cumsum([0] + [len(text) for text in self.texts], dtype=np.int64)
-        self.epoch = 1
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by fairseq before the batches of an epoch are made."""
-        self.epoch = epoch
 
     def locate(self, index: int) -> tuple[DirectionText, int]:
         """The direction that a sentence belongs to, and its line there."""
@@ -80,19 +82,32 @@ class ManyToManyDataset(FairseqDataset):
         """A batch in fairseq's form: see `smoe_mt.tasks.collate`."""
         return collate(sentences, self.special)
 
-    def draws(self, epoch: int) -> Draws:
-        """What a pass consists of, in random order for training and in text order for evaluation."""
+    @property
+    def draws_per_epoch(self) -> int:
+        """Sentences in a pass."""
+        return (self.sampling.epoch_pairs if self.sampling else 0) or len(self)
+
+    @property
+    def windows(self) -> int:
+        """Parts in which a pass is planned, of about equal size; evaluation has one."""
+        return 1 if self.sampling is None else max(1, -(-self.draws_per_epoch // self.sampling.window))
+
+    def draws(self, epoch: int, window: int) -> Draws:
+        """What a window of a pass consists of, in random order for training and in text order for evaluation."""
         if self.sampling is None:
             return self._gather([np.arange(len(text), dtype=np.int64) for text in self.texts])
         sizes = [len(text) for text in self.texts]
         seed = self.sampling.seed
-        counts = draws_per_direction(sizes, self.sampling.temperature, self.sampling.epoch_pairs or sum(sizes))
+        counts = draws_per_direction(sizes, self.sampling.temperature, self.draws_per_epoch)
+        bounds = window_bounds(counts, self.windows, window, seed, epoch)
         lines = [
-            draw_lines(text.name, size, int(count), seed, epoch) if count else np.empty(0, np.int64)
-            for text, size, count in zip(self.texts, sizes, counts)
+            draw_lines(text.name, len(text), int(count), seed, epoch, int(first), int(last))
+            if first < last
+            else np.empty(0, np.int64)
+            for text, count, first, last in zip(self.texts, counts, *bounds)
         ]
         drawn = self._gather(lines)
-        return drawn[epoch_rng(seed, epoch).permutation(len(drawn))]
+        return drawn[window_rng(seed, epoch, window).permutation(len(drawn))]
 
     def _gather(self, lines: Sequence[np.ndarray]) -> Draws:
         """Draws of the given lines of each direction."""
@@ -109,10 +124,6 @@ class ManyToManyDataset(FairseqDataset):
     def num_tokens(self, index: int) -> int:
         """The longer side of a sentence, which decides its cost in a padded batch."""
         return max(self.size(index))
-
-    def ordered_indices(self) -> np.ndarray:
-        """The sentences of the current epoch, shortest first."""
-        return self.draws(self.epoch).by_length().indices
 
     def is_decoded(self, draws: Draws) -> np.ndarray:
         """bool[n]: the sentences that validation translates."""

@@ -212,9 +212,6 @@ class ManyToManyTranslationTask(FairseqTask):
                 buffer_size=settings.get("data_buffer_size", 0),
                 skip_remainder_batch=settings.get("skip_remainder_batch", False),
                 grouped_shuffling=settings.get("grouped_shuffling", False),
-                # The dataset is the same in every epoch, so the workers can stay.
-                reuse_dataloader=True,
-                persistent_workers=True,
             )
         return self.dataset_to_epoch_iter[dataset]
 

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ORDER_STREAM, EPOCH_STREAM = 1, 2  # keeps the random numbers of the two purposes apart
+from smoe_mt.tasks.permutation import permute
+
+# Keep the random numbers of different purposes apart.
+ORDER_STREAM, EPOCH_STREAM, WINDOW_STREAM, MIXING_STREAM = 1, 2, 3, 4
 
 
 def shares(sizes: Sequence[int], temperature: float) -> np.ndarray:
@@ -33,21 +36,32 @@ def draws_per_direction(sizes: Sequence[int], temperature: float, total: int) ->
     return counts
 
 
-def draw_lines(direction: str, size: int, count: int, seed: int, epoch: int) -> np.ndarray:
-    """The `count` sentences (of `size`) that a direction contributes to an epoch: int64[count], in no useful order.
+def window_bounds(
+    counts: np.ndarray, windows: int, window: int, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of its `counts` draws each direction has in a window: first and past-the-last, int64[directions] each.
+
+    Every window has the directions in the same proportions, within one draw each. Where a direction has fewer draws than there
+    are windows, chance decides which of them get one.
+    """
+    phases = np.random.default_rng((seed, WINDOW_STREAM, epoch)).integers(windows, size=len(counts))
+    return (counts * window + phases) // windows, (counts * (window + 1) + phases) // windows
+
+
+def draw_lines(
+    direction: str, size: int, count: int, seed: int, epoch: int, first: int = 0, last: int | None = None
+) -> np.ndarray:
+    """Of the `count` sentences (of `size`) that a direction contributes to an epoch, draws `first` to `last`: int64[draws].
 
     A direction has one random order of its text, and each epoch goes on in it where the epoch before stopped, around and
-    around. So nothing is drawn twice before all has been drawn once, within an epoch and across epochs, and any epoch can be
-    computed on its own. `epoch` counts from 1.
+    around. So nothing is drawn twice before all has been drawn once, within an epoch and across epochs, and any part of any
+    epoch can be computed on its own. Within an epoch the draws are in random order. `epoch` counts from 1.
     """
-    start = (epoch - 1) * count % size
-    if start == 0 and count % size == 0:
-        return np.tile(np.arange(size, dtype=np.int64), count // size)
-    order = np.random.default_rng((seed, ORDER_STREAM, zlib.crc32(direction.encode()))).permutation(size)
-    rounds = -(-(start + count) // size)
-    return np.tile(order, rounds)[start : start + count] if rounds > 1 else order[start : start + count]
+    name = zlib.crc32(direction.encode())
+    drawn = permute(np.arange(first, count if last is None else last), count, (seed, EPOCH_STREAM, name, epoch))
+    return permute(((epoch - 1) * count + drawn) % size, size, (seed, ORDER_STREAM, name))
 
 
-def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """The source of everything that is redrawn in each epoch."""
-    return np.random.default_rng((seed, EPOCH_STREAM, epoch))
+def window_rng(seed: int, epoch: int, window: int) -> np.random.Generator:
+    """What mixes the directions of a window."""
+    return np.random.default_rng((seed, MIXING_STREAM, epoch, window))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoe_mt.training import errors_at_the_door, progress, quiet, safe_loading, trainer
+from smoe_mt.training import errors_at_the_door, open_ended, progress, quiet, safe_loading, trainer
 
 
 def put_shims_in_place() -> None:
@@ -10,6 +10,7 @@ def put_shims_in_place() -> None:
     errors_at_the_door.install()
     progress.shorten_text_log()
     trainer.put_in_place()
+    open_ended.put_in_place()
     quiet.hush()
     safe_loading.allow_namespaces()
     safe_loading.say_what_is_damaged()

@@ -161,3 +161,11 @@ def test_bf16_on_the_cpu_is_for_training_alone(make_model: Make, net_input: Inpu
     assert model(**net_input)[0].dtype is torch.bfloat16
     assert model.eval()(**net_input)[0].dtype is torch.float32
     assert all(p.dtype is torch.float32 for p in model.parameters())
+
+
+def test_debug_names_the_gate_by_its_place_in_the_model(make_model: Make, net_input: Input) -> None:
+    model = make_model(moe="stratified", strata="2,2", moe_debug=True)
+    model(**net_input)
+    model.decoder.layers[1].block.gates[0].weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"^decoder\.layers\.1\.block\.gates\.0, the gate of stratum 1: "):
+        model(**net_input)

@@ -46,15 +46,15 @@ def dataset(make_task: Any) -> Any:
 
 
 def test_batches_mix_directions(dataset: Any) -> None:
-    batch = dataset.collater([dataset[int(index)] for index in LIMITS.batches(dataset, 1)[10]])
+    batch = dataset.collater([dataset[int(index)] for index in LIMITS.batches(dataset, 1, 0)[10]])
     assert len(set(batch["direction"].tolist())) > 1
 
 
 def test_long_sentences_are_skipped_and_counted(dataset: Any, caplog: pytest.LogCaptureFixture) -> None:
-    draws = dataset.draws(1)
+    draws = dataset.draws(1, 0)
     kept = int((np.maximum(draws.source_lengths, draws.target_lengths) <= 6).sum())
     with caplog.at_level(logging.WARNING):
-        batches = replace(LIMITS, longest_source=6, longest_target=6).batches(dataset, 1)
+        batches = replace(LIMITS, longest_source=6, longest_target=6).batches(dataset, 1, 0)
     assert 0 < sum(map(len, batches)) == kept < 380
     assert f"skips {380 - kept} of 380 sentences" in caplog.text
 
@@ -63,12 +63,12 @@ def test_long_sentences_in_evaluation_are_named(make_task: Any) -> None:
     task = make_task()
     task.load_dataset("valid")
     with pytest.raises(UserError, match=r"sentence \d+ of valid\.aa-en\.aa \(aa-en\) is longer than 4 source or 4"):
-        replace(LIMITS, max_tokens=4, skip_long=False).batches(task.dataset("valid"), 1)
+        replace(LIMITS, max_tokens=4, skip_long=False).batches(task.dataset("valid"), 1, 0)
 
 
 def test_nothing_left_to_train_on(dataset: Any) -> None:
     with pytest.raises(UserError, match="all 380 sentences are longer"):
-        replace(LIMITS, longest_target=1).batches(dataset, 1)
+        replace(LIMITS, longest_target=1).batches(dataset, 1, 0)
 
 
 @pytest.mark.parametrize(("positions", "expected"), [((9, 8), (9, 8)), (7, (7, 7)), (None, (2**31 - 1,) * 2)])
@@ -83,8 +83,8 @@ def test_sentences_to_be_translated_are_batched_apart(make_task: Any) -> None:
     task.load_dataset("valid")
     dataset = task.dataset("valid")
     kinds = []
-    for batch in LIMITS.batches(dataset, 1):
+    for batch in LIMITS.batches(dataset, 1, 0):
         references = [dataset[int(index)].reference for index in batch]
         kinds.append({reference is not None for reference in references})
     assert all(len(kind) == 1 for kind in kinds)
-    assert sum(len(batch) for batch, kind in zip(LIMITS.batches(dataset, 1), kinds) if kind == {True}) == 4 * 5
+    assert sum(len(batch) for batch, kind in zip(LIMITS.batches(dataset, 1, 0), kinds) if kind == {True}) == 4 * 5

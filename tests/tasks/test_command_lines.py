@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from fairseq_cli import generate, interactive, train
 
 from smoe_mt.errors import UserError
 from smoe_mt.paths import user_dir
+from smoe_mt.tasks import many_to_many_translation
+from smoe_mt.tasks.dataset import WINDOW, Sampling
 from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 
@@ -90,8 +93,12 @@ def test_generate_refuses_the_folder_of_another_vocabulary(run: Run, trained_run
         run(generate.cli_main, other, f"--gen-subset test --path {trained_run.folder}/checkpoint_last.pt")
 
 
-def test_training_goes_on_as_if_it_had_never_stopped(run: Run, toy_master: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [WINDOW, 100])
+def test_training_goes_on_as_if_it_had_never_stopped(
+    run: Run, toy_master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
     """Stopped in the middle of the second epoch, and resumed with another number of workers."""
+    monkeypatch.setattr(many_to_many_translation, "Sampling", partial(Sampling, window=window))
     through, stopped = tmp_path / "through", tmp_path / "stopped"
     bleu = "--eval-bleu --eval-bleu-sentences 3 --best-checkpoint-metric bleu --maximize-best-checkpoint-metric"
     for folder, updates, workers in ((through, 25, 0), (stopped, 16, 0), (stopped, 25, 1)):

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.tasks.resumable import ResumableBatches
+from smoe_mt.tasks.dataset import WINDOW
+from smoe_mt.tasks.resumable import ResumableBatches, shuffled
 
 Opener = Callable[..., ResumableBatches]
 
 
+@pytest.fixture(params=[WINDOW, 32], ids=["one window", "six windows"])
+def window(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture
-def open_batches(make_task: Any) -> Opener:
+def open_batches(make_task: Any, window: int) -> Opener:
     """An iterator as fairseq's Trainer gets it, from a task of its own (as after a restart)."""
 
     def open_iterator(*, epoch: int = 1, workers: int = 0, rank: int = 0, ranks: int = 1, **options: Any) -> Any:
         task = make_task(epoch_pairs=170, sampling_temperature=2.0)
         task.load_dataset("train", epoch=epoch)
+        task.dataset("train").sampling = replace(task.dataset("train").sampling, window=window)
         settings = {
             "max_tokens": 100,
             "max_positions": (1024, 1024),
@@ -136,8 +145,67 @@ def test_fewer_batches_than_were_consumed_is_an_error(open_batches: Opener) -> N
         resumed.load_state_dict(stopped.state_dict())
 
 
+def test_a_state_without_a_window_is_one_of_batches_alone(open_batches: Opener) -> None:
+    whole = epochs(open_batches(), 1)[0]
+    resumed = open_batches()
+    resumed.load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 5, "shuffle": True})
+    assert ids(resumed.next_epoch_itr()) == whole[5:]
+
+
+def test_the_length_is_exact_in_the_last_window(open_batches: Opener) -> None:
+    whole = epochs(open_batches(), 1)[0]
+    iterator = open_batches()
+    assert abs(len(iterator.next_epoch_itr()) - len(whole)) <= len(whole) // 2
+    stopped = iterator.next_epoch_itr()
+    ids(stopped, len(whole) - 1)
+    assert len(iterator) == len(whole)
+
+
+def test_the_state_knows_the_window_that_was_reached(open_batches: Opener, window: int) -> None:
+    iterator = open_batches()
+    epoch = iterator.next_epoch_itr()
+    while epoch.has_next():
+        next(epoch)
+        state = iterator.state_dict()
+        if state["epoch"] == 1:
+            before = state["batches_before_window"]
+            sizes = [len(iterator.batches_of_window(1, number)) for number in range(state["window"] + 1)]
+            assert before == sum(sizes[:-1]) < state["batches_in_epoch"] <= sum(sizes)
+    assert state["epoch"] == 2
+    assert len(sizes) == (1 if window == WINDOW else 6)
+
+
+def test_the_last_batch_may_be_left_out(open_batches: Opener) -> None:
+    whole = epochs(open_batches(), 1)[0]
+    shorter = open_batches(skip_remainder_batch=True)
+    assert epochs(shorter, 1)[0] == whole[:-1]
+    assert shorter.end_of_epoch()
+
+
+def test_grouped_shuffling_survives_another_number_of_ranks(open_batches: Opener) -> None:
+    whole = zip(*[epochs(open_batches(rank=rank, ranks=2, grouped_shuffling=True), 1)[0] for rank in range(2)])
+    left = [batch for step in whole for batch in step if batch][4:]
+    stopped = open_batches(ranks=2, grouped_shuffling=True)
+    ids(stopped.next_epoch_itr(), 2)
+    resumed = open_batches(grouped_shuffling=True)
+    resumed.load_state_dict(stopped.state_dict())
+    assert ids(resumed.next_epoch_itr()) == left
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_groups_stay_together_and_begin_with_a_step(first: int) -> None:
+    batches = [np.array([number]) for number in range(32)]
+    numbers = [int(batch[0]) for batch in shuffled(batches, np.random.default_rng(1), 3, first)]
+    assert sorted(numbers) == list(range(32))
+    assert numbers != sorted(numbers)
+    for start in range(first, 30, 3):
+        group = numbers[start : start + 3]
+        assert group[0] % 3 == 0 and group == list(range(group[0], group[0] + 3))
+
+
+@pytest.mark.parametrize("window", [WINDOW], indirect=True)
 def test_grouped_shuffling_keeps_the_batches_of_a_step_together(open_batches: Opener) -> None:
-    ordered = [batch.tolist() for batch in open_batches().frozen_batches]
+    ordered = [batch.tolist() for batch in open_batches().batches_of_window(1, 0)]
     pairs = [ordered[start : start + 2] for start in range(0, len(ordered), 2)]
     ranks = [epochs(open_batches(rank=rank, ranks=2, grouped_shuffling=True), 1)[0] for rank in range(2)]
     full_steps = [list(step) for step in zip(*ranks, strict=True) if all(step)]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, shares
+from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, shares, window_bounds
 
 sizes = st.lists(st.integers(1, 5000), min_size=1, max_size=8)
 temperatures = st.floats(0.2, 20.0)
@@ -58,3 +60,24 @@ def test_seed_and_direction_decide_what_is_drawn_first(seed: int, direction: str
 
 def test_an_epoch_can_be_computed_again() -> None:
     assert np.array_equal(draw_lines("aa-en", 1000, 300, 1, 7), draw_lines("aa-en", 1000, 300, 1, 7))
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=8), st.integers(1, 20), st.integers(0, 3), st.integers(1, 4))
+def test_windows_share_out_an_epoch(counts: list[int], windows: int, seed: int, epoch: int) -> None:
+    bounds = [window_bounds(np.array(counts), windows, window, seed, epoch) for window in range(windows)]
+    assert (bounds[0][0] == 0).all() and (bounds[-1][1] == counts).all()
+    for (_, last), (first, _) in itertools.pairwise(bounds):
+        assert (last == first).all()
+    for first, last in bounds:
+        assert (np.abs(last - first - np.array(counts) / windows) < 1).all()
+
+
+def test_a_part_of_an_epoch_can_be_computed_alone() -> None:
+    whole = draw_lines("aa-en", 1000, 300, 1, 7)
+    assert np.array_equal(draw_lines("aa-en", 1000, 300, 1, 7, 120, 180), whole[120:180])
+
+
+def test_what_comes_first_in_an_epoch_is_redrawn() -> None:
+    """Also where each epoch has the whole text."""
+    first = [set(draw_lines("aa-en", 1000, 1000, 1, epoch, 0, 100).tolist()) for epoch in (1, 2)]
+    assert len(first[0] & first[1]) < 30  # 10 by chance

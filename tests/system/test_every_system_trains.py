@@ -1,0 +1,47 @@
+"""Every ``--moe`` through fairseq's own command line: the loss falls, and the checkpoint translates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smoe_mt.generation import Translator
+from tests.conftest import TrainedRun, train
+
+SYSTEMS = {
+    "vanilla": ["--num-experts", "4"],
+    "switch": ["--num-experts", "4"],
+    "eom": ["--num-experts", "4", "--moe-debug"],
+    "cmr": ["--num-experts", "4"],
+    "stacking": ["--strata", "2,2"],
+    "stratified": ["--strata", "2,2", "--eom-p", "0.1", "--moe-backend", "grouped"],
+    "stratified-release": ["--strata", "2,2", "--variant", "release", "--second-choice", "gumbel"],
+}
+
+
+def validation_losses(log: Path) -> list[float]:
+    """Base 2, in the order of the validations."""
+    return [float(loss) for loss in re.findall(r"valid on .*? loss ([\d.]+)", log.read_text())]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_trains_and_translates(system: str, trained_run: TrainedRun, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    options = ["--moe", system.split("-")[0], *SYSTEMS[system], "--log-file", str(log)]
+    train(trained_run.data, tmp_path / "run", *options, "--validate-interval-updates", "5", updates=25)
+    losses = validation_losses(log)
+    assert losses[-1] < losses[0] - 0.3
+    translator = Translator.from_pretrained(tmp_path / "run", device="cpu")
+    source, target = translator.directions[0].split("-")
+    assert len(translator.translate(["a b c", ""], source=source, target=target)) == 2
+
+
+def test_bfloat16_converges_as_float32_does(trained_run: TrainedRun, tmp_path: Path) -> None:
+    last = {}
+    for mode in ("off", "on"):
+        options = ["--moe", "stratified", "--strata", "2,2", "--cpu-bf16", mode, "--log-file", str(tmp_path / mode)]
+        train(trained_run.data, tmp_path / f"run-{mode}", *options, updates=60)
+        last[mode] = validation_losses(tmp_path / mode)[-1]
+    assert last["on"] == pytest.approx(last["off"], rel=0.1)
