@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = "0.1.0"
+PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
+LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`; its model comes in its wheel
 
 setup(
     name="smoe_mt",
@@ -50,7 +52,9 @@ setup(
     ],
     extras_require={
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *PUBLIC, *LANGUAGE_IDENTIFICATION],
+        "public": PUBLIC,
+        "langid": LANGUAGE_IDENTIFICATION,
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[
