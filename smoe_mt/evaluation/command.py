@@ -10,7 +10,7 @@ from typing import Any
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
 from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
-from smoe_mt.evaluation.files import Results, write_comparison
+from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
 from smoe_mt.evaluation.own_text import OwnText
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
@@ -23,6 +23,7 @@ from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_n
 from smoe_mt.generation.command import add_decoding_arguments
 
 DEFAULT_SPLIT = "test"
+MOST_SIGNATURES = 4  # of one metric, in print
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
     checkpoints = [find_checkpoint(path) for path in args.runs]
     names = run_names(checkpoints)
     folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(checkpoints, names)]
+    for folder in folders:
+        check_writable(folder)
     with open_ranks() as ranks:
         evaluations = _evaluate_all(args, request, checkpoints, names, folders, ranks)
     if not ranks.first:
@@ -114,7 +117,9 @@ def _own_text(args: argparse.Namespace) -> OwnText | None:
         raise UserError(f"{', '.join(given)} belong together: {' and '.join(missing)} missing{hint}")
     if args.split is not None or args.directions:
         raise UserError("--source takes the place of a split: leave out --split and --directions")
-    return OwnText(Path(args.source), Path(args.reference), args.direction)
+    own_text = OwnText(Path(args.source), Path(args.reference), args.direction)
+    own_text.lines()  # what is wrong with them is said before a model is loaded
+    return own_text
 
 
 def _evaluate_all(
@@ -139,6 +144,7 @@ def _evaluate_all(
         if evaluation is not None:
             evaluations.append(evaluation)
             print(f"{name}: {folder}{_reused(evaluation.details)}")
+        del translator  # before the next one is loaded
     return evaluations
 
 
@@ -172,9 +178,11 @@ def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
             for direction, scores in evaluation.scores.items():
                 if metric.name in scores.signatures:
                     found.setdefault(scores.signatures[metric.name], []).append(direction)
-        for signature, directions in found.items():
+        for signature, directions in list(found.items())[:MOST_SIGNATURES]:
             where = f" ({', '.join(dict.fromkeys(directions))})" if len(found) > 1 else ""
             lines.append(f"{metric.name}: {signature}{where}")
+        if len(found) > MOST_SIGNATURES:
+            lines.append(f"{metric.name}: {len(found) - MOST_SIGNATURES} more signatures in {SCORES}")
         scored = {direction: one.values[metric.name] for each in evaluations for direction, one in each.scores.items()}
         without = [direction for direction, value in scored.items() if value is None]
         if without:

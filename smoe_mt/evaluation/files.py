@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,13 @@ def write_comparison(folder: Path, content: dict[str, Any], comparisons: Sequenc
     with _writing(folder):
         write_json(folder / COMPARISON, {"format": FORMAT, **content, "comparisons": list(comparisons)})
     return folder / COMPARISON
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder. Raises UserError where it cannot be written."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def checksum(lines: Sequence[str]) -> str:

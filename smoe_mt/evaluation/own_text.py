@@ -27,6 +27,11 @@ class OwnText:
         """
         if self.direction not in directions:
             raise UserError(f"unknown direction {self.direction!r}: the model knows {', '.join(directions)}")
+        sources, references = self.lines()
+        return Corpus(self.direction, tuple(sources[:limit]), (), tuple(references[:limit]))
+
+    def lines(self) -> tuple[list[str], list[str]]:
+        """The lines of both files. Raises UserError as `read` does for them."""
         sources, references = _read_lines(self.source), _read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(
@@ -35,7 +40,7 @@ class OwnText:
             )
         if not sources:
             raise UserError(f"{self.source} is empty: there is nothing to translate")
-        return Corpus(self.direction, tuple(sources[:limit]), (), tuple(references[:limit]))
+        return sources, references
 
     @property
     def title(self) -> str:

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from smoe_mt.errors import UserError
+from smoe_mt.training.safe_loading import first_sentence
+
 Value = TypeVar("Value")
 # The others wait while the first scores.
 PATIENCE = timedelta(days=1)
@@ -58,12 +61,21 @@ class Ranks:
 
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """What torchrun says in the environment (RANK, WORLD_SIZE, ...); a single process without it."""
+    """What torchrun says in the environment (RANK, WORLD_SIZE, ...); a single process without it.
+
+    Raises UserError where the processes do not find each other.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Ranks()
         return
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"WORLD_SIZE is {size}, and the processes do not find each other ({first_sentence(error)}); "
+            "start them with torchrun, or unset WORLD_SIZE"
+        ) from error
     try:
         yield Ranks(distributed.get_rank(), size)
     finally:

@@ -77,6 +77,7 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
         (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
         (["--limit", "0"], "--limit 0: it must be 1 or more"),
         (["--beam", "0"], "beam is 0"),
+        (["--out", "/dev/null/x"], "/dev/null/x: cannot be written (Not a directory)"),
         (["--metrics", "bleu", "ter"], "unknown metric 'ter': there are bleu, chrf"),
         (["--compare"], "--compare needs two runs or more"),
         (["--compare", "--resamples", "0"], "--resamples 0: it must be 1 or more"),

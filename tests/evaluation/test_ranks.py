@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from smoe_mt.errors import UserError
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
 
 
@@ -14,6 +15,15 @@ def test_shares_cover_all_and_are_alike() -> None:
     assert {len(share) for share in shares} == {2, 3}
     assert all([lengths[place] for place in share] == sorted(lengths[place] for place in share) for share in shares)
     assert not any({2, 6} <= set(share) for share in shares), "one process has both of the long ones"
+
+
+def test_processes_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, and the processes do not find each other .*torchrun"):
+        with open_ranks():
+            pass
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,17 +53,25 @@ def verdicts(comparisons: Sequence[Comparison], metric: str = "bleu") -> dict[st
 
 
 def test_better_and_worse_are_found_where_they_are() -> None:
-    first, second = system("a", aaen=0.4, enaa=0.1, bben=0.3), system("b", aaen=0.1, enaa=0.4, bben=0.3)
+    first, second = system("a", aaen=0.4, enaa=0.1), system("b", aaen=0.1, enaa=0.4)
     found = compare([first, second], RESAMPLES)
     assert {one.metric for one in found} == {"bleu", "chrf"} and {one.system for one in found} == {"b"}
-    assert verdicts(found) == {
-        "aa-en": "better",
-        "en-aa": "worse",
-        "bb-en": "no difference shown",
-        POOLED: "no difference shown",
-    }
+    assert verdicts(found) == {"aa-en": "better", "en-aa": "worse", POOLED: "no difference shown"}
     better = next(one for one in found if one.direction == "aa-en" and one.metric == "bleu")
     assert better.delta == pytest.approx(second.scores["aa-en"].values["bleu"] - first.scores["aa-en"].values["bleu"])
+
+
+def test_no_difference_is_shown_where_there_is_none() -> None:
+    """One has its errors in every other sentence, the other in those between."""
+    references = sentences(7)
+    wrong = with_errors(references, 0.5, seed=7)
+    systems = []
+    for name, first in (("a", 0), ("b", 1)):
+        hypotheses = tuple((wrong if place % 2 == first else references)[place] for place in range(len(references)))
+        corpus = Corpus("bb-en", references, hypotheses, references)
+        systems.append(Evaluation(name, (corpus,), {"bb-en": score(corpus, CHOSEN)}, {}, {}, CHOSEN))
+    (found,) = (one for one in compare(systems, RESAMPLES) if one.metric == "bleu")
+    assert found.verdict == "no difference shown" and found.delta != 0
 
 
 def test_p_is_sacrebleus() -> None:
