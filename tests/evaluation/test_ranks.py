@@ -21,9 +21,9 @@ def test_processes_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="WORLD_SIZE is 2, and the processes do not find each other .*torchrun"):
-        with open_ranks():
-            pass
+    message = "WORLD_SIZE is 2, and the processes do not find each other .*torchrun"
+    with pytest.raises(UserError, match=message), open_ranks():
+        pass
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
