@@ -37,11 +37,11 @@ while [ $# -gt 0 ]; do
     --help | -h) usage; exit 0 ;;
     --) shift; overrides=("$@"); break ;;
     --rows | --scale | --corpus | --gpus | --seed | --data | --runs)
-        [ $# -gt 1 ] || { echo "error: $1 needs a value ($0 --help says more)" >&2; exit 2; }
+        [ $# -gt 1 ] || { echo "error: $1 needs a value (scripts/$benchmark.sh --help says more)" >&2; exit 2; }
         printf -v "${1#--}" %s "$2"
         shift 2
         ;;
-    *) echo "error: unknown argument $1 ($0 --help says more)" >&2; exit 2 ;;
+    *) echo "error: unknown argument $1 (scripts/$benchmark.sh --help says more)" >&2; exit 2 ;;
     esac
 done
 
