@@ -35,12 +35,16 @@ setup(
         "tensorboard>=2.15",
         "matplotlib>=3.8",  # figures of the analysis
         "tqdm>=4.66",  # progress
+        "safetensors>=0.4.3",  # weights of exported models: mapped, and a file that cannot run code
         # readers of the text that `prepare --corpus l10n` takes from packages
         "polib>=1.2",
         "fluent.syntax>=0.19",
         "lxml>=5",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]},
+    extras_require={
+        "hub": ["huggingface_hub>=0.23"],  # fetches exported models by OWNER/NAME
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+    },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
