@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from smoe_mt import register
 from smoe_mt.errors import UserError
-from smoe_mt.generation.exported import WEIGHTS, read_exported
+from smoe_mt.generation.exported import CONFIG, REMEDY, WEIGHTS, read_exported
 from smoe_mt.generation.hub import fetch, looks_like_model_id
 
 TASK = "many_to_many_translation"
@@ -52,6 +52,8 @@ def find_checkpoint(path: str | Path) -> Path:
     for name in CHECKPOINT_NAMES:
         if (path / name).is_file():
             return path / name
+    if (path / CONFIG).is_file():
+        raise UserError(f"{path / WEIGHTS} is missing; {REMEDY}")
     raise UserError(
         f"{path}: holds none of {', '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training, or a folder "
         "that `smoe-mt export` wrote"

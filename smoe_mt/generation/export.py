@@ -68,9 +68,10 @@ def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None
     `licence`: of the weights, for the card; `dtype`: fp32, bf16 or fp16. Raises UserError where `out` cannot be written.
     """
     with whole_folder(out) as folder:
-        write_weights(loaded.model, folder / WEIGHTS, pick_dtype(dtype))
         for part in FROM_DATA_FOLDER:
             shutil.copyfile(loaded.task.folder.path / part, folder / part)
+        write_weights(loaded.model, folder / WEIGHTS, pick_dtype(dtype))
+        shutil.copymode(folder / FROM_DATA_FOLDER[0], folder / WEIGHTS)  # safetensors lets the owner alone read it
         scores = read_scores(loaded)
         config = {
             "smoe_mt_export": FORMAT,

@@ -43,7 +43,9 @@ def read_exported(weights: Path) -> dict[str, Any]:
         "cfg": OmegaConf.create(sections, flags={"allow_objects": True}),
         "model": _read_weights(weights),
         "task_state": config["task_state"],
-        "optimizer_history": [{"num_updates": config["updates"]}],
+        "optimizer_history": [  # fairseq asks for all of these; there is no optimizer to go on with
+            {"num_updates": config["updates"], "optimizer_name": None, "lr_scheduler_state": {"best": None}}
+        ],
         "extra_state": {},
     }
 
