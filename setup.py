@@ -43,7 +43,7 @@ setup(
     ],
     extras_require={
         "hub": ["huggingface_hub>=0.23"],  # fetches exported models by OWNER/NAME
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+        "test": ["pytest>=8", "huggingface_hub>=0.23", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[

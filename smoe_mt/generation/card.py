@@ -171,7 +171,7 @@ def _joined(strata: Any) -> str:
 def _licence(corpus: Mapping[str, Any], licence: str | None) -> str:
     weights = f"The weights: {licence}." if licence else "Whoever exported the weights stated no licence for them."
     of_text = sorted({str(source["licence"]) for source in corpus.get("sources", []) if source.get("licence")})
-    text = f" The text that they were trained on: {', '.join(of_text)}." if of_text else ""
+    text = f" The text that they were trained and tested on: {', '.join(of_text)}." if of_text else ""
     return weights + text
 
 

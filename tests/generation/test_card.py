@@ -47,7 +47,7 @@ def test_data_scores_size_directions_and_licence() -> None:
         "| fi-sv | 500 | 17.65 |",
         "`nrefs:1|tok:13a`",
         "| strata | 2, 6 |",
-        "The weights: CC-BY-4.0. The text that they were trained on: MPL-2.0.",
+        "The weights: CC-BY-4.0. The text that they were trained and tested on: MPL-2.0.",
     ):
         assert expected in card
 
