@@ -34,8 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="data folder, where it is not where it was in training")
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
     parser.add_argument("-t", "--target", help="language of the output")
-    parser.add_argument("--nbest", type=int, default=1, help="so many lines for each line, its number and a tab in front")
-    parser.add_argument("--scores", action="store_true", help="put the score (log-probability) and a tab before the text")
+    parser.add_argument(
+        "--nbest", type=int, default=1, help="so many lines for each line, its number and a tab in front"
+    )
+    parser.add_argument(
+        "--scores", action="store_true", help="put the score (log-probability) and a tab before the text"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line: source and candidates")
     parser.add_argument("--routing", action="store_true", help="JSON with the visits of every piece in every MoE block")
     parser.add_argument(
@@ -55,98 +59,6 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-len-b", type=int, default=10, help="output tokens (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=4096, help="source tokens in a batch (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-
-
-@dataclass
-class Job:
-    """What was asked for: the model, the direction, how to search and what to print. Counts the lines as it goes."""
-
-    translator: Translator
-    direction: tuple[str, str]
-    args: argparse.Namespace
-    lines: int = 0
-
-    def translate(self, lines: list[str]) -> list[str]:
-        """The output lines for `lines`."""
-        args = self.args
-        found = self.translator.translate_in_detail(
-            lines,
-            *self.direction,
-            Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
-            nbest=args.nbest,
-            routing=args.routing,
-            max_tokens=args.max_tokens,
-        )
-        return [line for translation in found for line in self._printed(translation)]
-
-    def _printed(self, translation: Translation) -> Iterator[str]:
-        self.lines += 1
-        if self.args.json or self.args.routing:
-            yield json.dumps(as_json(translation), ensure_ascii=False)
-            return
-        number = f"{self.lines}\t" if self.args.nbest > 1 else ""
-        for candidate in translation.candidates:
-            score = f"{candidate.score:.4f}\t" if self.args.scores else ""
-            yield number + score + candidate.text
-
-
-def as_json(translation: Translation) -> dict[str, Any]:
-    """A translation as plain values; visits only where they are known."""
-    return {"source": translation.source, "candidates": [_candidate(one) for one in translation.candidates]}
-
-
-def _candidate(candidate: Candidate) -> dict[str, Any]:
-    entry: dict[str, Any] = {"text": candidate.text, "score": candidate.score}
-    for side, visits in (("source", candidate.source_visits), ("target", candidate.target_visits)):
-        if isinstance(visits, Visits):
-            entry[side] = {"pieces": visits.pieces, "visits": visits.layers}
-    return entry
-
-
-@dataclass
-class Job:
-    """What was asked for: the model, the direction, how to search and what to print. Counts the lines as it goes."""
-
-    translator: Translator
-    direction: tuple[str, str]
-    args: argparse.Namespace
-    lines: int = 0
-
-    def translate(self, lines: list[str]) -> list[str]:
-        """The output lines for `lines`."""
-        args = self.args
-        found = self.translator.translate_in_detail(
-            lines,
-            *self.direction,
-            Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
-            nbest=args.nbest,
-            routing=args.routing,
-            max_tokens=args.max_tokens,
-        )
-        return [line for translation in found for line in self._printed(translation)]
-
-    def _printed(self, translation: Translation) -> Iterator[str]:
-        self.lines += 1
-        if self.args.json or self.args.routing:
-            yield json.dumps(as_json(translation), ensure_ascii=False)
-            return
-        number = f"{self.lines}\t" if self.args.nbest > 1 else ""
-        for candidate in translation.candidates:
-            score = f"{candidate.score:.4f}\t" if self.args.scores else ""
-            yield number + score + candidate.text
-
-
-def as_json(translation: Translation) -> dict[str, Any]:
-    """A translation as plain values; visits only where they are known."""
-    return {"source": translation.source, "candidates": [_candidate(one) for one in translation.candidates]}
-
-
-def _candidate(candidate: Candidate) -> dict[str, Any]:
-    entry: dict[str, Any] = {"text": candidate.text, "score": candidate.score}
-    for side, visits in (("source", candidate.source_visits), ("target", candidate.target_visits)):
-        if isinstance(visits, Visits):
-            entry[side] = {"pieces": visits.pieces, "visits": visits.layers}
-    return entry
 
 
 @dataclass
@@ -228,9 +140,7 @@ def _direction(translator: Translator, args: argparse.Namespace, typed: bool) ->
     ]
     if len(fitting) == 1 or (fitting and typed):
         return fitting[0]
-    raise UserError(
-        f"which direction? give --source and --target; the model knows {', '.join(translator.directions)}"
-    )
+    raise UserError(f"which direction? give --source and --target; the model knows {', '.join(translator.directions)}")
 
 
 def _translate_stream(job: Job, stream: BinaryIO, output: TextIO, name: str) -> None:

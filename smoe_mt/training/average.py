@@ -1,7 +1,7 @@
 """``smoe-mt average``: the mean of several checkpoints of a training, as one checkpoint.
 
-One checkpoint at a time is mapped from the disk, sums are kept in float64: memory is two models in float32, whatever their
-number.
+One checkpoint at a time is mapped from the disk, sums are kept in float64: memory is two models in float32 and the largest
+weight, whatever their number.
 """
 
 from __future__ import annotations

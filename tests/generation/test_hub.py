@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_hub_that_does_not_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
 class Hub(BaseHTTPRequestHandler):
     """As much of a model hub as its client asks for: one model, someone/nordic, with two files that are read and one not."""
 
-    files = {"model.safetensors": b"weights", "config.json": b"{}", "code.py": b"raise SystemExit"}
+    files: ClassVar = {"model.safetensors": b"weights", "config.json": b"{}", "code.py": b"raise SystemExit"}
     commit = "0" * 40
 
     def do_HEAD(self) -> None:
