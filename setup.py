@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = "0.1.0"
+HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
+PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
+LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`; its model comes in its wheel
 
 setup(
     name="smoe_mt",
@@ -20,10 +23,18 @@ setup(
         *find_packages(include=["smoe_mt", "smoe_mt.*", "data_prep", "data_prep.*"]),
         "smoe_mt.configs",
         "smoe_mt.configs.model",
+        "smoe_mt.configs.scale",
+        "smoe_mt.configs.hydra.launcher",
         "smoe_mt.scripts",
     ],
     package_dir={"smoe_mt.configs": "configs", "smoe_mt.scripts": "scripts"},
-    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["environment.sh", "quickstart.sh"]},
+    package_data={
+        "smoe_mt.configs": ["*.yaml"],
+        "smoe_mt.configs.model": ["*.yaml"],
+        "smoe_mt.configs.scale": ["*.yaml"],
+        "smoe_mt.configs.hydra.launcher": ["*.yaml"],
+        "smoe_mt.scripts": ["environment.sh", "quickstart.sh", "benchmark.sh", "m4.sh", "m15.sh", "opus100.sh"],
+    },
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
         "torch>=2.6",  # loads checkpoints safely by default
@@ -42,8 +53,11 @@ setup(
         "lxml>=5",
     ],
     extras_require={
-        "hub": ["huggingface_hub>=0.23"],  # fetches exported models by OWNER/NAME
-        "test": ["pytest>=8", "huggingface_hub>=0.23", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+        "hub": HUB,
+        "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION],
+        "public": PUBLIC,
+        "langid": LANGUAGE_IDENTIFICATION,
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[

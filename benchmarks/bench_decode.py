@@ -24,8 +24,8 @@ from smoe_mt.generation.beam import BeamDecoder, Decoding
 def make_search(model: Any, sentences: int, args: argparse.Namespace, task: Any) -> Callable[[], object]:
     """A search over ``sentences`` random sources; each output ends at ``args.length`` tokens."""
     dictionary = task.source_dictionary
-    decoder = BeamDecoder(model.eval(), dictionary, Decoding(args.beam, max_len_a=0, max_len_b=args.length))
-    decoder.generator.min_len = args.length
+    decoding = Decoding(args.beam, max_len_a=0, max_len_b=args.length, min_len=args.length)
+    decoder = BeamDecoder(model.eval(), dictionary, decoding)
     sources = list(random_tokens(sentences, args.length, dictionary, "cpu"))
     return lambda: decoder(sources)
 

@@ -43,6 +43,7 @@ VERBS = {
     "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
+    "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
     "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
 }
 
