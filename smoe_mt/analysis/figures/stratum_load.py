@@ -1,0 +1,49 @@
+"""Which strata each language uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from smoe_mt.analysis.capacity import CapacityReport
+from smoe_mt.analysis.figures.base import Figure, colour_bar, heading, heat_map, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+def rows(report: CapacityReport) -> list[list[Any]]:
+    """A row for each block, language and stratum."""
+    return [
+        [block.side, block.layer, language, stratum, share]
+        for block in report.visits.blocks
+        for language, shares in report.load.by_stratum(block).items()
+        for stratum, share in enumerate(shares.tolist(), start=1)
+    ]
+
+
+def draw(report: CapacityReport) -> Drawing:
+    """A heat map for each block: languages by strata."""
+    names = [f"{stratum}\n({size})" for stratum, size in enumerate(report.load.strata, start=1)]
+    languages = max(len(report.load.languages(side)) for side in report.sides)
+    drawing, placed = panels(report, 1.2 + max(2.0, 0.6 * len(names)), 1.15 + 0.27 * max(languages, 3), legend=0.9)
+    image = None
+    for block, panel in placed.items():
+        shares = report.load.by_stratum(block)
+        image = heat_map(panel, [each.tolist() for each in shares.values()], list(shares), names, 1.0)
+        panel.tick_params(axis="x", rotation=0)
+        panel.set_xlabel("Stratum (its experts)", fontsize=9)
+        panel.set_ylabel(f"{'Source' if block.side == 'encoder' else 'Target'} language", fontsize=9)
+    colour_bar(drawing, image, list(placed.values()), "Share of the language's slots in the block")
+    heading(drawing, report, FIGURE.title)
+    return drawing
+
+
+FIGURE = Figure(
+    name="stratum_load",
+    title="Load of the strata by language",
+    caption="The same, added up over the experts of each stratum.",
+    columns=("side", "layer", "language", "stratum", "share_of_slots"),
+    rows=rows,
+    draw=draw,
+    applies=lambda report: len(report.load.strata) > 1,
+)
