@@ -23,7 +23,7 @@ setup(
         "smoe_mt.scripts",
     ],
     package_dir={"smoe_mt.configs": "configs", "smoe_mt.scripts": "scripts"},
-    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["environment.sh", "quickstart.sh"]},
+    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["environment.sh", "quickstart.sh"], "smoe_mt.report": ["templates/*"]},
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
         "torch>=2.6",  # loads checkpoints safely by default
@@ -35,6 +35,7 @@ setup(
         "tensorboard>=2.15",
         "matplotlib>=3.8",  # figures of the analysis
         "tqdm>=4.66",  # progress
+        "jinja2>=3.1",  # the report's templates
         # readers of the text that `prepare --corpus l10n` takes from packages
         "polib>=1.2",
         "fluent.syntax>=0.19",

@@ -44,8 +44,8 @@ class ExpertLoad:
         }
 
     def languages(self, side: str) -> tuple[str, ...]:
-        """The languages that encoder or decoder read, in the order of the directions."""
-        return tuple(dict.fromkeys(language_of(side, direction) for direction in self.asked))
+        """The languages that encoder or decoder read, in alphabetical order."""
+        return tuple(sorted({language_of(side, direction) for direction in self.asked}))
 
     def by_language(self, block: Block) -> dict[str, Tensor]:
         """Per language the fraction of its slots in a block that each of the block's experts is asked for; double [E]."""

@@ -121,7 +121,7 @@ def colour_bar(drawing: Drawing, image: Any, placed: Sequence[Axes], label: str)
     """A scale in percent beside the panels."""
     from matplotlib.ticker import PercentFormatter
 
-    bar = drawing.colorbar(image, ax=list(placed), format=PercentFormatter(1.0), shrink=0.9, pad=0.02)
+    bar = drawing.colorbar(image, ax=list(placed), format=PercentFormatter(1.0, decimals=0), shrink=0.9, pad=0.02)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]

@@ -40,7 +40,7 @@ def draw(report: CapacityReport) -> Drawing:
     panel.set_xticks(range(len(places)), [f"{block_name(block, short=True)}\ngate {gate + 1}" for block, gate in places])
     panel.tick_params(axis="x", labelsize=8)
     panel.set_ylabel("Mean entropy of the gate (nats)")
-    panel.set_xlabel("Gate (bar: all tokens; dots: directions; line: most undecided, the log of its experts)", fontsize=8)
+    panel.set_xlabel("Gate (side and layer of its block)\nbar: all tokens, dots: directions, line: largest possible", fontsize=9)
     panel.set_ylim(0, None)
     tidy(panel)
     heading(drawing, report, FIGURE.title)

@@ -29,7 +29,7 @@ def rows(report: CapacityReport) -> list[list[Any]]:
 def draw(report: CapacityReport) -> Drawing:
     """A panel for each block that varies; in it two violins for each direction."""
     blocks = _blocks(report)
-    drawing = canvas(max(6.0, 0.62 * len(report.directions) + 1.4), 2.5 * len(blocks) + 1.1)
+    drawing = canvas(max(6.5, 0.62 * len(report.directions) + 1.4), 2.5 * len(blocks) + 1.5)
     grid = drawing.subplots(len(blocks), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for panel, block in zip(grid, blocks):
         panel.set_title(block_name(block), fontsize=10, loc="left")
@@ -38,10 +38,12 @@ def draw(report: CapacityReport) -> Drawing:
         _axes(panel, report)
     grid[-1].set_xlabel("Direction (source-target)")
     handles = [
-        _patch(colour, f"{TOP} tokens with the {group} mean requested capacity") for group, colour in GROUPS.items()
+        _patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()
     ]
+    where = f"; ranks in {report.details['ranks']}" if "ranks" in report.details else ""
     drawing.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    heading(drawing, report, FIGURE.title + (f" in the {report.details['ranks']}" if "ranks" in report.details else ""))
+    drawing.supxlabel(f"At most {TOP} tokens a violin{where}", fontsize=8)
+    heading(drawing, report, "Frequency rank of the tokens\nthat request least and most")
     return drawing
 
 
