@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -18,8 +17,7 @@ import torch
 from smoe_mt.analysis.forced import ForcedBatch
 from smoe_mt.analysis.frequency import FrequencyRanks
 from smoe_mt.analysis.load import language_of
-from smoe_mt.analysis.visits import Block
-from smoe_mt.evaluation.files import partial_text
+from smoe_mt.analysis.visits import SIDES, Block
 from smoe_mt.tasks.data_folder import language_tag
 
 TOP = 25
@@ -44,35 +42,27 @@ class TokenCapacity:
     """Counts of one direction at a time; a finished direction leaves its rows in a file and its extremes here.
 
     min_count  a token that occurs less often in a direction is no candidate for the extremes: its mean says little
-    path       CSV with a row for each direction, side and token
+    stream     CSV with a row for each direction, side and token
     """
 
     blocks: tuple[Block, ...]
     dictionary: Any
     ranks: FrequencyRanks
-    path: Path
+    stream: TextIO
     min_count: int = 5
     extremes: list[TokenMean] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._sides = {side: tuple(b for b in self.blocks if b.side == side) for side in ("encoder", "decoder")}
+        self._sides = {side: tuple(b for b in self.blocks if b.side == side) for side in SIDES}
         self._sums: dict[str, torch.Tensor] = {}
         folder = self.ranks.task.folder
         tags = [self.dictionary.index(language_tag(language)) for language in folder.languages]
         self._no_text = np.array([self.dictionary.pad(), *tags])
         # Tokens of equal mean are taken in this order, which has nothing to do with how frequent they are.
         self._tie_order = np.random.default_rng(0).permutation(len(self.dictionary))
-
-    def __enter__(self) -> TokenCapacity:
-        self._partial = partial_text(self.path)
-        self._stream: TextIO = self._partial.__enter__()
-        layers = sorted({block.layer for block in self.blocks})
-        self._layers = layers
-        self._write(["direction", "side", "token", "frequency_rank", "count", *(f"mean_layer_{n}" for n in layers)])
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._partial.__exit__(*error)
+        self._layers = sorted({block.layer for block in self.blocks})
+        means = [f"mean_layer_{layer}" for layer in self._layers]
+        self._write(["direction", "side", "token", "frequency_rank", "count", *means])
 
     def add(self, direction: str, batch: ForcedBatch, routings: Sequence[Any]) -> None:
         """Count a pass, on the device it was made on: per side int64 [1 + blocks, V], occurrences and visits."""
@@ -121,4 +111,4 @@ class TokenCapacity:
             ]
 
     def _write(self, row: Sequence[Any]) -> None:
-        csv.writer(self._stream, lineterminator="\n").writerow(row)
+        csv.writer(self.stream, lineterminator="\n").writerow(row)

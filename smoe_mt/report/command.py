@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
     parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
     parser.add_argument("--data", help="data folder, where it is not where it was in training")
-    parser.add_argument("--split", default="test", help="split of the analysis and of the paper's table (default: test)")
+    parser.add_argument(
+        "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)")
 
 

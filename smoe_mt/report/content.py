@@ -18,13 +18,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first column names the rows; `marked`: numbers of the rows that stand out."""
+    """Cells as text, the first column names the rows; `marked`: numbers of the rows that stand out; `words`: cells are no numbers."""
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     marked: frozenset[int] = frozenset()
+    words: bool = False
 
 
 @dataclass(frozen=True)

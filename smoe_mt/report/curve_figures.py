@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.figures.base import PALETTE, as_bytes, canvas, tidy
+from smoe_mt.moe import parse_strata
 from smoe_mt.report.content import Picture
 from smoe_mt.report.curves import Curves
 from smoe_mt.report.run import Run
@@ -89,7 +90,7 @@ def load_picture(run: Run, curves: Curves, number: int) -> Picture | None:
         return None
     caption = (
         "Share of a gate's slots that each of its experts is asked for, one line for each expert, coloured by stratum; dotted: "
-        "even load. Blocks are counted from the input on."
+        "even load. Blocks are counted from the input on. A gate that sees as many experts as it chooses asks them evenly."
     )
     return picture(f"curve_load_{number}", f"Load of the experts: {run.name}", caption, _load(run, curves, gates))
 
@@ -128,5 +129,5 @@ def strata_at(model: Mapping[str, Any], gate: int, experts: int) -> list[int]:
     """The stratum of each expert that a gate sees (both counted from 1)."""
     if str(model["moe"]) != "stratified":
         return [gate] * experts
-    sizes = list(model["strata"])[gate - 1 :]
-    return [stratum for stratum, size in enumerate(sizes, start=gate) for _ in range(int(size))]
+    sizes = parse_strata(model["strata"])[gate - 1 :]
+    return [stratum for stratum, size in enumerate(sizes, start=gate) for _ in range(size)]

@@ -77,7 +77,9 @@ def parse_log(lines: Iterable[str]) -> dict[str, dict[str, Series]]:
         part, content = match.groups()
         values = _values(content, part)
         update = values.pop("num_updates", None)
-        for tag, value in values.items() if update is not None else ():
+        if update is None:
+            continue
+        for tag, value in values.items():
             series[part].setdefault(tag, []).append((int(update), value))
     return {part: {tag: _ordered(points) for tag, points in tags.items()} for part, tags in series.items()}
 

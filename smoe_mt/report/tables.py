@@ -20,7 +20,7 @@ def overview(runs: Sequence[Run]) -> Table:
         [run.name, run.row, f"{run.updates:,}", run.checkpoint.name, str(run.data), ", ".join(run.scores) or NONE]
         for run in runs
     ]
-    return Table(("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows)
+    return Table(("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, words=True)
 
 
 def scores_table(runs: Sequence[Run], split: str) -> Table:
@@ -44,7 +44,8 @@ def scores_table(runs: Sequence[Run], split: str) -> Table:
 def signatures(runs: Sequence[Run], split: str) -> str:
     """How the scores were computed, and with which search."""
     one = next(run.scores[split] for run in runs if split in run.scores)
-    found: Mapping[str, str] = next(iter(one["directions"].values()), {}).get("signatures", {})
+    first: Mapping[str, Any] = next(iter(one["directions"].values()))
+    found: Mapping[str, str] = first.get("signatures", {})
     parts = [f"{metric}: {signature}" for metric, signature in found.items()]
     return "; ".join([f"Beam {one.get('beam', '?')}", *parts]) + "."
 
@@ -83,7 +84,7 @@ def sources_table(card: Mapping[str, Any]) -> Table:
     """Where the text comes from, and under which licence."""
     keys = ("name", "version", "licence", "via")
     rows = [[str(source.get(key) or NONE) for key in keys] for source in card.get("sources", [])]
-    return Table(("Source", "Version", "Licence", "Fetched by"), rows, "Sources")
+    return Table(("Source", "Version", "Licence", "Fetched by"), rows, "Sources", words=True)
 
 
 def number(value: Any, decimals: int) -> str:

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def bars(panel: Axes, names: Sequence[str], means: Sequence[float], colours: Sequence[str], labels: Sequence[str]) -> None:
+def bars(
+    panel: Axes, names: Sequence[str], means: Sequence[float], colours: Sequence[str], labels: Sequence[str]
+) -> None:
     """Bars that start at 1, the least that a token can request."""
     panel.bar(range(len(names)), [mean - 1 for mean in means], bottom=1, color=list(colours), width=0.75)
     panel.set_xticks(range(len(names)), names)

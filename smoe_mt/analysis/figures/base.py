@@ -85,7 +85,9 @@ def block_name(block: Block, short: bool = False) -> str:
     return f"{block.side[:3]} {block.layer}" if short else f"{block.side.capitalize()}, layer {block.layer}"
 
 
-def panels(report: CapacityReport, width: float, height: float, legend: float = 0.0) -> tuple[Drawing, dict[Block, Axes]]:
+def panels(
+    report: CapacityReport, width: float, height: float, legend: float = 0.0
+) -> tuple[Drawing, dict[Block, Axes]]:
     """A drawing with a panel of `width` x `height` inches for each block: a row for each side, layers from left to right."""
     most = max(len(report.visits.side(side)) for side in report.sides)
     drawing = canvas(width * most + legend, height * len(report.sides) + 0.5)

@@ -37,10 +37,14 @@ def draw(report: CapacityReport) -> Drawing:
         found = [report.entropy.means(block, direction)[gate] for direction in report.directions]
         dots = [value for value in found if value is not None]
         panel.plot([x] * len(dots), dots, "o", color="black", markersize=3, alpha=0.6)
-    panel.set_xticks(range(len(places)), [f"{block_name(block, short=True)}\ngate {gate + 1}" for block, gate in places])
+    panel.set_xticks(
+        range(len(places)), [f"{block_name(block, short=True)}\ngate {gate + 1}" for block, gate in places]
+    )
     panel.tick_params(axis="x", labelsize=8)
     panel.set_ylabel("Mean entropy of the gate (nats)")
-    panel.set_xlabel("Gate (side and layer of its block)\nbar: all tokens, dots: directions, line: largest possible", fontsize=9)
+    panel.set_xlabel(
+        "Gate (side and layer of its block)\nbar: all tokens, dots: directions, line: largest possible", fontsize=9
+    )
     panel.set_ylim(0, None)
     tidy(panel)
     heading(drawing, report, FIGURE.title)

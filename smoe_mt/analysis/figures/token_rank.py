@@ -37,9 +37,7 @@ def draw(report: CapacityReport) -> Drawing:
             _violins(panel, report, block, group, shift)
         _axes(panel, report)
     grid[-1].set_xlabel("Direction (source-target)")
-    handles = [
-        _patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()
-    ]
+    handles = [_patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()]
     where = f"; ranks in {report.details['ranks']}" if "ranks" in report.details else ""
     drawing.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     drawing.supxlabel(f"At most {TOP} tokens a violin{where}", fontsize=8)
@@ -66,7 +64,7 @@ def _violins(panel: Axes, report: CapacityReport, block: Block, group: str, shif
 
 def _axes(panel: Axes, report: CapacityReport) -> None:
     highest = max(t.frequency_rank for t in report.extremes)
-    decades = range(0, int(np.ceil(np.log10(max(highest, 2)))) + 1)
+    decades = range(int(np.ceil(np.log10(max(highest, 2)))) + 1)
     panel.set_yticks(list(decades), [f"{10**decade:,}" for decade in decades])
     panel.set_ylim(decades[-1] + 0.1, -0.2)  # the most frequent tokens on top
     panel.set_xticks(range(len(report.directions)), report.directions, rotation=90)
