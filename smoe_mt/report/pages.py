@@ -21,7 +21,7 @@ PARTS = ("model", "task", "criterion", "optimizer", "lr_scheduler", "optimizatio
 
 def sections(
     runs: Sequence[Run],
-    analyses: Mapping[str, Analysis | str],
+    analyses: Mapping[str, Analysis | Text],
     curves: Mapping[str, Curves | None],
     split: str,
 ) -> list[Section]:
@@ -32,7 +32,7 @@ def sections(
         Section("Beside the paper", _paper(runs, split)),
         Section("Training curves", _curves(runs, curves)),
         Section("What the gates do", _gates(analyses, split)),
-        Section("Requested capacity of single tokens", _sentences(analyses)),
+        Section("Sentences", _sentences(analyses)),
         Section("Data", _data(runs)),
         Section("Configuration", [Code(run.name, _yaml(run)) for run in runs]),
     ]
@@ -91,11 +91,11 @@ def _curves(runs: Sequence[Run], curves: Mapping[str, Curves | None]) -> Blocks:
     return blocks
 
 
-def _gates(analyses: Mapping[str, Analysis | str], split: str) -> Blocks:
+def _gates(analyses: Mapping[str, Analysis | Text], split: str) -> Blocks:
     blocks: Blocks = []
     for number, (name, analysis) in enumerate(analyses.items(), start=1):
-        if isinstance(analysis, str):
-            blocks.append(Text(analysis, missing=True))
+        if isinstance(analysis, Text):
+            blocks.append(analysis)
             continue
         numbers = analysis.numbers
         text = f"{name} ({numbers['model']}, {numbers['updates']:,} updates) reads the references of split {split}, teacher-forced."
@@ -110,7 +110,7 @@ def _gates(analyses: Mapping[str, Analysis | str], split: str) -> Blocks:
     return blocks
 
 
-def _sentences(analyses: Mapping[str, Analysis | str]) -> Blocks:
+def _sentences(analyses: Mapping[str, Analysis | Text]) -> Blocks:
     shown = {name: one.sentences() for name, one in analyses.items() if isinstance(one, Analysis)}
     shown = {name: one for name, one in shown.items() if one["strata"] > 1 and one["directions"]}
     if not shown:

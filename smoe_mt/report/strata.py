@@ -12,7 +12,7 @@ from smoe_mt.analysis.command import NUMBERS, SENTENCES, analyse
 from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import load_model, results_folder
-from smoe_mt.report.content import Picture
+from smoe_mt.report.content import Picture, Text
 from smoe_mt.report.run import Run, read_json
 
 
@@ -39,16 +39,16 @@ class Analysis:
         return {"strata": self.numbers["strata"], "blocks": list(self.numbers["blocks"]), **shown}
 
 
-def analysis_of(run: Run, split: str, data: str | None, device: str) -> Analysis | str:
+def analysis_of(run: Run, split: str, data: str | None, device: str) -> Analysis | Text:
     """The analysis of a run on a split, made now if there is none of this checkpoint; or why there can be none."""
     if not run.sparse:
-        return f"{run.name} is a dense model: it has no experts and no gates."
+        return Text(f"{run.name} is a dense model: it has no experts and no gates.")
     folder = results_folder(run.checkpoint, "analysis") / split
     numbers = read_json(folder / NUMBERS)
     if numbers is None or numbers.get("format") != FORMAT or numbers.get("updates") != run.updates:
         try:
             analyse(load_model(run.checkpoint, data, device), Request(split), folder)
         except UserError as error:
-            return f"{run.name} could not be analysed: {error}"
+            return Text(f"{run.name} could not be analysed: {error}", missing=True)
         numbers = read_json(folder / NUMBERS) or {}
     return Analysis(folder, numbers)

@@ -41,7 +41,8 @@ def draw(report: CapacityReport) -> Drawing:
 FIGURE = Figure(
     name="stratum_load",
     title="Load of the strata by language",
-    caption="The same, added up over the experts of each stratum.",
+    caption="Share of the slots that tokens of a language ask of the experts of each stratum, over all gates; a row adds up to "
+    "100%. The language is the one that the side reads: the source in the encoder, the target in the decoder.",
     columns=("side", "layer", "language", "stratum", "share_of_slots"),
     rows=rows,
     draw=draw,

@@ -36,11 +36,10 @@ def draw(report: CapacityReport) -> Drawing:
         for shift, group in ((-0.2, LOWEST), (0.2, HIGHEST)):
             _violins(panel, report, block, group, shift)
         _axes(panel, report)
-    grid[-1].set_xlabel("Direction (source-target)")
-    handles = [_patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()]
     where = f"; ranks in {report.details['ranks']}" if "ranks" in report.details else ""
+    grid[-1].set_xlabel(f"Direction (source-target)\nat most {TOP} tokens a violin{where}", fontsize=9)
+    handles = [_patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()]
     drawing.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    drawing.supxlabel(f"At most {TOP} tokens a violin{where}", fontsize=8)
     heading(drawing, report, "Frequency rank of the tokens\nthat request least and most")
     return drawing
 
