@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = "0.1.0"
+PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
+LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`; its model comes in its wheel
 
 setup(
     name="smoe_mt",
@@ -20,10 +22,19 @@ setup(
         *find_packages(include=["smoe_mt", "smoe_mt.*", "data_prep", "data_prep.*"]),
         "smoe_mt.configs",
         "smoe_mt.configs.model",
+        "smoe_mt.configs.scale",
+        "smoe_mt.configs.hydra.launcher",
         "smoe_mt.scripts",
     ],
     package_dir={"smoe_mt.configs": "configs", "smoe_mt.scripts": "scripts"},
-    package_data={"smoe_mt.configs": ["*.yaml"], "smoe_mt.configs.model": ["*.yaml"], "smoe_mt.scripts": ["environment.sh", "quickstart.sh"], "smoe_mt.report": ["templates/*"]},
+    package_data={
+        "smoe_mt.configs": ["*.yaml"],
+        "smoe_mt.configs.model": ["*.yaml"],
+        "smoe_mt.configs.scale": ["*.yaml"],
+        "smoe_mt.configs.hydra.launcher": ["*.yaml"],
+        "smoe_mt.scripts": ["environment.sh", "quickstart.sh"],
+        "smoe_mt.report": ["templates/*"],
+    },
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
         "torch>=2.6",  # loads checkpoints safely by default
@@ -41,7 +52,12 @@ setup(
         "fluent.syntax>=0.19",
         "lxml>=5",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"]},
+    extras_require={
+        "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *PUBLIC, *LANGUAGE_IDENTIFICATION],
+        "public": PUBLIC,
+        "langid": LANGUAGE_IDENTIFICATION,
+    },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

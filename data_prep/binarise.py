@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
-import torch
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, best_fitting_int_dtype
+from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 
+from data_prep.columns import read_blocks
 from data_prep.files import write_lines
 from data_prep.parallel import chunks, ordered_map
 
@@ -54,30 +55,6 @@ class Vocabulary:
         write_lines(path, lines)
 
 
-@lru_cache(maxsize=1)
-def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_proto=model)
-
-
-def _encode(task: tuple[list[str], bytes]) -> list[np.ndarray]:
-    """fairseq's ids of the pieces and of </s>, int32[length] a sentence."""
-    sentences, model = task
-    special = Dictionary()
-    encoded = []
-    for ids in _processor(model).encode(sentences, num_threads=1):
-        array = np.asarray([*ids, 0], dtype=np.int32)
-        array = np.where(array < SPM_SPECIALS, special.unk(), array + special.nspecial - SPM_SPECIALS)
-        array[-1] = special.eos()
-        encoded.append(array)
-    return encoded
-
-
-def encode(sentences: Iterable[str], model: bytes, workers: int) -> Iterator[np.ndarray]:
-    """Each sentence's ids, in order."""
-    for chunk in ordered_map(_encode, ((chunk, model) for chunk in chunks(sentences, CHUNK)), workers):
-        yield from chunk
-
-
 @dataclass(frozen=True)
 class Binarised:
     """Sentences written, sentences left out for their length, and how often each id was written (int[vocabulary])."""
@@ -87,8 +64,51 @@ class Binarised:
     counts: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """What turns pairs of sentences into numbers."""
+
+    model: bytes
+    dtype: type
+    longest: int | None
+
+
+@lru_cache(maxsize=1)
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+Side = tuple[np.ndarray, np.ndarray]
+
+
+def _encode(pairs: list[tuple[str, str]], encoder: _Encoder) -> tuple[tuple[Side, Side], int]:
+    """(tokens, lengths int32[pairs]) of either side, each sentence with </s>, and how many pairs are too long."""
+    both = [_ids(side, encoder.model) for side in zip(*pairs)]
+    longest = np.inf if encoder.longest is None else encoder.longest + 1
+    good = [number for number, lengths in enumerate(zip(*(map(len, side) for side in both))) if max(lengths) <= longest]
+    first, second = ([side[number] for number in good] for side in both)
+    return (_joined(first, encoder.dtype), _joined(second, encoder.dtype)), len(pairs) - len(good)
+
+
+def _ids(sentences: Sequence[str], model: bytes) -> list[np.ndarray]:
+    """fairseq's ids of the pieces and of </s>, int32[length] a sentence."""
+    special = Dictionary()
+    encoded = []
+    for ids in _processor(model).encode(list(sentences), num_threads=1):
+        array = np.asarray([*ids, 0], dtype=np.int32)
+        array = np.where(array < SPM_SPECIALS, special.unk(), array + special.nspecial - SPM_SPECIALS)
+        array[-1] = special.eos()
+        encoded.append(array)
+    return encoded
+
+
+def _joined(sentences: list[np.ndarray], dtype: type) -> Side:
+    tokens: np.ndarray = np.concatenate([np.empty(0, dtype=dtype), *sentences]).astype(dtype)
+    return tokens, np.array([len(ids) for ids in sentences], dtype=np.int32)
+
+
 def binarise_pair(
-    sides: tuple[Sequence[str], Sequence[str]],
+    pairs: Iterable[tuple[str, str]],
     prefixes: tuple[Path, Path],
     model: bytes,
     vocabulary_size: int,
@@ -98,30 +118,39 @@ def binarise_pair(
     """Write ``{prefix}.bin`` and ``{prefix}.idx`` of both sides; pairs with more than ``longest`` pieces on a side are
     left out.
     """
-    dtype = best_fitting_int_dtype(vocabulary_size)
-    builders = [MMapIndexedDatasetBuilder(f"{prefix}.bin.tmp", dtype=dtype) for prefix in prefixes]
+    encoder = _Encoder(model, best_fitting_int_dtype(vocabulary_size), longest)
     counts = np.zeros(vocabulary_size, dtype=np.int64)
-    tokens: list[np.ndarray] = []
     written = too_long = 0
-    encoded = encode((text for both in zip(*sides) for text in both), model, workers)
-    while both := list(islice(encoded, 2)):
-        if longest is not None and max(map(len, both)) > longest + 1:
-            too_long += 1
-            continue
-        written += 1
-        for builder, ids in zip(builders, both):
-            builder.add_item(torch.from_numpy(ids))
-            tokens.append(ids)
-        if len(tokens) >= CHUNK:
-            counts += _histogram(tokens, vocabulary_size)
-            tokens.clear()
-    counts += _histogram(tokens, vocabulary_size)
-    for builder, prefix in zip(builders, prefixes):
-        builder.finalize(f"{prefix}.idx.tmp")
-        for ending in ("idx", "bin"):
-            os.replace(f"{prefix}.{ending}.tmp", f"{prefix}.{ending}")
+    with ExitStack() as stack:
+        files = [
+            [stack.enter_context(open(f"{prefix}.{ending}.tmp", "wb")) for ending in ("bin", "sizes")]
+            for prefix in prefixes
+        ]
+        for sides, left_out in ordered_map(_encode, chunks(pairs, CHUNK), encoder, workers):
+            too_long += left_out
+            written += len(sides[0][1])
+            for outputs, side in zip(files, sides):
+                counts += np.bincount(side[0], minlength=vocabulary_size)
+                for output, numbers in zip(outputs, side):
+                    output.write(numbers.tobytes())
+    for prefix in prefixes:
+        _write_index(prefix, encoder.dtype, written)
+        os.replace(f"{prefix}.bin.tmp", f"{prefix}.bin")
     return Binarised(written, too_long, counts)
 
 
-def _histogram(tokens: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.bincount(np.concatenate([np.empty(0, dtype=np.int32), *tokens]), minlength=size)
+def _write_index(prefix: Path, dtype: type, count: int) -> None:
+    """``{prefix}.idx`` from the file of lengths, in blocks: fairseq's own writer keeps all in lists."""
+    sizes = Path(f"{prefix}.sizes.tmp")
+    with MMapIndexedDataset.Index.writer(f"{prefix}.idx.tmp", dtype) as index:  # has written the header
+        file = index._file
+        file.write(struct.pack("<Q", count))
+        for block in read_blocks(sizes, np.int32):
+            file.write(block.tobytes())
+        start = 0
+        for block in read_blocks(sizes, np.int32):
+            ends = start + np.cumsum(block, dtype=np.int64) * np.dtype(dtype).itemsize
+            file.write(np.concatenate([[start], ends[:-1]]).astype(np.int64).tobytes())
+            start = int(ends[-1])
+    sizes.unlink()
+    os.replace(f"{prefix}.idx.tmp", f"{prefix}.idx")

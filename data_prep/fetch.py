@@ -7,6 +7,7 @@ cannot be had costs only itself; why is said once, in a line.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -28,6 +29,9 @@ from smoe_mt.errors import UserError
 CLIENTS = {"deb": "apt-get", "npm": "npm", "pip": "pip"}
 TIME_LIMIT_S = 900
 FAILURES_IN_A_ROW = 3
+UNKNOWN = re.compile(
+    r"Unable to locate package|Can't find a source|No candidate|E404|404 Not Found|No matching distribution"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class _Clients:
         self.missing: set[str] = set()
         self.failures: Counter[str] = Counter()
         self.updated = False
+        self.listed = True  # whether apt-get's lists can be trusted when they lack a package
 
     def download(self, kind: str, name: str, progress: Callable[[str], None]) -> Path | None:
         """The new file in the cache, or ``None`` after saying why there is none."""
@@ -99,7 +104,8 @@ class _Clients:
             files = [path for path in Path(temporary).iterdir() if path.is_file() and path.suffix != ".part"]
             if error is not None or len(files) != 1:
                 say(f"fetch: {client} could not bring {name}; going on without it ({error or 'it left no file'})")
-                self._failed(client)
+                if not (self.listed and UNKNOWN.search(error or "")):
+                    self._failed(client)
                 return None
             self.failures[client] = 0
             os.replace(files[0], folder / files[0].name)
@@ -128,6 +134,7 @@ class _Clients:
         (self._lists() / "partial").mkdir(parents=True, exist_ok=True)
         error = _run(["apt-get", *self._apt_options(), "update"], self.cache, lambda: progress("apt-get update"))
         if error is not None:
+            self.listed = False
             say(f"fetch: 'apt-get update' failed ({error})")
 
     def _lists(self) -> Path:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -67,6 +68,16 @@ def sha256_file(path: Path) -> str:
         while block := data.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """UserError if the disk of a folder has less than ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: {what} need about {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free: "
+            "free some space or give another folder"
+        )
 
 
 def fingerprint(value: Any) -> str:

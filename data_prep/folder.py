@@ -71,7 +71,16 @@ def publish(out: Path, folders: list[Path], skip: set[str]) -> dict[str, str]:
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(target.name + ".tmp")
-        shutil.copyfile(source, temporary)
+        temporary.unlink(missing_ok=True)
+        _link_or_copy(source, temporary)
         os.replace(temporary, target)
         checksums[name] = sha256_file(target)
     return checksums
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """The stages' files are never written again, so a second name does, where the file system has them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,22 +1,33 @@
-"""Sentences that stand on the wrong side: English left untranslated in the foreign column, and the reverse.
+"""Sentences that stand on the wrong side or in no language of the pair.
 
-No list of languages is needed: the corpus itself says which words belong to which side. A sentence is told by the mean
+Without a library: English left untranslated in the foreign column, and the reverse. No list of languages is needed: the corpus itself says which words belong to which side. A sentence is told by the mean
 over its words of log p(word | other side) - log p(word | own side), with its own words taken out of its side's counts.
+
+With py3langid (the extra "langid"; its model comes in its wheel): sentences that it takes, with confidence, for a third
+language. Close relatives of the right language pass, and so do short sentences and languages that it does not know.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median
+from typing import Any
 
+from smoe_mt.errors import UserError
+
+FEWEST_TO_TELL = 500
 FEWEST_WORDS = 2
 SHORT = 3
 USUAL_EVIDENCE = -1.5
 EVIDENCE_OF_SHORT, EVIDENCE_OF_LONG = 1.0, 0.2
 SMOOTHING = 0.5
+FEWEST_WORDS_TO_IDENTIFY = 5
+CONFIDENCE = 0.9
+RELATIVES = ({"ms", "id"}, {"no", "nb", "nn", "da"}, {"hr", "bs", "sr", "sh"}, {"gl", "pt"}, {"cs", "sk"}, {"xh", "zu"})
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,50 @@ def reads_like(sentence: Sequence[str], own: Vocabulary, other: Vocabulary) -> b
     return len(sentence) >= FEWEST_WORDS and evidence(sentence, own, other) > enough
 
 
-def told_apart(sentences: Sequence[Sequence[str]], own: Vocabulary, other: Vocabulary) -> bool:
-    """Whether the sides differ enough in their words for the check to mean something; close relatives do not."""
-    return median(evidence(sentence, own, other) for sentence in sentences) < USUAL_EVIDENCE
+def told_apart(evidences: Iterable[float]) -> bool:
+    """Whether the sides differ enough in their words for the check to mean something, by the evidence of one side's
+    sentences; close relatives do not.
+    """
+    return median(evidences) < USUAL_EVIDENCE
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise UserError("--identify-languages needs py3langid: pip install 'smoe_mt[langid]'") from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def check_library() -> None:
+    """UserError if py3langid is not installed."""
+    _library()
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """Checks the two sides of a pair; ``accepted`` are the library's labels that each side may get (empty: any)."""
+
+    accepted: tuple[frozenset[str], frozenset[str]]
+
+    @classmethod
+    def of(cls, languages: tuple[str, str], labels: Mapping[str, str]) -> Identifier:
+        """For two languages of ours; ``labels`` gives those whose code is not the library's. UserError if it is not
+        installed.
+        """
+        known = set(_library().nb_classes)
+        own = [labels.get(language, language) for language in languages]
+        accepted = [{label}.union(*(group for group in RELATIVES if label in group)) & known for label in own]
+        return cls((frozenset(accepted[0]), frozenset(accepted[1])))
+
+    def objects(self, first: str, second: str) -> bool:
+        """Whether a side is clearly in a language that it should not be in."""
+        return any(_is_other(text, labels) for text, labels in zip((first, second), self.accepted) if labels)
+
+
+def _is_other(text: str, accepted: frozenset[str]) -> bool:
+    if len(text.split()) < FEWEST_WORDS_TO_IDENTIFY:
+        return False
+    label, confidence = _library().classify(text)
+    return label not in accepted and confidence >= CONFIDENCE

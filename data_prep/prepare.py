@@ -6,9 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from data_prep.benchmarks import BENCHMARKS, Benchmark, benchmark_named
+from data_prep.card import CARD
 from data_prep.clean import CleanOptions
 from data_prep.corpora import open_corpus
+from data_prep.corpora.base import Request
+from data_prep.corpora.public import PublicCorpus
+from data_prep.directions import Selection
 from data_prep.files import disk_errors_are_said
+from data_prep.language_check import check_library
 from data_prep.parallel import available_cores
 from data_prep.pipeline import Options, build
 from data_prep.report import summary
@@ -19,79 +25,158 @@ from smoe_mt.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``prepare``."""
-    parser.add_argument(
+    _add_what(parser)
+    _add_filters(parser)
+    _add_held_out(parser)
+    _add_vocabulary(parser)
+    how = parser.add_argument_group("how")
+    how.add_argument("--workers", type=_positive, default=available_cores(), help="processes (all cores: %(default)s)")
+    how.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloads are kept (%(default)s)"
+    )
+    how.add_argument("--refresh", action="store_true", help="download anew even what is in the cache")
+    how.add_argument(
+        "--dry-run", action="store_true", help="print what --corpus public would download, without a network, and stop"
+    )
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what")
+    what.add_argument(
         "--corpus",
         required=True,
-        metavar="l10n|tsv:DIR",
-        help="where text comes from: packages, or your SRC-TGT.tsv files",
+        metavar="l10n|public|tsv:DIR|moses:DIR",
+        help="where text comes from: l10n (catalogues and manuals of Debian and npm packages), public (OPUS-100, "
+        "FLORES-200, NLLB's public primary bitexts), your SRC-TGT.tsv files (optional: SRC-TGT.valid.tsv, .test.tsv), or "
+        "your line-aligned files train.SRC-TGT.SRC and train.SRC-TGT.TGT (optional: valid, dev, test; .gz)",
     )
-    parser.add_argument("--benchmark", help="which languages of the l10n corpus: m4")
-    parser.add_argument("--out", required=True, type=Path, metavar="DATA", help="the data folder to make")
-    parser.add_argument(
-        "--vocab-size",
+    what.add_argument(
+        "--benchmark",
+        metavar="|".join(BENCHMARKS),
+        help="its languages and vocabulary size; needed by l10n and public",
+    )
+    what.add_argument("--out", required=True, type=Path, metavar="DATA", help="the data folder to make")
+    what.add_argument(
+        "--directions",
+        metavar="english|all|LIST",
+        help="pairs to train on, both ways each: those with English, all, or a list such as nso-en,cat-msa (english for "
+        "benchmarks, else all that there are); l10n joins pairs without English by their English strings",
+    )
+    what.add_argument(
+        "--zero-shot",
+        metavar="all|LIST",
+        help="pairs that get valid and test sets but no training text; all: whatever --directions leaves",
+    )
+    what.add_argument(
+        "--min-pairs", type=_count, metavar="N", help="clean sentences that a pair must have (the benchmark's number)"
+    )
+    what.add_argument(
+        "--max-pairs",
         type=_positive,
-        default=8000,
-        help="SentencePiece pieces (%(default)s; fewer if the text is small)",
+        metavar="N",
+        help="at most N training sentences of each pair, from all over it (all; l10n opus100: 50,000)",
     )
-    parser.add_argument(
-        "--normalisation",
-        choices=("nmt_nfkc", "nfkc", "identity"),
-        default="nmt_nfkc",
-        help="SentencePiece's normalisation (%(default)s)",
-    )
-    parser.add_argument(
-        "--valid-size", type=_count, default=500, help="sentences held out for validation a pair (%(default)s)"
-    )
-    parser.add_argument(
-        "--test-size", type=_count, default=500, help="sentences held out for testing a pair (%(default)s)"
-    )
-    parser.add_argument(
-        "--min-test-words", type=_count, default=5, help="words a held-out sentence should have (%(default)s)"
-    )
-    parser.add_argument(
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    filters = parser.add_argument_group("filters", "what each takes out is counted in corpus.json and DATA_CARD.md")
+    filters.add_argument(
         "--max-chars", type=_positive, default=1000, help="longest sentence in characters (%(default)s)"
     )
-    parser.add_argument(
+    filters.add_argument(
         "--max-ratio",
         type=_ratio,
         default=3.0,
         help="largest factor between a length ratio and the usual one (%(default)s)",
     )
-    parser.add_argument(
+    filters.add_argument(
         "--keep-copies", action="store_true", help="keep sentences that equal their translation or stay in its language"
     )
-    parser.add_argument(
-        "--max-pairs", type=_positive, metavar="N", help="only the first N clean sentences of each pair, for quick runs"
+    filters.add_argument(
+        "--drop-near-duplicates",
+        action="store_true",
+        help="drop pairs that differ from an earlier one in case, digits and punctuation only (exact ones always go)",
     )
-    parser.add_argument(
+    filters.add_argument(
+        "--identify-languages",
+        action="store_true",
+        help="drop sentences of 5 words or more that py3langid is sure to be of another language (needs smoe_mt[langid])",
+    )
+    filters.add_argument(
+        "--test-overlap",
+        choices=("string", "pair"),
+        default="string",
+        help="what leaves training for valid and test sets: pairs with a string that any of them holds on either side, "
+        "in any pair of languages, or only pairs that they hold on both sides (%(default)s)",
+    )
+
+
+def _add_held_out(parser: argparse.ArgumentParser) -> None:
+    held_out = parser.add_argument_group("valid and test sets, where the corpus brings none")
+    held_out.add_argument(
+        "--valid-size", type=_count, default=500, help="sentences held out for validation a pair (%(default)s)"
+    )
+    held_out.add_argument(
+        "--test-size", type=_count, default=500, help="sentences held out for testing a pair (%(default)s)"
+    )
+    held_out.add_argument(
+        "--min-test-words", type=_count, default=5, help="words a held-out sentence should have (%(default)s)"
+    )
+    held_out.add_argument(
         "--seed",
         type=int,
         default=0,
         help="of the draw of valid and test sets and of SentencePiece's sample (%(default)s)",
     )
-    parser.add_argument(
-        "--workers", type=_positive, default=available_cores(), help="processes (all cores: %(default)s)"
+
+
+def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    vocabulary = parser.add_argument_group("vocabulary")
+    vocabulary.add_argument(
+        "--vocab-size",
+        type=_positive,
+        metavar="N",
+        help=f"SentencePiece pieces (the benchmark's: m4 and m15 32,000, opus100 64,000; without one "
+        f"{SpmOptions.vocab_size:,}; unless given, fewer for small text, and this is said)",
     )
-    parser.add_argument(
-        "--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloaded packages are kept (%(default)s)"
+    vocabulary.add_argument(
+        "--normalisation",
+        choices=("nmt_nfkc", "nfkc", "identity"),
+        default="nmt_nfkc",
+        help="SentencePiece's normalisation (%(default)s)",
     )
-    parser.add_argument("--refresh", action="store_true", help="download packages anew even if they are in the cache")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prepare and print the counts; UserError for what the user can mend."""
-    cache = args.cache.expanduser()
-    options = Options(
-        CleanOptions(args.max_chars, args.max_ratio, args.keep_copies),
-        SplitOptions(args.valid_size, args.test_size, args.min_test_words, seed=args.seed),
-        SpmOptions(args.vocab_size, args.normalisation, args.seed),
-        args.max_pairs,
-    )
-    with disk_errors_are_said(args.out):
-        corpus = open_corpus(args.corpus, args.benchmark, cache, args.refresh)
-        value = build(corpus, options, args.out.expanduser(), args.workers, args.refresh)
+    benchmark = None if args.benchmark is None else benchmark_named(args.benchmark)
+    selection = Selection(args.directions, args.zero_shot)
+    out, cache = args.out.expanduser(), args.cache.expanduser()
+    with disk_errors_are_said(out):
+        corpus = open_corpus(args.corpus, Request("", benchmark, selection, args.min_pairs, cache, args.refresh))
+        if args.dry_run:
+            if not isinstance(corpus, PublicCorpus):
+                raise UserError("--dry-run belongs to --corpus public")
+            print(corpus.plan())
+            return
+        value = build(corpus, _options(args, benchmark), out, args.workers, args.refresh)
     print(summary(value))
-    print(f"\n{args.out}: {len(value['pairs'])} pairs, {value['vocab_size']} dictionary entries")
+    print(f"\n{out}: {len(value['pairs'])} pairs, {value['vocab_size']} dictionary entries; see {out / CARD}")
+
+
+def _options(args: argparse.Namespace, benchmark: Benchmark | None) -> Options:
+    usual_size = SpmOptions.vocab_size if benchmark is None else benchmark.vocab_size
+    most = benchmark.l10n_most if benchmark is not None and args.corpus == "l10n" else None
+    if args.identify_languages:
+        check_library()
+    return Options(
+        CleanOptions(
+            args.max_chars, args.max_ratio, args.keep_copies, not args.drop_near_duplicates, args.identify_languages
+        ),
+        SplitOptions(args.valid_size, args.test_size, args.min_test_words, seed=args.seed, overlap=args.test_overlap),
+        SpmOptions(args.vocab_size or usual_size, args.normalisation, args.seed, args.vocab_size is not None),
+        args.max_pairs or most,
+    )
 
 
 def _positive(text: str) -> int:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.card import split_names, steps_taken
+
+MOST_COLUMNS = 6
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Aligned columns: the first to the left, the others to the right."""
@@ -23,8 +27,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def summary(corpus: Mapping[str, Any]) -> str:
     """What a corpus.json holds: pairs by split, and what each cleaning step took out."""
     pairs, splits, counts = corpus["pairs"], corpus["splits"], corpus["counts"]
-    names = ["train", "valid", "test", *sorted(set(splits) - {"train", "valid", "test"})]
+    names = split_names(splits)
     by_split = [[pair, *(f"{splits.get(name, {}).get(pair, 0):,}" for name in names)] for pair in pairs]
     total = ["all", *(f"{sum(splits.get(name, {}).values()):,}" for name in names)]
-    steps = [[step, *(f"{counts[pair].get(step, 0):,}" for pair in pairs)] for step in counts[pairs[0]]]
-    return "\n\n".join((table(["pairs of sentences", *names], [*by_split, total]), table(["cleaning", *pairs], steps)))
+    cleaned = [pair for pair in pairs if pair in counts]
+    steps = [[step, *(f"{counts[pair].get(step, 0):,}" for pair in cleaned)] for step in steps_taken(corpus)]
+    first, second = ["cleaning", *cleaned], steps
+    if len(cleaned) > MOST_COLUMNS:
+        first, *second = (list(column) for column in zip(first, *steps))
+    return "\n\n".join((table(["pairs of sentences", *names], [*by_split, total]), table(first, second)))

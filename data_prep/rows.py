@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,11 @@ def key_side(pair: str) -> int:
 def one_line(text: str) -> str:
     """Every run of white space (line separators of Unicode as well) becomes one space."""
     return " ".join(text.split())
+
+
+def hash_of(*texts: str) -> int:
+    """64 bits that stand for some strings; no two of a hundred million are alike, with a chance of 0.9997."""
+    return int.from_bytes(blake2b("\t".join(texts).encode(), digest_size=8).digest(), "little")
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smoe_mt import register
 from smoe_mt.errors import UserError
 from smoe_mt.paths import configs, user_dir
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 DEFAULT_CONFIG = "quickstart"
 
@@ -20,21 +23,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
     parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="a training for each combination, as in model=dense,vanilla"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as model=dense")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train. Raises UserError for a config or an override that Hydra cannot use, and for what the task refuses."""
-    folder = Path(args.config_dir).absolute() if args.config_dir else configs()
-    if not (folder / f"{args.config}.yaml").is_file():
-        raise UserError(f"no config {args.config!r} in {folder}: there are {', '.join(_names(folder)) or 'none'}")
-    _train(command_line(folder, args.config, args.overrides))
+    folder = config_folder(args.config_dir)
+    check_config(folder, args.config)
+    _train(command_line(folder, args.config, args.overrides, args.multirun))
 
 
-def command_line(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
+def config_folder(given: str | None) -> Path:
+    """The folder of configs that was given, or that of the package."""
+    return Path(given).absolute() if given else configs()
+
+
+def check_config(folder: Path, config: str) -> None:
+    """UserError, naming the known ones, unless the folder has such a config."""
+    if not (folder / f"{config}.yaml").is_file():
+        raise UserError(f"no config {config!r} in {folder}: there are {', '.join(_names(folder)) or 'none'}")
+
+
+def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that a training would start with, Hydra's own part included, without starting it.
+
+    Raises:
+        UserError: no such config, or overrides that Hydra cannot use.
+    """
+    import hydra
+    from fairseq.dataclass.initialize import add_defaults, hydra_init
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    check_config(folder, config)
+    register()
+    hydra_init(config)
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(folder), version_base="1.1"):  # that of fairseq-hydra-train
+            composed = hydra.compose(config, list(overrides), return_hydra_config=True)
+            add_defaults(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_message(error)) from error
+    return composed
+
+
+def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:
     """What ``fairseq-hydra-train`` is called with. An override of the user's comes last, so it wins."""
     named = [] if any("common.user_dir=" in each for each in overrides) else [f"common.user_dir={user_dir()}"]
-    return ["--config-dir", str(folder), "--config-name", config, *named, *overrides]
+    mode = ["--multirun"] if multirun else []
+    return ["--config-dir", str(folder), "--config-name", config, *mode, *named, *overrides]
 
 
 def _names(folder: Path) -> list[str]:
@@ -52,12 +94,15 @@ def _train(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv
     sys.argv = ["smoe-mt train", *arguments]
-    # What Hydra says about its own next versions, to whoever wrote fairseq.
-    warnings.filterwarnings("ignore", message=r"\s*(The version_base parameter|'.*' is validated against ConfigStore)")
     try:
         cli_main()
     except (HydraException, OmegaConfBaseException) as error:
-        message, _, _ = str(error).partition("Config search path:")
-        raise UserError(" ".join(message.split())) from error
+        raise UserError(_message(error)) from error
     finally:
         sys.argv = before
+
+
+def _message(error: Exception) -> str:
+    """What Hydra says, on one line and without its search path."""
+    message, _, _ = str(error).partition("Config search path:")
+    return " ".join(message.split())

@@ -145,6 +145,11 @@ def test_train_leaves_a_plugin_of_ones_own() -> None:
     assert arguments[4:] == ["common.user_dir=/mine"]
 
 
+def test_train_of_a_table_asks_hydra_for_it() -> None:
+    arguments = command_line(Path("/configs"), "m4", ["model=dense,vanilla"], multirun=True)
+    assert arguments[4] == "--multirun" and arguments[-1] == "model=dense,vanilla"
+
+
 def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "small.yaml").write_text("")
     assert cli.main(["train", "--config", "tiny", "--config-dir", str(tmp_path)]) == 2

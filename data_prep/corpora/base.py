@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_prep.benchmarks import Benchmark
+from data_prep.directions import Pairs, Selection
+
 TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a corpus is asked for: ``where`` is what follows its name and a colon, ``minimum`` the clean pairs below
+    which a pair will not do (``None``: what the benchmark says).
+    """
+
+    where: str = ""
+    benchmark: Benchmark | None = None
+    selection: Selection = field(default_factory=Selection)
+    minimum: int | None = None
+    cache: Path = Path()
+    refresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,18 @@ class Corpus(Protocol):
         """The benchmark it serves, if any."""
 
     @property
+    def pairs(self) -> Pairs:
+        """The pairs asked for."""
+
+    @property
+    def minimum(self) -> int:
+        """Clean pairs of sentences below which a pair will not do; of a benchmark, a pair with English."""
+
+    @property
+    def optional(self) -> bool:
+        """Whether a pair below the minimum is left out; else it is an error."""
+
+    @property
     def placeholders(self) -> re.Pattern[str]:
         """What both sides of a pair must have alike."""
 
@@ -44,5 +73,5 @@ class Corpus(Protocol):
 
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Write ``folder/{split}.{pair}.tsv`` (rows.write_rows): split "train" for what is to be cleaned and split,
-        others as they are.
+        others as they are. No other files.
         """

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from data_prep.corpora.base import TRAIN, SourceRecord
+from data_prep.benchmarks import BENCHMARKS
+from data_prep.corpora.base import TRAIN, Request, SourceRecord
+from data_prep.corpora.languages import LANGUAGES, Language
 from data_prep.corpora.packages import READERS, Entry
-from data_prep.corpora.sources import BENCHMARKS, DECLARATION, LANGUAGES, SOURCES, Language, Source
+from data_prep.corpora.sources import DECLARATION, SOURCES, Source
+from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.fetch import Package, fetch, unpack
 from data_prep.files import say
-from data_prep.parallel import ordered_map
+from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
-from data_prep.rows import ENGLISH, Row, pair_name, write_rows
+from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
 from smoe_mt.errors import UserError
 
 PLACEHOLDERS = re.compile(
@@ -32,22 +37,41 @@ JUNK = re.compile(
 )
 
 
-def l10n(where: str, benchmark: str | None, cache: Path, refresh: bool) -> L10nCorpus:
-    """The corpus of a benchmark's languages; UserError if the benchmark is unknown."""
-    if benchmark not in BENCHMARKS:
-        given = f"unknown benchmark '{benchmark}'" if benchmark else "--corpus l10n needs a benchmark"
-        raise UserError(f"{given}: give --benchmark {' or '.join(sorted(BENCHMARKS))}")
-    return L10nCorpus(benchmark, tuple(LANGUAGES[code] for code in BENCHMARKS[benchmark]), cache, refresh)
+DECLARED = "test_udhr"
+LANGUAGES_AT_ONCE = 8
+
+
+def l10n(request: Request) -> L10nCorpus:
+    """The corpus of a benchmark's languages; UserError if none is named."""
+    if request.where:
+        raise UserError("--corpus l10n takes no folder: give --corpus l10n --benchmark ...")
+    if request.benchmark is None:
+        raise UserError(f"--corpus l10n needs a benchmark: give --benchmark {' or '.join(sorted(BENCHMARKS))}")
+    benchmark = request.benchmark
+    pairs = request.selection.of_languages(benchmark.languages, ENGLISH_ONLY)
+    languages = tuple(LANGUAGES[code] for code in benchmark.languages if code in pairs.languages)
+    return L10nCorpus(
+        benchmark.name,
+        languages,
+        pairs,
+        request.cache,
+        request.refresh,
+        benchmark.minimum if request.minimum is None else request.minimum,
+        benchmark.optional,
+    )
 
 
 @dataclass
 class L10nCorpus:
-    """Packages of SOURCES for some languages with English."""
+    """Packages of SOURCES for some languages with English; pairs without English are joined by their English strings."""
 
     benchmark: str | None
     languages: tuple[Language, ...]
+    pairs: Pairs
     cache: Path
     refresh: bool
+    minimum: int = 0
+    optional: bool = False
     name: str = "l10n"
     placeholders: re.Pattern[str] = PLACEHOLDERS
     packages: dict[str, Package] = field(default_factory=dict)
@@ -73,30 +97,43 @@ class L10nCorpus:
 
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Read all packages; rows are unique and in the order of the table, the Declaration is the split test_udhr."""
-        tasks = [_Task(source, self.languages, self._available(source), folder) for source in (*SOURCES, DECLARATION)]
-        tasks = [task for task in tasks if task.packages]
-        rows: dict[str, list[Row]] = {}
-        records: list[SourceRecord] = []
-        results = ordered_map(read_source, tasks, workers)
-        for task, found in zip(tasks, tqdm(results, total=len(tasks), desc="extract", unit="source")):
-            split = "test_udhr" if task.source is DECLARATION else TRAIN
-            for pair, row in found:
-                rows.setdefault(f"{split}.{pair}", []).append(row)
-            counts = dict(sorted(Counter(pair for pair, _ in found).items()))
-            records.extend(_records(task, counts))
+        records: dict[str, SourceRecord] = {}
+        with tempfile.TemporaryDirectory(dir=folder, prefix="parts-") as parts:
+            tasks = list(self._tasks(Path(parts)))
+            results = ordered_map(read_source, tasks, self.placeholders, workers)
+            for task, found in zip(tasks, tqdm(results, total=len(tasks), desc="extract", unit="part")):
+                for name in found:
+                    _append(task.folder / name, folder / name)
+                _note(records, task, found)
+        self._say_what_is_missing(folder)
+        for pair in self.pairs.all:
+            if ENGLISH not in languages_of(pair):
+                for split in (TRAIN, DECLARED):
+                    join_by_english(folder, split, pair)
+        for path in folder.glob("*.tsv"):
+            if path.stem.partition(".")[2] not in self.pairs.all:
+                path.unlink()
+        return list(records.values())
+
+    def _say_what_is_missing(self, folder: Path) -> None:
+        there = {path.stem for path in folder.glob("*.tsv")}
         for language in self.languages:
-            if f"{TRAIN}.{pair_name(language.code, ENGLISH)}" not in rows:
+            if f"{TRAIN}.{pair_name(language.code, ENGLISH)}" not in there:
                 say(f"extract: no text for {language.code}, which is left out")
-        if not any(name.startswith(TRAIN) for name in rows):
+        if not any(name.startswith(TRAIN) for name in there):
             raise UserError(
                 "the packages that could be fetched hold no text in the benchmark's languages (see the messages above)"
             )
-        for name, unique in rows.items():
-            write_rows(folder / f"{name}.tsv", unique)
-        return records
 
-    def _available(self, source: Source) -> tuple[Package, ...]:
-        return tuple(self.packages[name] for name in source.wanted(self.languages) if name in self.packages)
+    def _tasks(self, parts: Path) -> Iterator[_Task]:
+        """A source at a time, or some languages of it where each has its package: English is read once for them."""
+        for source in (*SOURCES, DECLARATION):
+            size = LANGUAGES_AT_ONCE if source.per_language else len(self.languages)
+            for languages in map(tuple, chunks(self.languages, size)):
+                names = source.wanted(languages)
+                packages = tuple(self.packages[name] for name in names if name in self.packages)
+                if any(package.name not in source.packages or not source.per_language for package in packages):
+                    yield _Task(source, languages, packages, parts / f"{source.name}-{languages[0].code}")
 
 
 @dataclass(frozen=True)
@@ -104,33 +141,76 @@ class _Task:
     source: Source
     languages: tuple[Language, ...]
     packages: tuple[Package, ...]
-    scratch: Path
+    folder: Path
 
 
-def _records(task: _Task, counts: dict[str, int]) -> list[SourceRecord]:
-    """One record a package; the pairs of sentences are the source's, noted at its first package."""
-    record = SourceRecord("", "", task.source.licence, "", {})
+def _append(part: Path, whole: Path) -> None:
+    with open(part, "rb") as text, open(whole, "ab") as out:
+        shutil.copyfileobj(text, out)
+    part.unlink()
+
+
+def _note(records: dict[str, SourceRecord], task: _Task, counts: Mapping[str, int]) -> None:
+    """One record a package; pairs of sentences are noted at the language's own, or at the last of the source."""
     via = {"deb": "apt-get download", "npm": "npm pack", "pip": "pip download"}[task.source.kind]
-    return [
-        replace(record, name=package.name, version=package.version, via=via, pairs=counts if number == 0 else {})
-        for number, package in enumerate(task.packages)
-    ]
+    for package in task.packages:
+        record = SourceRecord(package.name, package.version, task.source.licence, via, {})
+        records.setdefault(package.name, record)
+    own = {language.code: task.source.wanted((language,))[-1:] for language in task.languages}
+    for name, count in counts.items():
+        pair = name.removesuffix(".tsv").partition(".")[2]
+        package_names = [found for found in own[languages_of(pair)[0]] if found in records] or [task.packages[-1].name]
+        pairs = records[package_names[0]].pairs
+        pairs[pair] = pairs.get(pair, 0) + count
 
 
-def read_source(task: _Task) -> list[tuple[str, Row]]:
-    """(pair, row) of all sentences of a source, in a fixed order, without repetitions."""
+def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
+    """Write ``{split}.{pair}.tsv`` of all sentences of a source, in a fixed order, without repetitions; returns how
+    many each file has.
+    """
     reader = READERS[task.source.reader]
-    rows: dict[tuple[str, Row], None] = {}
-    with tempfile.TemporaryDirectory(dir=task.scratch, prefix="unpacked-") as root:
+    split = DECLARED if task.source == DECLARATION else TRAIN
+    counts: dict[str, int] = {}
+    seen: set[int] = set()
+    with tempfile.TemporaryDirectory(dir=task.folder.parent, prefix="unpacked-") as root, ExitStack() as stack:
         for package in task.packages:
             error = unpack(package, Path(root) / package.name, lambda name: reader.files.fullmatch(name) is not None)
             if error is not None:
                 say(f"extract: {package.path} cannot be unpacked; going on without it ({error})")
+        task.folder.mkdir()
+        files: dict[str, TextIO] = {}
         for entry in reader.read(Path(root), task.languages):
+            name = f"{split}.{pair_name(entry.language, ENGLISH)}.tsv"
             for english, foreign in sentences_of(entry, task.source):
-                pair = pair_name(entry.language, ENGLISH)
-                rows[pair, Row(task.source.name, foreign, english)] = None
-    return list(rows)
+                if (key := hash_of(entry.language, foreign, english)) in seen:
+                    continue
+                seen.add(key)
+                if name not in files:
+                    files[name] = stack.enter_context(open(task.folder / name, "w", encoding="utf-8", newline="\n"))
+                files[name].write("\t".join(Row(task.source.name, foreign, english)) + "\n")
+                counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def join_by_english(folder: Path, split: str, pair: str) -> None:
+    """Write the rows of a pair without English: what two languages have for the same English string of the same source.
+
+    Where a string has several translations, the first is taken of either side.
+    """
+    first, second = (folder / f"{split}.{pair_name(language, ENGLISH)}.tsv" for language in languages_of(pair))
+    if not first.is_file() or not second.is_file():
+        return
+    ours: dict[int, str] = {}
+    for row in read_rows(first):
+        ours.setdefault(hash_of(row.source, row.second), row.first)
+    write_rows(folder / f"{split}.{pair}.tsv", _joined(ours, second))
+
+
+def _joined(ours: dict[int, str], second: Path) -> Iterator[Row]:
+    for row in read_rows(second):
+        one = ours.pop(hash_of(row.source, row.second), None)
+        if one is not None:
+            yield Row(row.source, one, row.first)
 
 
 def sentences_of(entry: Entry, source: Source) -> list[tuple[str, str]]:

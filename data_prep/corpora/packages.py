@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.corpora.sources import Language
+from data_prep.corpora.languages import Language
 from data_prep.readers.gettext import read_mo, read_zipped_mo
 from data_prep.readers.mediawiki import plain_wiki, read_messages
 from data_prep.readers.scratch import read_scratch
@@ -35,8 +35,9 @@ class PackageReader:
     read: Callable[[Path, tuple[Language, ...]], Iterator[Entry]]
 
 
-def _language(name: str, languages: tuple[Language, ...]) -> str | None:
-    return next((language.code for language in languages if language.has_locale(name)), None)
+def _codes(name: str, languages: tuple[Language, ...]) -> list[str]:
+    """Languages that a locale's text serves: nb is both nb and no where a benchmark tells them apart."""
+    return [language.code for language in languages if language.has_locale(name)]
 
 
 def _matched(language: str, english: dict[str, str], foreign: dict[str, str]) -> Iterator[Entry]:
@@ -47,7 +48,7 @@ def _matched(language: str, english: dict[str, str], foreign: dict[str, str]) ->
 
 def _gettext(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     for path in sorted(root.glob("**/LC_MESSAGES/*.mo")):
-        if code := _language(path.parent.parent.name, languages):
+        for code in _codes(path.parent.parent.name, languages):
             yield from (Entry(code, *pair) for pair in read_mo(path))
 
 
@@ -55,7 +56,7 @@ def _wordpress(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     for path in sorted(root.glob("**/languages/**/*.mo")):
         if path.stem.startswith("continents-cities"):
             continue
-        if code := _language(path.stem.split("-")[-1], languages):
+        for code in _codes(path.stem.split("-")[-1], languages):
             yield from (Entry(code, *pair) for pair in read_mo(path))
 
 
@@ -64,7 +65,7 @@ def _calibre(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
         with zipfile.ZipFile(path) as archive:
             members = sorted(name for name in archive.namelist() if name.endswith("/messages.mo"))
         for member in members:
-            if code := _language(member.split("/")[-2], languages):
+            for code in _codes(member.split("/")[-2], languages):
                 yield from (Entry(code, *pair) for pair in read_zipped_mo(path, member))
 
 
@@ -72,7 +73,7 @@ def _mediawiki(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     for path in sorted(root.glob("**/i18n/**/en.json")):
         english = {key: plain_wiki(text) for key, text in read_messages(path).items()}
         for other in sorted(path.parent.glob("*.json")):
-            if code := _language(other.stem, languages):
+            for code in _codes(other.stem, languages):
                 yield from _matched(
                     code, english, {key: plain_wiki(text) for key, text in read_messages(other).items()}
                 )
@@ -88,7 +89,7 @@ def _mozilla(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     brands |= {"-brand-full-name": f"Mozilla {product}", "-vendor-short-name": "Mozilla"}
     english = read_xpi(english_pack, brands)
     for path, locale in packs.items():
-        if code := _language(locale, languages):
+        for code in _codes(locale, languages):
             foreign = read_xpi(path, brands)
             yield from (Entry(code, english[place], text) for place, text in foreign.items() if place in english)
 
@@ -97,18 +98,20 @@ def _help(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     base = next(iter(root.glob("**/help/en-US/text")), None)
     if base is None:
         return
+    english: dict[str, dict[str, str]] = {}
     for path in sorted(root.glob("**/help/*/text/**/*.html")):
         locale, _, page = str(path).rpartition("/help/")[2].partition("/text/")
-        code = _language(locale, languages)
-        if code and (base / page).is_file():
-            yield from _matched(code, paragraphs_by_id(base / page), paragraphs_by_id(path))
+        for code in _codes(locale, languages) if (base / page).is_file() else ():
+            if page not in english:
+                english[page] = paragraphs_by_id(base / page)
+            yield from _matched(code, english[page], paragraphs_by_id(path))
 
 
 def _scratch(root: Path, languages: tuple[Language, ...]) -> Iterator[Entry]:
     for path in sorted(root.glob("**/locales/*-msgs.js")):
         messages = read_scratch(path)
         for name in sorted(messages):
-            if code := _language(name, languages):
+            for code in _codes(name, languages):
                 yield from _matched(code, messages.get("en", {}), messages[name])
 
 

@@ -13,6 +13,7 @@ from smoe_mt.evaluation.files import write_evaluation
 from smoe_mt.evaluation.metrics import METRICS, Corpus
 from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
+from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Translator
 
@@ -40,14 +41,19 @@ class Evaluation:
     baselines: dict[str, dict[str, DirectionScores]]
     details: dict[str, Any]
 
+    @property
+    def benchmark(self) -> str | None:
+        """The benchmark whose text was translated, if it is one's."""
+        return self.details.get("benchmark")
+
     def as_json(self) -> dict[str, Any]:
         """The content of scores.json."""
         return {
             "format": FORMAT,
             **self.details,
             "metrics": {metric.name: metric.meaning for metric in METRICS},
-            **as_json(self.scores),
-            "baselines": {name: as_json(scores) for name, scores in self.baselines.items()},
+            **as_json(self.scores, self.benchmark),
+            "baselines": {name: as_json(scores, self.benchmark) for name, scores in self.baselines.items()},
             "versions": _versions(),
         }
 
@@ -68,6 +74,9 @@ def evaluate(translator: Translator, request: Request, name: str) -> Evaluation:
         "name": name,
         "checkpoint": str(translator.loaded.checkpoint.absolute()),
         "updates": translator.loaded.updates,
+        "seed": translator.loaded.config.common.seed,
+        "setting": setting_of(translator.loaded.config, translator.loaded.updates),
+        "benchmark": task.folder.card.get("benchmark"),
         "split": request.split,
         "limit": request.limit,
         "beam": request.decoding.beam,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smoe_mt.evaluation.metrics import METRICS, Corpus
-
-ENGLISH = "en"
+from smoe_mt.evaluation.resources import ENGLISH, belongs, classes_of
 
 GROUPS: dict[str, Callable[[str], bool]] = {
     "mean": lambda direction: True,
@@ -51,8 +50,17 @@ BASELINES: dict[str, Callable[[Corpus], Corpus]] = {"copy": copy_baseline}
 def means(scores: Mapping[str, DirectionScores]) -> dict[str, dict[str, float] | None]:
     """Per group of directions the mean of each metric, or None for a group without directions."""
     return {
-        group: _mean(one for direction, one in scores.items() if belongs(direction))
-        for group, belongs in GROUPS.items()
+        group: _mean(one for direction, one in scores.items() if is_in(direction)) for group, is_in in GROUPS.items()
+    }
+
+
+def class_means(
+    scores: Mapping[str, DirectionScores], benchmark: str | None
+) -> dict[str, dict[str, dict[str, float] | None]]:
+    """`means` over the directions of each resource class of the benchmark; empty where it has none."""
+    return {
+        name: means({direction: one for direction, one in scores.items() if belongs(direction, languages)})
+        for name, languages in classes_of(benchmark).items()
     }
 
 
@@ -63,6 +71,7 @@ def _mean(scores: Iterable[DirectionScores]) -> dict[str, float] | None:
     return {metric.name: sum(one.values[metric.name] for one in chosen) / len(chosen) for metric in METRICS}
 
 
-def as_json(scores: Mapping[str, DirectionScores]) -> dict[str, Any]:
-    """`{"directions": {...}, "mean": {...}, ...}`."""
-    return {"directions": {direction: one.as_json() for direction, one in scores.items()}, **means(scores)}
+def as_json(scores: Mapping[str, DirectionScores], benchmark: str | None = None) -> dict[str, Any]:
+    """`{"directions": {...}, "mean": {...}, ..., "classes": {"high": {"mean": {...}, ...}, ...}}`."""
+    directions = {direction: one.as_json() for direction, one in scores.items()}
+    return {"directions": directions, **means(scores), "classes": class_means(scores, benchmark)}

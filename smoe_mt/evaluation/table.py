@@ -3,52 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import METRICS, Metric
-from smoe_mt.evaluation.scores import DirectionScores, means
+from smoe_mt.evaluation.resources import classes_of
+from smoe_mt.evaluation.scores import DirectionScores, class_means, means
+from smoe_mt.evaluation.seeds import by_setting, mean_and_spread
 
 BASELINE_METRIC = "chrf"
 GROUP_TITLES = {"mean": "mean", "mean_to_en": "mean xx-en", "mean_from_en": "mean en-xx"}
 
 
+Scores = Mapping[str, DirectionScores]
+
+
 def scores_table(evaluations: Sequence[Evaluation], baseline: str = "copy") -> str:
-    """A row for each direction and mean; the baseline's chrF++, then every metric of every run."""
+    """A row for each direction, mean and resource class; the baseline's chrF++, then every metric of every run.
+
+    Runs that differ only in their seed share their columns: mean and standard deviation.
+    """
     directions = list(dict.fromkeys(direction for each in evaluations for direction in each.scores))
+    benchmark = next((each.benchmark for each in evaluations if each.benchmark), None)
     compared: dict[str, DirectionScores] = {}
     for evaluation in reversed(evaluations):
         compared.update(evaluation.baselines[baseline])
     metric = next(metric for metric in METRICS if metric.name == BASELINE_METRIC)
-    columns = [_column(f"{baseline} {metric.title}", compared, directions, metric)]
-    for evaluation in evaluations:
-        columns += [_column(metric.title, evaluation.scores, directions, metric) for metric in METRICS]
-    names = ["", *directions, *GROUP_TITLES.values()]
+    rows = Rows(tuple(directions), benchmark)
+    columns = [rows.column(f"{baseline} {metric.title}", [compared], metric)]
+    groups = by_setting(evaluations)
+    for group in groups:
+        columns += [rows.column(metric.title, [one.scores for one in group.members], metric) for metric in METRICS]
+    names = ["", *rows.names]
     first = max(map(len, names))
-    rows = ["  ".join(cells) for cells in zip((name.ljust(first) for name in names), *columns)]
-    rule = "-" * len(rows[0])
-    body = [_run_names(evaluations, columns, first), rows[0], rule]
-    return "\n".join([*body, *rows[1 : len(directions) + 1], rule, *rows[len(directions) + 1 :]])
+    lines = ["  ".join(cells) for cells in zip((name.ljust(first) for name in names), *columns)]
+    rule = "-" * len(lines[0])
+    body = [_run_names([group.name for group in groups], columns, first), lines[0], rule]
+    table = [*body, *lines[1 : len(directions) + 1], rule, *lines[len(directions) + 1 :]]
+    if len(groups) < len(evaluations):
+        table.append("± standard deviation over seeds")
+    return "\n".join(table)
 
 
-def _column(title: str, scores: Mapping[str, DirectionScores], directions: Sequence[str], metric: Metric) -> list[str]:
-    values = [scores[direction].values[metric.name] if direction in scores else None for direction in directions]
-    for group, mean in means(scores).items():
-        assert group in GROUP_TITLES
-        values.append(mean[metric.name] if mean else None)
-    cells = [title, *("-" if value is None else f"{value:.{metric.decimals}f}" for value in values)]
-    width = max(map(len, cells))
-    return [cell.rjust(width) for cell in cells]
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of the table stand for: directions, then means over all of them and over each resource class."""
+
+    directions: tuple[str, ...]
+    benchmark: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """The first column."""
+        groups = [*GROUP_TITLES.values()]
+        classes = [title.replace("mean", name) for name in classes_of(self.benchmark) for title in groups]
+        return [*self.directions, *groups, *classes]
+
+    def column(self, title: str, runs: Sequence[Scores], metric: Metric) -> list[str]:
+        """A metric of a run, or of several that differ in their seed; `-` where one of them has no value."""
+        cells = [title]
+        for values in zip(*(self._values(scores, metric) for scores in runs)):
+            known = [value for value in values if value is not None]
+            cells.append(mean_and_spread(known, metric.decimals) if len(known) == len(runs) else "-")
+        width = max(map(len, cells))
+        return [cell.rjust(width) for cell in cells]
+
+    def _values(self, scores: Scores, metric: Metric) -> list[float | None]:
+        values = [
+            scores[direction].values[metric.name] if direction in scores else None for direction in self.directions
+        ]
+        for found in (means(scores), *class_means(scores, self.benchmark).values()):
+            assert list(found) == list(GROUP_TITLES)
+            values += [mean[metric.name] if mean else None for mean in found.values()]
+        return values
 
 
-def _run_names(evaluations: Sequence[Evaluation], columns: Sequence[Sequence[str]], first: int) -> str:
+def _run_names(names: Sequence[str], columns: Sequence[Sequence[str]], first: int) -> str:
     """The line above the titles: each run's name over its columns."""
     widths = [len(column[0]) for column in columns]
     line = " " * (first + 2 + widths[0] + 2)
-    for index, evaluation in enumerate(evaluations):
+    for index, name in enumerate(names):
         own = widths[1 + index * len(METRICS) : 1 + (index + 1) * len(METRICS)]
         width = sum(own) + 2 * (len(own) - 1)
-        name = evaluation.name if len(evaluation.name) <= width else "..." + evaluation.name[3 - width :]
-        line += name.center(width, ".") + "  "
+        shown = name if len(name) <= width else "..." + name[3 - width :]
+        line += shown.center(width, ".") + "  "
     return line.rstrip()
 
 

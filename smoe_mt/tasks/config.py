@@ -37,6 +37,13 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         default=0,
         metadata={"help": "sentence pairs drawn per epoch; 0 = as many as there are over all directions"},
     )
+    tokens_per_update: int = field(
+        default=0,
+        metadata={
+            "help": "about so many tokens an update, over all ranks: sets --update-freq from --max-tokens and the ranks; "
+            "0 = leave --update-freq as it is"
+        },
+    )
     max_source_positions: int = field(
         default=1024,
         metadata={"help": "longest source in tokens, tag and </s> included; longer ones are not trained on"},
@@ -73,7 +80,7 @@ class ManyToManyTranslationConfig(FairseqDataclass):
             raise UserError("no data folder: give the folder made by `smoe-mt prepare` (task.data with Hydra)")
         if self.sampling_temperature <= 0:
             raise UserError(f"--sampling-temperature must be above 0, not {self.sampling_temperature}")
-        for name in ("epoch_pairs", "eval_bleu_sentences"):
+        for name in ("epoch_pairs", "eval_bleu_sentences", "tokens_per_update"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
         for name in ("eval_bleu_beam", "max_source_positions", "max_target_positions"):

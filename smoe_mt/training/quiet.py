@@ -8,7 +8,7 @@ NOISE = (
     # fairseq's loader asks for pinned memory on any machine.
     "'pin_memory' argument is set as true but no accelerator is found",
     # fairseq composes its configuration as in Hydra 1.0.
-    r"\s*'config' is validated against ConfigStore schema with the same name",
+    r"\s*'.*' is validated against ConfigStore schema with the same name",
     r"hydra\.experimental\.\w+\(\) is no longer experimental",
     "In 'config': Usage of deprecated keyword in package header",
     r"\s*The strict flag in the compose API is deprecated",

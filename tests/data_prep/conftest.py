@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.data_prep.server import Server, running
 from tests.data_prep.toy import toy_lines, write_tsv
 
 
@@ -38,3 +39,10 @@ def fake_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         client.chmod(0o755)
 
     return add
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server on localhost."""
+    with running() as found:
+        yield found

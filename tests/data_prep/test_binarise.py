@@ -11,40 +11,14 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 from data_prep.binarise import Vocabulary, binarise_pair
-from data_prep.spm import SpmOptions, balanced_sample, train_spm
-from smoe_mt.errors import UserError
-from tests.data_prep.toy import toy_lines
-
-LINES = toy_lines(200)
-TEXTS = {"xaa": [one for one, _ in LINES], "en": [other for _, other in LINES]}
+from data_prep.spm import SpmOptions, train_spm
+from tests.data_prep.test_spm import TEXTS, sample_of
 
 
 @pytest.fixture(scope="module")
-def model() -> bytes:
-    return train_spm(balanced_sample(TEXTS, 0), SpmOptions(300))
-
-
-def test_the_same_text_gives_the_same_model(model: bytes) -> None:
-    assert train_spm(balanced_sample(TEXTS, 0), SpmOptions(300)) == model
-
-
-def test_vocabulary_shrinks_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=train_spm(balanced_sample(TEXTS, 0), SpmOptions(8000)))
-    assert 260 <= processor.get_piece_size() < 8000
-    assert str(processor.get_piece_size()) in capsys.readouterr().err
-
-
-def test_too_small_a_vocabulary_is_refused() -> None:
-    with pytest.raises(UserError, match="--vocab-size 100"):
-        train_spm(["a b"], SpmOptions(100))
-
-
-def test_sample_is_balanced_and_does_not_depend_on_order() -> None:
-    texts = {"big": [f"sentence {number}" for number in range(5000)], "small": ["tiny text"] * 9 + ["other text"]}
-    sample = balanced_sample(texts, 0, characters=2000)
-    assert {"tiny text", "other text"} <= set(sample)
-    assert len("".join(sample)) < 2100
-    assert sample == balanced_sample({name: lines[::-1] for name, lines in reversed(texts.items())}, 0, 2000)
+def model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("spm")
+    return train_spm(sample_of(TEXTS, folder), 300, SpmOptions(300))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -52,7 +26,7 @@ def test_round_trip_through_fairseq(tmp_path: Path, model: bytes, workers: int) 
     vocabulary = Vocabulary.of(model, ["xaa", "en"])
     sides = TEXTS["xaa"] + ["unseen 猫 ñ"], TEXTS["en"] + ["end"]
     prefixes = tmp_path / "a", tmp_path / "b"
-    done = binarise_pair(sides, prefixes, model, len(vocabulary), None, workers)
+    done = binarise_pair(zip(*sides), prefixes, model, len(vocabulary), None, workers)
     vocabulary.write(tmp_path / "dict.txt", done.counts)
     dictionary = Dictionary.load(str(tmp_path / "dict.txt"))
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -77,12 +51,12 @@ def test_dictionary_has_the_tags_and_a_size_divisible_by_8(tmp_path: Path, model
 
 def test_overlong_training_pairs_are_left_out_on_both_sides(tmp_path: Path, model: bytes) -> None:
     sides = ["katu meri", "katu " * 400, "lolo"], ["street sea", "street", "tree"]
-    done = binarise_pair(sides, (tmp_path / "a", tmp_path / "b"), model, 320, 250, 1)
+    done = binarise_pair(zip(*sides), (tmp_path / "a", tmp_path / "b"), model, 320, 250, 1)
     assert (done.written, done.too_long) == (2, 1)
     assert [len(MMapIndexedDataset(str(tmp_path / name))) for name in ("a", "b")] == [2, 2]
 
 
 def test_small_vocabularies_take_two_bytes_a_token(tmp_path: Path, model: bytes) -> None:
-    binarise_pair((["katu"], ["street"]), (tmp_path / "a", tmp_path / "b"), model, 320, None, 1)
+    binarise_pair([("katu", "street")], (tmp_path / "a", tmp_path / "b"), model, 320, None, 1)
     tokens = sum(len(item) for item in MMapIndexedDataset(str(tmp_path / "a")))
     assert (tmp_path / "a.bin").stat().st_size == 2 * tokens

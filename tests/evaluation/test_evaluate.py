@@ -24,6 +24,7 @@ def test_every_direction_of_the_split(
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores["directions"]) == DIRECTIONS
     assert scores["split"] == "test" and scores["beam"] == 5 and scores["versions"]["sacrebleu"]
+    assert scores["seed"] == 1 and scores["benchmark"] == "toy" and scores["classes"] == {} and scores["setting"]
     assert scores["checkpoint"] == str(trained_run.folder / "checkpoint_best.pt")
     table = capsys.readouterr().out
     assert all(direction in table for direction in DIRECTIONS) and table.count("reference ") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smoe_mt.evaluation.metrics import METRICS, Corpus
-from smoe_mt.evaluation.scores import DirectionScores, as_json, copy_baseline, means, score
+from smoe_mt.evaluation.scores import DirectionScores, as_json, class_means, copy_baseline, means, score
 
 
 def flat(value: float) -> DirectionScores:
@@ -33,3 +33,16 @@ def test_copy_baseline_scores_the_source() -> None:
     copied = score(copy_baseline(corpus))
     assert copied.values["copied"] == 1
     assert copied.values["chrf"] > score(corpus).values["chrf"]
+
+
+def test_means_by_resource_class_are_unweighted() -> None:
+    found = class_means({"en-ind": flat(10), "en-slv": flat(40), "slv-en": flat(1), "en-lim": flat(3)}, "m15")
+    assert list(found) == ["high", "low", "very low"]
+    high = found["high"]["mean_from_en"]
+    assert high is not None and high["bleu"] == pytest.approx(25)
+    assert found["low"]["mean"] is None
+    assert found["very low"]["mean_to_en"] is None and found["very low"]["mean"] is not None
+
+
+def test_text_of_no_benchmark_has_no_classes() -> None:
+    assert class_means({"nso-en": flat(3)}, None) == {} == class_means({"nso-en": flat(3)}, "m4")

@@ -41,6 +41,14 @@ def test_means_close_the_table() -> None:
     assert to_english[2:4] == ["3.0", "10.0"] and from_english[2:4] == ["3.0", "11.0"]
 
 
+def test_resource_classes_follow_the_means() -> None:
+    one = evaluation("dense", 10, ("slv-en", "en-slv", "en-lim"))
+    table = scores_table([Evaluation("dense", one.corpora, one.scores, one.baselines, {"benchmark": "m15"})])
+    rows = {line[:14].rstrip(): line[14:].split() for line in table.splitlines()[-9:]}
+    assert [rows[name][1] for name in ("high", "high xx-en", "high en-xx")] == ["10.5", "10.0", "11.0"]
+    assert rows["low"][1] == "-" and rows["very low en-xx"][1] == "12.0"
+
+
 def test_a_direction_that_one_run_lacks_is_a_dash() -> None:
     table = scores_table([evaluation("dense", 10, ("nso-en",)), evaluation("smoe", 20)])
     row = next(line for line in table.splitlines() if line.startswith("en-nso")).split()

@@ -26,7 +26,14 @@ def make_block(strata: tuple[int, ...], top_k: int, capacity_factor: float, dim:
 def reference(block: StratifiedMoE, x: torch.Tensor, mask: torch.Tensor) -> ReferenceBlock:
     settings_ = block.settings
     return reference_stratified(
-        x, mask, block.strata, block.gates, block.norms, block.experts, settings_.top_k, settings_.capacity_factor,
+        x,
+        mask,
+        block.strata,
+        block.gates,
+        block.norms,
+        block.experts,
+        settings_.top_k,
+        settings_.capacity_factor,
         block.training,
     )
 
@@ -156,7 +163,13 @@ def test_half_precision_routes_in_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("strata", "words"),
-    [("", "positive integers"), ("4,0", "positive integers"), ("4,-1", "positive integers"), ("a,b", "positive"), ("2.5", "positive")],
+    [
+        ("", "positive integers"),
+        ("4,0", "positive integers"),
+        ("4,-1", "positive integers"),
+        ("a,b", "positive"),
+        ("2.5", "positive"),
+    ],
 )
 def test_bad_strata_are_refused(strata: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -1,0 +1,154 @@
+"""The user's own text: files of a folder, named after their pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from data_prep.benchmarks import Benchmark
+from data_prep.clean import PLACEHOLDERS
+from data_prep.corpora.base import TRAIN, Request, SourceRecord
+from data_prep.directions import Pairs
+from data_prep.files import check_space, say, sha256_file
+from data_prep.rows import Row, languages_of, one_line, pair_name, write_rows
+from smoe_mt.errors import UserError
+
+SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
+COPIES_OF_THE_TEXT = 4  # extracted, clean, split, binarised
+BYTES_A_COMPRESSED_ONE = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """Text of a pair's split: the files that hold it, and whether they have the pair's languages the other way round."""
+
+    paths: tuple[Path, ...]
+    pair: str
+    split: str
+    swapped: bool
+
+    @classmethod
+    def of(cls, paths: tuple[Path, ...], languages: tuple[str, str], split: str | None) -> Part:
+        """UserError for two languages that are one."""
+        if languages[0] == languages[1]:
+            raise UserError(f"{paths[0]}: the same language twice; name the file after two languages")
+        pair = pair_name(*languages)
+        return cls(paths, pair, SPLITS[split], pair != "-".join(languages))
+
+    @property
+    def name(self) -> str:
+        """Of its files, for people."""
+        return " + ".join(path.name for path in self.paths)
+
+
+def _size(path: Path) -> int:
+    """Bytes of text, about."""
+    return path.stat().st_size * (BYTES_A_COMPRESSED_ONE if path.suffix == ".gz" else 1)
+
+
+Read = Callable[[Part], Iterator[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class OwnCorpus:
+    """Files of one folder; a-b and b-a are one pair. ``read`` yields a part's two columns as they stand there."""
+
+    name: str
+    parts: tuple[Part, ...]
+    pairs: Pairs
+    read: Read
+    benchmark: str | None = None
+    minimum: int = 0
+    optional: bool = False
+    placeholders: re.Pattern[str] = PLACEHOLDERS
+
+    def identity(self) -> dict[str, Any]:
+        """File names and hashes."""
+        return {"files": {path.name: sha256_file(path) for part in self.parts for path in part.paths}}
+
+    def fetch(self) -> dict[str, Any]:
+        """The text is here already."""
+        return self.identity() | {"missing": []}
+
+    def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
+        """Read and check every file."""
+        size = sum(_size(path) for part in self.parts for path in part.paths)
+        check_space(folder, COPIES_OF_THE_TEXT * size, "the data folder and its work files")
+        records: list[SourceRecord] = []
+        for (split, pair), parts in groupby(self.parts, lambda part: (part.split, part.pair)):
+            write_rows(folder / f"{split}.{pair}.tsv", self._rows(parts, records))
+        return records
+
+    def _rows(self, parts: Iterable[Part], records: list[SourceRecord]) -> Iterator[Row]:
+        for part in parts:
+            count = 0
+            for first, second in self.read(part):
+                count += 1
+                yield Row(part.name, second, first) if part.swapped else Row(part.name, first, second)
+            if not count:
+                raise UserError(f"{part.paths[0]} is empty: it needs a pair of sentences on each line")
+            digest = " + ".join(map(sha256_file, part.paths))
+            records.append(SourceRecord(part.name, digest, "the user's own", self.name, {part.pair: count}))
+
+
+def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -> OwnCorpus:
+    """A corpus of the parts that are asked for; UserError where training text is missing or the benchmark lacks a
+    language.
+    """
+    found = sorted(parts, key=lambda part: (part.pair, part.split, part.swapped, part.paths))
+    there = {part.pair for part in found}
+    if request.benchmark is not None:
+        _check_languages(request.benchmark, there)
+    pairs = request.selection.of_pairs(there)
+    chosen = tuple(part for part in found if part.pair in pairs.all)
+    trained = {part.pair for part in chosen if part.split == TRAIN}
+    for part in chosen:
+        if part.pair not in trained and part.pair in pairs.trained:
+            raise UserError(
+                f"{part.paths[0]} has no training text beside it: add that of {part.pair}, or give --zero-shot {part.pair}"
+            )
+    if request.benchmark is None:
+        return OwnCorpus(name, chosen, pairs, read, None, request.minimum or 0)
+    benchmark = request.benchmark
+    minimum = benchmark.minimum if request.minimum is None else request.minimum
+    return OwnCorpus(name, chosen, pairs, read, benchmark.name, minimum, benchmark.optional)
+
+
+def _check_languages(benchmark: Benchmark, pairs: Iterable[str]) -> None:
+    there = sorted({language for pair in pairs for language in languages_of(pair)})
+    for language in there:
+        benchmark.check(language)
+    if missing := [language for language in benchmark.languages if language not in there]:
+        say(f"{benchmark.name}: no files of {', '.join(missing)}")
+
+
+def folder_of(name: str, request: Request, example: str) -> Path:
+    """The folder in ``--corpus name:DIR``; UserError if there is none."""
+    if not request.where:
+        raise UserError(f"--corpus {name} needs a folder: give --corpus {name}:DIR, with files such as {example}")
+    folder = Path(request.where).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder} (--corpus {name}:DIR)")
+    return folder
+
+
+def decoded_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """(number from 1, text without its line end) of each line; UserError with the line number for what is not UTF-8."""
+    for number, raw in enumerate(lines, 1):
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            reason = f"{error.reason} at byte {error.start + 1}"
+            raise UserError(f"{path}, line {number}: not valid UTF-8 ({reason}); convert the file to UTF-8") from error
+
+
+def checked(first: str, second: str, part: Part, place: str) -> tuple[str, str]:
+    """Both sentences on one line each; UserError for an empty one in a held-out set, whose lines must all count."""
+    both = one_line(first), one_line(second)
+    if part.split != TRAIN and not all(both):
+        raise UserError(f"{place}: an empty sentence in a {part.split} file; fill it in or take the line out")
+    return both

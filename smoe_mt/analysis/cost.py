@@ -1,0 +1,162 @@
+"""What a model costs: its parameters, and the FLOPs of a token's forward pass (paper: section 5), without its weights.
+
+FLOPs are counted as Kaplan et al. (2020) do, two for each weight that a token is multiplied with, for one token that passes
+the encoder and one that passes the decoder:
+
+    projections of attention   2 * 4 d^2 a module: self-attention of each layer, and attention to the source in the decoder
+    FFN                        2 * 2 d F a layer; a MoE block has as many of them as a token is expected to pass
+    output projection          2 V d
+    attention itself           4 n d a module, for a context of n tokens: products with keys and with values
+
+Norms, biases, softmax, gates and the look-up of embeddings are left out: below 1% together.
+
+FFNs of a block: 1 for Switch, k for k choices; one more, the shared one, with conditional routing; k for each layer of a
+stack; k for each visit of a stratified block. Under uniform routing a token at gate i makes V(i) = 1 + sum_g P(i -> g) V(g)
+visits, where g runs over the later gates and P is the share of the visible experts that lead there.
+
+The context is what the paper does not say. `FITTED_CONTEXT` makes the dense rows of its two tables come out best (0.5% apart
+from both); it is longer than sentences are, so other things must be in the paper's constant part. Differences between the
+rows of a table do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models.transformer import TransformerConfig
+from torch import nn
+
+from smoe_mt.errors import UserError
+from smoe_mt.models.smoe_transformer import SMoETransformerModel
+from smoe_mt.moe import parse_strata
+
+FITTED_CONTEXT = 1246
+
+
+@dataclass(frozen=True)
+class Term:
+    """One line of a sum, and where it comes from."""
+
+    name: str
+    formula: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and FLOPs/token of a model, each as a sum."""
+
+    parameters: tuple[Term, ...]
+    flops: tuple[Term, ...]
+
+    @property
+    def total_parameters(self) -> int:
+        """Weights that are trained, shared ones once."""
+        return round(sum(term.amount for term in self.parameters))
+
+    @property
+    def flops_per_token(self) -> int:
+        """FLOPs of the forward pass."""
+        return round(sum(term.amount for term in self.flops))
+
+
+def expected_visits(strata: Sequence[int]) -> float:
+    """Visits of a token to a stratified block under uniform routing."""
+    ahead = [0.0]  # V of the gate after the last stratum, where a token has left
+    for i in reversed(range(len(strata))):
+        visible = sum(strata[i:])
+        ahead.insert(0, 1 + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
+    return ahead[0]
+
+
+def ffns_per_block(cfg: Any, visits: float | None = None) -> float:
+    """FFNs that a token passes in a block; `visits` measured ones of a stratified block, None for uniform routing."""
+    top_k = cfg.top_k
+    if cfg.moe == "switch":
+        return 1
+    if cfg.moe == "cmr":
+        return top_k + 1
+    if cfg.moe == "stacking":
+        return top_k * len(parse_strata(cfg.strata))
+    if cfg.moe == "stratified":
+        return top_k * (expected_visits(parse_strata(cfg.strata)) if visits is None else visits)
+    return top_k
+
+
+Visits = Mapping[str, Sequence[float]]  # mean visits to each block of a side, by "encoder" and "decoder"
+
+
+def cost_of(model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT) -> Cost:
+    """The cost of a configuration with `vocabulary` dictionary entries, under uniform routing, without its weights.
+
+    Raises:
+        UserError: settings that make no model, or encoder and decoder of different widths.
+    """
+    return cost_of_model(skeleton(model_cfg, vocabulary), vocabulary, context)
+
+
+def cost_of_model(
+    model: SMoETransformerModel, vocabulary: int, context: int = FITTED_CONTEXT, visits: Visits | None = None
+) -> Cost:
+    """The cost of a model; `visits` measured ones of stratified blocks, None for uniform routing.
+
+    Raises:
+        UserError: encoder and decoder of different widths.
+    """
+    cfg = model.cfg
+    if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
+        raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
+    return Cost(_parameters(model), _flops(cfg, vocabulary, context, visits))
+
+
+def _flops(cfg: TransformerConfig, vocabulary: int, context: int, visits: Visits | None) -> tuple[Term, ...]:
+    d, terms = cfg.encoder.embed_dim, []
+    modules = {"encoder": 1, "decoder": 2}
+    attentions = sum(modules[side] * getattr(cfg, side).layers for side in modules)
+    terms.append(Term("projections of attention", f"{attentions} x 2 x 4 d^2", attentions * 8 * d * d))
+    for side in modules:
+        layers, ffn_dim = getattr(cfg, side).layers, getattr(cfg, side).ffn_embed_dim
+        one = 4 * d * ffn_dim
+        blocks = layers // cfg.moe_freq if cfg.moe != "none" else 0
+        if blocks < layers:
+            terms.append(Term(f"{side}: dense FFNs", f"{layers - blocks} x 2 x 2 d F", (layers - blocks) * one))
+        if blocks:
+            measured = list(visits[side]) if visits else [None] * blocks
+            passed = sum(ffns_per_block(cfg, v) for v in measured)
+            formula = f"{blocks} blocks x {passed / blocks:.4g} FFNs x 2 x 2 d F"
+            terms.append(Term(f"{side}: MoE blocks", formula, passed * one))
+    terms.append(Term("output projection", "2 V d", 2 * vocabulary * d))
+    terms.append(Term("attention itself", f"{attentions} x 4 n d, n = {context}", attentions * 4 * context * d))
+    return tuple(terms)
+
+
+KINDS = {  # name -> (what is in it, whether a parameter of this name is)
+    "embedding": ("V d, of all languages, for both sides and the output", lambda name: "embed_tokens" in name),
+    "attention": ("4 d^2 a module, biases", lambda name: "attn." in name),
+    "gates": ("E_i d a gate", lambda name: "gate" in name or ".mix." in name),
+    "experts": ("2 d F an expert, biases", lambda name: ".experts." in name),
+    "FFNs": ("2 d F an FFN, biases", lambda name: ".fc1." in name or ".fc2." in name),
+    "norms": ("2 d a norm", lambda name: True),
+}
+
+
+def _parameters(model: nn.Module) -> tuple[Term, ...]:
+    counts = dict.fromkeys(KINDS, 0)
+    for name, weight in model.named_parameters():
+        counts[next(kind for kind, (_, holds) in KINDS.items() if holds(name))] += weight.numel()
+    return tuple(Term(kind, KINDS[kind][0], count) for kind, count in counts.items() if count)
+
+
+def skeleton(model_cfg: Any, vocabulary: int) -> SMoETransformerModel:
+    """The model on torch's meta device: all shapes and no weights. UserError for settings that make no model."""
+    dictionary = Dictionary()
+    for i in range(vocabulary - len(dictionary)):
+        dictionary.add_symbol(str(i))
+    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    with torch.device("meta"):
+        return SMoETransformerModel.build_model(model_cfg, task)

@@ -1,0 +1,209 @@
+"""``smoe-mt flops``: what a model costs, by its config or measured on a split, beside the paper's tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smoe_mt.analysis.published import COSTS, Published
+from smoe_mt.errors import UserError
+from smoe_mt.launch import compose, config_folder
+from smoe_mt.paths import configs
+
+DEFAULT_CONFIG = "m4"
+# The paper says 32k pieces. Its printed parameters fit a dictionary of 31,400 entries: all rows within 0.5%.
+PAPER_VOCABULARY = 31_400
+VOCABULARIES = {"m4": 32_000, "m15": 32_000, "opus100": 64_000}
+FORMULA = """FLOPs/token: a forward pass of one token through encoder and decoder, 2 for each weight it is multiplied with:
+attention's projections 2 x 4 d^2 a module, FFNs 2 x 2 d F, output 2 V d, attention itself 4 n d a module (context n).
+A visit to a top-k set of experts costs k FFNs; a stratified block has V(i) = 1 + sum over later gates P(i -> g) V(g)
+visits, P uniform over the visible experts. Norms, biases, softmax, gates and embedding look-up are left out."""
+NOT_EXPLAINED = """n is fitted to both dense rows of the paper, which does not say how it counts. With 32,000 entries instead of 31,400
+each row of M4 has 0.3M and each of M15 0.6M parameters more. Two differences are not the paper's: Stacking 4 x 2
+(M4; 16M) and SMoE-8-4-4 (M15; 3M)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model's name, its cost, what the paper says of it."""
+
+    name: str
+    cost: Any
+    published: Published | None = None
+    measured: Any = None
+    by_direction: Mapping[str, int] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """In units of one."""
+        cost = {
+            "row": self.name,
+            "parameters": self.cost.total_parameters,
+            "flops_per_token": self.cost.flops_per_token,
+        }
+        if self.published is not None:
+            cost |= {
+                "paper_parameters": self.published.parameters,
+                "paper_flops_per_token": self.published.flops_per_token,
+            }
+        if self.measured is not None:
+            cost |= {
+                "measured_flops_per_token": self.measured.flops_per_token,
+                "measured_by_direction": dict(self.by_direction or {}),
+            }
+        terms = {"parameters": self.cost.parameters, "flops_per_token": self.cost.flops}
+        return cost | {"terms": {kind: {term.name: term.amount for term in sums} for kind, sums in terms.items()}}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument(
+        "what", nargs="*", metavar="RUN|KEY=VALUE", help="trained runs to measure, or overrides such as model=smoe_4_12"
+    )
+    parser.add_argument("--benchmark", choices=list(COSTS), help="all rows of this table, beside the paper's numbers")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
+    parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
+    parser.add_argument("--vocab-size", type=int, help="dictionary entries (default: the benchmark's)")
+    parser.add_argument("--context", type=int, help="tokens that attention looks at (default: fitted to the paper)")
+    parser.add_argument("--data", help="of a RUN: its data folder, where it is not where it was in training")
+    parser.add_argument("--split", default="test", help="of a RUN: split to measure on (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="of a RUN: only the first LIMIT sentences of each direction")
+    parser.add_argument("--device", default="auto", help="of a RUN: auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count, measure where a run is given, print. Raises UserError for what cannot be counted."""
+    _check(args)
+    runs = [each for each in args.what if "=" not in each]
+    overrides = [each for each in args.what if "=" in each]
+    if args.benchmark:
+        rows = benchmark_rows(args.benchmark, args.vocab_size or PAPER_VOCABULARY, _context(args), overrides)
+    elif runs:
+        rows = [measured_row(each, args) for each in runs]
+    else:
+        rows = [config_row(args, overrides)]
+    print(json.dumps([row.as_json() for row in rows], indent=2) if args.format == "json" else as_text(rows))
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("vocab_size", "context", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
+    if args.benchmark and any("=" not in each for each in args.what):
+        raise UserError("--benchmark counts the rows of a table; measure a RUN without it")
+
+
+def _context(args: argparse.Namespace) -> int:
+    from smoe_mt.analysis.cost import FITTED_CONTEXT
+
+    return args.context or FITTED_CONTEXT
+
+
+def benchmark_rows(benchmark: str, vocabulary: int, context: int, overrides: Sequence[str] = ()) -> list[Row]:
+    """All rows of a table of the paper."""
+    from smoe_mt.analysis.cost import cost_of
+
+    rows = []
+    for name, published in COSTS[benchmark].items():
+        config = compose(configs(), benchmark, [*overrides, f"model={name}"])
+        rows.append(Row(name, cost_of(config.model, vocabulary, context), published))
+    return rows
+
+
+def config_row(args: argparse.Namespace, overrides: Sequence[str]) -> Row:
+    """The model of a config."""
+    from smoe_mt.analysis.cost import cost_of
+
+    config = compose(config_folder(args.config_dir), args.config, overrides)
+    name = str(config.hydra.runtime.choices.get("model", args.config))
+    vocabulary = args.vocab_size or VOCABULARIES.get(args.config)
+    if vocabulary is None:
+        raise UserError(f"how many dictionary entries? --config {args.config} does not say; give --vocab-size")
+    return Row(name, cost_of(config.model, vocabulary, _context(args)))
+
+
+def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
+    """A trained model: its cost under uniform routing, and with the visits that its gates decide on a split."""
+    from smoe_mt.analysis.capacity import SIDES, Request, requested_capacity
+    from smoe_mt.analysis.cost import cost_of_model
+    from smoe_mt.generation.checkpoint import load_model
+
+    loaded = load_model(run_folder, args.data, args.device)
+    model, vocabulary = loaded.model, len(loaded.task.dictionary)
+    uniform = cost_of_model(model, vocabulary, _context(args))
+    if model.cfg.moe != "stratified":  # every token passes as many experts: nothing to measure
+        return Row(run_folder, uniform, None, uniform, {})
+    report = requested_capacity(loaded, Request(split=args.split, limit=args.limit), run_folder)
+
+    def cost_in(direction: str | None) -> Any:
+        visits = {side: [report.visits.mean(block, direction) for block in report.visits.side(side)] for side in SIDES}
+        return cost_of_model(model, vocabulary, _context(args), visits)
+
+    by_direction = {direction: cost_in(direction).flops_per_token for direction in report.directions}
+    return Row(run_folder, uniform, None, cost_in(None), by_direction)
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """A table beside the paper's where there is one, else each model's terms."""
+    if rows[0].published is not None:
+        return "\n".join([_comparison(rows), "", FORMULA, NOT_EXPLAINED])
+    return "\n\n".join([*(_terms(row) for row in rows), FORMULA])
+
+
+def _comparison(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    head = ("row", "parameters", "paper", "off", "FLOPs/token", "paper", "off", "less dense", "paper", "differ")
+    table = [head]
+    for row in rows:
+        assert row.published is not None and first.published is not None
+        parameters, flops = row.cost.total_parameters, row.cost.flops_per_token
+        ours = flops - first.cost.flops_per_token
+        theirs = row.published.flops_per_token - first.published.flops_per_token
+        table.append(
+            (
+                row.name,
+                _millions(parameters),
+                _millions(row.published.parameters, 0),
+                f"{parameters / row.published.parameters - 1:+.2%}",
+                _millions(flops),
+                _millions(row.published.flops_per_token, 0),
+                f"{flops / row.published.flops_per_token - 1:+.2%}",
+                _millions(ours),
+                _millions(theirs, 0),
+                f"{(ours - theirs) / 1e6:+.1f}M",
+            )
+        )
+    return _columns(table)
+
+
+def _terms(row: Row) -> str:
+    lines = [(f"{row.name}: parameters", "", _millions(row.cost.total_parameters, 2))]
+    lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in row.cost.parameters]
+    lines += [("FLOPs/token", "", _millions(row.cost.flops_per_token, 2))]
+    lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in row.cost.flops]
+    if row.measured is not None:
+        lines.append(("measured FLOPs/token", "visits as routed", _millions(row.measured.flops_per_token, 2)))
+        found = [term for term in row.measured.flops if "MoE" in term.name]
+        lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in found]
+        lines += [(f"  {name}", "", _millions(flops, 2)) for name, flops in (row.by_direction or {}).items()]
+    widths = [max(len(line[i]) for line in lines) for i in range(3)]
+    return "\n".join(
+        f"{name.ljust(widths[0])}  {formula.ljust(widths[1])}  {amount.rjust(widths[2])}"
+        for name, formula, amount in lines
+    )
+
+
+def _columns(table: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+        for line in table
+    )
+
+
+def _millions(amount: float, decimals: int = 1) -> str:
+    return f"{amount / 1e6:,.{decimals}f}M"

@@ -1,0 +1,53 @@
+"""Several trainings in one process, as in a Hydra multirun: nothing of a finished job reaches the next one.
+
+fairseq trains once per process and keeps some of a job's state where it outlives the job: the best validation score as an
+attribute of functions, and TensorBoard's writers by the name of a subset, whatever their folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fairseq import checkpoint_utils
+from fairseq.logging import progress_bar
+
+from smoe_mt.errors import UserError
+
+_folders: dict[Path, str] = {}
+
+
+def forget_previous_job() -> None:
+    """Drop what fairseq remembers of a job before; at the start of each."""
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    for module in ("fairseq_cli.train", "__main__"):  # the latter for python -m fairseq_cli.train
+        stop_early = getattr(sys.modules.get(module), "should_stop_early", None)
+        if stop_early is not None:
+            vars(stop_early).clear()
+    for writer in progress_bar._tensorboard_writers.values():
+        writer.close()
+    progress_bar._tensorboard_writers.clear()
+
+
+def claim_folder(save_dir: str) -> None:
+    """A folder of its own for each job of a multirun. UserError where an earlier job of this multirun has written to it."""
+    job = _job_of_multirun()
+    if job is None:
+        return
+    folder = Path(save_dir).resolve()
+    owner = _folders.setdefault(folder, job)
+    if owner != job:
+        raise UserError(
+            f"checkpoint.save_dir={save_dir} is that of job {owner} of this multirun too, and job {job} would go on from its "
+            "checkpoints: put what you sweep into it, as in 'checkpoint.save_dir=runs/lr${optimization.lr[0]}'"
+        )
+
+
+def _job_of_multirun() -> str | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    job = HydraConfig.get().job
+    return f"{job.num} ({job.override_dirname})"
