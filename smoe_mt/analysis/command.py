@@ -102,7 +102,7 @@ def counted_where(ranks: FrequencyRanks) -> str:
 
 
 def write(report: CapacityReport, folder: Path) -> list[Path]:
-    """The figures with their numbers, the CSV and last the JSON, into `folder`; returns what was written."""
+    """The figures with their numbers, the CSV and last the JSON, into `folder`, which exists; returns what was written."""
     written = []
     with progress_bar(len(FIGURES), "figures", unit="figure") as bar:
         for figure in FIGURES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from smoe_mt.evaluation.files import write_text
+from smoe_mt.evaluation.files import write_bytes, write_text
 from smoe_mt.report.content import Picture, Section
 
 SHOWN_IN_MARKDOWN = 3  # sentences of each direction; a browser shows all
@@ -32,7 +31,7 @@ def write_markdown(path: Path, title: str, sections: Sequence[Section]) -> None:
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Picture):
             pictures.mkdir(parents=True, exist_ok=True)
-            _write_bytes(pictures / f"{block.name}.png", block.png)
+            write_bytes(pictures / f"{block.name}.png", block.png)
     environment.filters |= {"md": escape_markdown, "fence": fence, "marked": marked_tokens}
     content = {"title": title, "sections": sections, "pictures": pictures.name, "most": SHOWN_IN_MARKDOWN}
     text = environment.get_template("report.md.j2").render(**content)
@@ -69,12 +68,3 @@ def _means(side: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     blocks = list(side["visits"].values())
     for place, token in enumerate(side["tokens"]):
         yield token, sum(visits[place] for visits in blocks) / max(len(blocks), 1)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

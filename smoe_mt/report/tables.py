@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from smoe_mt.evaluation.metrics import METRICS
@@ -32,13 +32,24 @@ def scores_table(runs: Sequence[Run], split: str) -> Table:
     columns = ["Direction", f"copy {compared.title}"]
     columns += [f"{name}: {metric.title}" for name in scores for metric in metrics]
     rows = []
-    for path, title in [(("directions", d), d) for d in directions] + [((g,), t) for g, t in GROUP_TITLES.items()]:
+    for path, title in [*((("directions", name), name) for name in directions), *_groups(scores.values())]:
         copied = [_at(one, ("baselines", "copy", *path, compared.name)) for one in scores.values()]
         cells = [number(next((value for value in copied if value is not None), None), compared.decimals)]
         cells += [number(_at(one, (*path, m.name)), m.decimals) for one in scores.values() for m in metrics]
         rows.append([title, *cells])
     means = frozenset(range(len(directions), len(rows)))
     return Table(columns, rows, f"Split {split}", marked=means)
+
+
+def _groups(scores: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, ...], str]]:
+    """Means over all directions and over each resource class: where they lie in scores.json, and what they are called."""
+    classes = dict.fromkeys(name for one in scores for name in one.get("classes", {}))
+    everywhere: list[tuple[tuple[str, ...], str]] = [((group,), title) for group, title in GROUP_TITLES.items()]
+    return everywhere + [
+        (("classes", name, group), title.replace("mean", name))
+        for name in classes
+        for group, title in GROUP_TITLES.items()
+    ]
 
 
 def signatures(runs: Sequence[Run], split: str) -> str:

@@ -72,6 +72,7 @@ def test_csv_has_a_row_for_each_direction_and_block() -> None:
 
 
 def test_figures_and_numbers_are_written(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
     written = write(report(VARIED, ALIKE), tmp_path / "new")
     assert sorted(path.name for path in written) == sorted([*files(*CAPACITY, *ROUTING), *NUMBERS])
     assert all(path.stat().st_size for path in written)
@@ -88,6 +89,7 @@ def test_full_collapse_draws_no_figure_of_capacity_and_removes_old_ones(tmp_path
 
 def test_the_same_numbers_give_the_same_svg(tmp_path: Path) -> None:
     for name in ("one", "two"):
+        (tmp_path / name).mkdir()
         write(report(VARIED, ALIKE), tmp_path / name)
     one, two = ((tmp_path / name / "capacity_by_block.svg").read_bytes() for name in ("one", "two"))
     assert one == two

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.visits import Block
-from smoe_mt.evaluation.files import write_json, write_text
+from smoe_mt.evaluation.files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,19 +135,10 @@ def tidy(panel: Axes, grid: str = "y") -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def save(drawing: Drawing, base: Path) -> list[Path]:
+def save(drawing: Drawing, base: Path) -> None:
     """`base`.png and `base`.svg, each whole or not at all."""
-    written = []
     for kind in FORMATS:
-        path = base.with_name(f"{base.name}.{kind}")
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        try:
-            temporary.write_bytes(as_bytes(drawing, kind))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        written.append(path)
-    return written
+        write_bytes(base.with_name(f"{base.name}.{kind}"), as_bytes(drawing, kind))
 
 
 def as_bytes(drawing: Drawing, kind: str) -> bytes:
