@@ -69,5 +69,5 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The name that links use."""
-        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
+        """The name that links use; no other element of a page begins so."""
+        return "section-" + "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())

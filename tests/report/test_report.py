@@ -162,7 +162,14 @@ def test_markdown_escapes(tmp_path: Path) -> None:
     write_markdown(tmp_path / "r.md", "t", nasty_sections())
     text = (tmp_path / "r.md").read_text()
     shown = text.replace("```\n" + NASTY + "\n```", "")
+    assert len(shown) < len(text)
     assert "<img" not in shown and "</script>" not in shown
+
+
+def test_names_of_elements_are_used_once(page: Path) -> None:
+    """The script looks for its elements by name."""
+    names = re.findall(r'\bid="([^"]*)"', page.read_text(encoding="utf-8"))
+    assert "sentences" in names and len(set(names)) == len(names)
 
 
 @pytest.fixture
@@ -186,9 +193,9 @@ def test_a_browser_shows_tokens_coloured_by_capacity(page: Path, run_folder: Pat
     assert re.findall(r'<option value="(\w\w-\w\w)"', dom) == list(shown)
     first = shown[next(iter(shown))]
     expected = sum(len(sentence[side]["tokens"]) for sentence in first for side in ("encoder", "decoder"))
-    tokens = re.findall(r'<span class="token" style="background-color: (rgb\([^)]*\));[^>]*data-visits="([\d.]+)"', dom)
+    tokens = re.findall(r'data-visits="([\d.]+)"[^>]*style="background-color: (rgb\([^)]*\));', dom)
     assert len(tokens) == expected
-    colour_of = {visits: colour for colour, visits in tokens}
+    colour_of = dict(tokens)
     assert len(set(colour_of.values())) == len(colour_of) == 2, "one visit and two differ in colour"
 
 
