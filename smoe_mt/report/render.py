@@ -39,13 +39,15 @@ def write_markdown(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 
 def _environment(autoescape: bool) -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("smoe_mt.report"),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # and directions in their own order
+    return environment
 
 
 def escape_markdown(text: str) -> str:

@@ -45,6 +45,7 @@ def draw(report: CapacityReport) -> Drawing:
     panel.set_xlabel(
         "Gate (side and layer of its block)\nbar: all tokens, dots: directions, line: largest possible", fontsize=9
     )
+    panel.set_xlim(-0.6, len(places) - 0.4)
     panel.set_ylim(0, None)
     tidy(panel)
     heading(drawing, report, FIGURE.title)

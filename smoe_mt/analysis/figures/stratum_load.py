@@ -26,10 +26,12 @@ def draw(report: CapacityReport) -> Drawing:
     names = [f"{stratum}\n({size})" for stratum, size in enumerate(report.load.strata, start=1)]
     languages = max(len(report.load.languages(side)) for side in report.sides)
     drawing, placed = panels(report, 1.2 + max(2.0, 0.6 * len(names)), 1.15 + 0.27 * max(languages, 3), legend=0.9)
+    shares = {block: report.load.by_stratum(block) for block in placed}
+    top = max(float(each.max()) for block in shares.values() for each in block.values())
     image = None
     for block, panel in placed.items():
-        shares = report.load.by_stratum(block)
-        image = heat_map(panel, [each.tolist() for each in shares.values()], list(shares), names, 1.0)
+        values = [each.tolist() for each in shares[block].values()]
+        image = heat_map(panel, values, list(shares[block]), names, top)
         panel.tick_params(axis="x", rotation=0)
         panel.set_xlabel("Stratum (its experts)", fontsize=9)
         panel.set_ylabel(f"{'Source' if block.side == 'encoder' else 'Target'} language", fontsize=9)
