@@ -25,7 +25,7 @@ usage: scripts/$benchmark.sh [--rows dense,smoe_2_2_2_2|all] [--scale paper|smal
   --corpus  public, l10n, tsv:DIR or moses:DIR, as in smoe-mt prepare (default: public; small: l10n)
   --gpus    GPUs for a row (default: all; 0: CPU, on which rows are trained side by side, a thread or more each)
   --seed    of the training (default: 1); each seed has a folder of its own
-  --data    the data folder (default: data/$benchmark-CORPUS)
+  --data    the data folder (default: data/$benchmark-CORPUS-SCALE)
   --runs    checkpoints, scores, figures and the report (default: runs/$benchmark/SCALE)
   KEY=VALUE Hydra overrides for every row, such as optimization.max_update=2000
 HELP
@@ -37,11 +37,11 @@ while [ $# -gt 0 ]; do
     --help | -h) usage; exit 0 ;;
     --) shift; overrides=("$@"); break ;;
     --rows | --scale | --corpus | --gpus | --seed | --data | --runs)
-        [ $# -gt 1 ] || { echo "error: $1 needs a value ($0 --help says more)" >&2; exit 2; }
+        [ $# -gt 1 ] || { echo "error: $1 needs a value (scripts/$benchmark.sh --help says more)" >&2; exit 2; }
         printf -v "${1#--}" %s "$2"
         shift 2
         ;;
-    *) echo "error: unknown argument $1 ($0 --help says more)" >&2; exit 2 ;;
+    *) echo "error: unknown argument $1 (scripts/$benchmark.sh --help says more)" >&2; exit 2 ;;
     esac
 done
 
@@ -51,7 +51,7 @@ done
 [ -n "$gpus" ] || gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
 [ -n "$scale" ] || scale="$([ "$gpus" -gt 0 ] && echo paper || echo small)"
 [ -n "$corpus" ] || corpus="$([ "$scale" = small ] && echo l10n || echo public)"
-data="${data:-data/$benchmark-$(basename "${corpus#*:}")}"
+data="${data:-data/$benchmark-$(basename "${corpus#*:}")-$scale}"
 runs="${runs:-runs/$benchmark/$scale}"
 [ "$rows" != all ] || rows="$all_rows"
 IFS=, read -ra rows <<<"$rows"
@@ -90,7 +90,9 @@ train() { # ROW
 }
 
 step "1/6  data: $benchmark from $corpus"
-smoe-mt prepare --benchmark "$benchmark" --corpus "$corpus" --out "$data"
+pieces=() # the paper's number; of a small model the embedding would be most
+[ "$scale" != small ] || pieces=(--vocab-size 8000)
+smoe-mt prepare --benchmark "$benchmark" --corpus "$corpus" "${pieces[@]}" --out "$data"
 
 step "2/6  training: ${rows[*]}, $scale"
 running=0
