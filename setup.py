@@ -34,6 +34,7 @@ setup(
         "smoe_mt.configs.scale": ["*.yaml"],
         "smoe_mt.configs.hydra.launcher": ["*.yaml"],
         "smoe_mt.scripts": ["environment.sh", "quickstart.sh", "benchmark.sh", "m4.sh", "m15.sh", "opus100.sh"],
+        "smoe_mt.report": ["templates/*"],
     },
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
@@ -47,6 +48,7 @@ setup(
         "matplotlib>=3.8",  # figures of the analysis
         "tqdm>=4.66",  # progress
         "safetensors>=0.4.3",  # weights of exported models: mapped, and a file that cannot run code
+        "jinja2>=3.1",  # the report's templates
         # readers of the text that `prepare --corpus l10n` takes from packages
         "polib>=1.2",
         "fluent.syntax>=0.19",
