@@ -123,7 +123,7 @@ smoe-mt evaluate "${averages[@]}" --data "$data" --split test
 
 if [ ${#sparse[@]} -gt 0 ]; then
     step "5/6  what the strata do: requested capacity, load"
-    smoe-mt analyse "${sparse[@]}" --data "$data" --split test
+    for average in "${sparse[@]}"; do smoe-mt analyse "$average" --data "$data" --split test; done
 fi
 
 step "6/6  report"
