@@ -113,7 +113,9 @@ step "3/6  averages of each row's last checkpoints"
 averages=() sparse=()
 for row in "${rows[@]}"; do
     average="$(folder "$row")/checkpoint_average.pt"
-    [ -e "$average" ] || smoe-mt average "$(folder "$row")" --last 3 --out "$average"
+    regular=("$(folder "$row")"/checkpoint_[0-9]*_[0-9]*.pt)
+    last=$((${#regular[@]} < 3 ? ${#regular[@]} : 3))
+    [ -e "$average" ] || smoe-mt average "$(folder "$row")" --last "$last" --out "$average"
     averages+=("$average")
     case "$row" in dense) ;; *) sparse+=("$average") ;; esac
 done
