@@ -1,6 +1,7 @@
 """Beam search with a whole model beside its dense twin, through the same generator: tokens/s, and what FLOPs would allow.
 
     python -m benchmarks.bench_decode --json decode.json
+    python -m benchmarks.bench_decode --size tiny --vocabulary 8000 --others fairseq ctranslate2
 
 Random weights never end a sentence by themselves, so all are as long as each other: ``--length`` tokens. tokens/s count
 the output of the best hypothesis. "of FLOPs" is the ratio of tokens/s to the dense twin's, divided by the inverse ratio of
@@ -11,49 +12,58 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import measuring
 from benchmarks.models import add_model_arguments, count_flops, make_model, random_tokens, toy_task
+from benchmarks.other_decoders import OTHERS
 from smoe_mt.generation.beam import BeamDecoder, Decoding
+from smoe_mt.training.memory import keep_freed_memory
 
 
-def make_search(model: Any, sentences: int, args: argparse.Namespace, task: Any) -> Callable[[], object]:
-    """A search over ``sentences`` random sources; each output ends at ``args.length`` tokens."""
-    dictionary = task.source_dictionary
+def make_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Callable[[], object]:
+    """Our search over ``sources``; each output ends at ``args.length`` tokens."""
     decoding = Decoding(args.beam, max_len_a=0, max_len_b=args.length, min_len=args.length)
-    decoder = BeamDecoder(model.eval(), dictionary, decoding)
-    sources = list(random_tokens(sentences, args.length, dictionary, "cpu"))
+    decoder = BeamDecoder(model.eval(), task.source_dictionary, decoding)
     return lambda: decoder(sources)
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row per model and number of sentences."""
+    """A row per contender and number of sentences."""
     torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        keep_freed_memory()
     task = toy_task(args.vocabulary)
     models = {system: make_model(system, args, task) for system in ("dense", *args.systems)}
+    return [row for sentences in args.sentences for row in measure_batch(models, sentences, args, task)]
+
+
+def measure_batch(models: Mapping[str, Any], sentences: int, args: argparse.Namespace, task: Any) -> list[dict[str, Any]]:
+    """A row per contender for one batch."""
+    sources = list(random_tokens(sentences, args.length, task.source_dictionary, "cpu"))
+    searches = {system: make_search(model, sources, args, task) for system, model in models.items()}
+    flops = {system: count_flops(search) for system, search in searches.items()}
+    for other in args.others:
+        searches[f"dense, {other}"] = OTHERS[other](models["dense"], sources, args, task)
+    seconds = measuring.interleaved(searches, args.runs, args.device)
     rows = []
-    for sentences in args.sentences:
-        searches = {system: make_search(model, sentences, args, task) for system, model in models.items()}
-        flops = {system: count_flops(search) for system, search in searches.items()}
-        seconds = measuring.interleaved(searches, args.runs, args.device)
-        for system in models:
-            speed = measuring.ratio(seconds["dense"], seconds[system])
-            rows.append(
-                {
-                    "system": system,
-                    "sentences": sentences,
-                    "beam": args.beam,
-                    "s": statistics.median(seconds[system]),
-                    "tokens/s": sentences * args.length / statistics.median(seconds[system]),
-                    "FLOPs to dense": flops[system] / flops["dense"],
-                    "speed to dense": speed,
-                    "of FLOPs": speed * flops[system] / flops["dense"],
-                }
-            )
+    for name in searches:
+        speed = measuring.ratio(seconds["dense"], seconds[name])
+        row = {
+            "contender": name,
+            "sentences": sentences,
+            "beam": args.beam,
+            "s": statistics.median(seconds[name]),
+            "tokens/s": sentences * args.length / statistics.median(seconds[name]),
+            "speed to dense": speed,
+        }
+        if name in flops:
+            row |= {"FLOPs to dense": flops[name] / flops["dense"], "of FLOPs": speed * flops[name] / flops["dense"]}
+        rows.append(row)
     return rows
 
 
@@ -61,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--sentences", nargs="+", type=int, default=[1, 20, 100], help="sentences searched together")
+    parser.add_argument("--others", nargs="+", default=[], choices=OTHERS, help="the dense model through these, too")
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--length", type=int, default=30, help="tokens of each source and of each output")
     measuring.add_common_arguments(parser, runs=5)

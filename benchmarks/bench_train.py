@@ -2,9 +2,10 @@
 
     python -m benchmarks.bench_train --json train.json
 
-A step is forward, criterion, backward, clipping and Adam over one batch of random sentences without padding. "of FLOPs" is
+A step is forward, criterion, backward, clipping, Adam and logging over one batch of random sentences without padding. "of FLOPs" is
 the ratio of tokens/s to the dense twin's, divided by the inverse ratio of their FLOPs, counted over the same step: 1.0
-means that the sparse model loses nothing to dispatch. All models are in one process and take turns.
+means that the sparse model loses nothing to dispatch. "with metrics" is the time of a step to that of one whose routing is not
+logged. All models are in one process and take turns.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from fairseq.logging import metrics
 from torch import nn
 
 from benchmarks import measuring
 from benchmarks.models import add_model_arguments, count_flops, make_model, random_tokens, toy_task
+from smoe_mt.criterions import stratified_routing
 from smoe_mt.training.memory import keep_freed_memory
 
 
@@ -29,12 +32,28 @@ def make_step(model: nn.Module, sample: Mapping[str, Any], criterion: nn.Module)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss, size, _ = criterion(model, sample)
+        loss, size, logged = criterion(model, sample)
         (loss / size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        with metrics.aggregate(new_root=True):
+            criterion.reduce_metrics([logged])
 
     return step
+
+
+def without_routing_metrics(step: Callable[[], object]) -> Callable[[], object]:
+    """``step``, with nothing of the routing logged."""
+
+    def bare() -> None:
+        logged = stratified_routing.routing_sums
+        stratified_routing.routing_sums = lambda *_: {}
+        try:
+            step()
+        finally:
+            stratified_routing.routing_sums = logged
+
+    return bare
 
 
 def make_sample(args: argparse.Namespace, task: Any) -> dict[str, Any]:
@@ -59,14 +78,13 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.device == "cpu":
         keep_freed_memory()
     task = toy_task(args.vocabulary)
-    from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
-
-    criterion = StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1)
+    criterion = stratified_routing.StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1)
     sample = make_sample(args, task)
     models = {system: make_model(system, args, task) for system in ("dense", *args.systems)}
     steps = {system: make_step(model, sample, criterion) for system, model in models.items()}
     flops = {system: count_flops(step) for system, step in steps.items()}
-    seconds = measuring.interleaved(steps, args.runs, args.device)
+    bare = {f"{system} bare": without_routing_metrics(steps[system]) for system in args.systems}
+    seconds = measuring.interleaved({**steps, **bare}, args.runs, args.device)
     tokens = sample["ntokens"]
     return [
         {
@@ -78,6 +96,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             "tokens/s": tokens / statistics.median(seconds[system]),
             "speed to dense": measuring.ratio(seconds["dense"], seconds[system]),
             "of FLOPs": measuring.ratio(seconds["dense"], seconds[system]) * flops[system] / flops["dense"],
+            "with metrics": measuring.ratio(seconds[system], seconds.get(f"{system} bare", seconds[system])),
         }
         for system in models
     ]

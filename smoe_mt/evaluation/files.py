@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
@@ -139,12 +139,29 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text that gets its name only once it is whole and on the disk."""
+    with partial_text(path) as stream:
+        stream.write(text)
+
+
+@contextmanager
+def partial_text(path: Path) -> Iterator[TextIO]:
+    """A stream of UTF-8 text into a file beside `path`, which gets its name when the block ends without an error."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that gets its name only once it is whole."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

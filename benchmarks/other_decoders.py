@@ -1,0 +1,79 @@
+"""The same search by others: fairseq's generator, and CTranslate2 where it is installed (dense models only)."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from torch import Tensor
+
+from smoe_mt.errors import UserError
+
+Search = Callable[[], object]
+
+
+def fairseq_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Search:
+    """fairseq-generate's search over one batch."""
+    dictionary = task.target_dictionary
+    tokens = torch.stack(list(sources)).to(args.device)
+    lengths = torch.full((len(sources),), tokens.size(1), device=args.device)
+    sample = {"id": torch.arange(len(sources)), "net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+    limits = {"max_len_a": 0, "max_len_b": args.length, "min_len": args.length}
+    generator = SequenceGenerator([model.eval()], dictionary, beam_size=args.beam, **limits)
+
+    def search() -> object:
+        model.decoder.set_beam_size(args.beam)
+        found = generator.generate([model], sample)
+        model.decoder.set_beam_size(1)
+        return found
+
+    return search
+
+
+def ctranslate2_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Search:
+    """CTranslate2's search over one batch, in float32. UserError where it is not installed."""
+    try:
+        import ctranslate2
+    except ImportError:
+        raise UserError("--others ctranslate2: pip install ctranslate2") from None
+    symbols = task.target_dictionary.symbols
+    with tempfile.TemporaryDirectory() as folder:
+        _convert(model, symbols, Path(folder) / "model")
+        translator = ctranslate2.Translator(
+            str(Path(folder) / "model"), device=args.device, intra_threads=args.threads, compute_type="float32"
+        )
+    lines = [[symbols[i] for i in source.tolist()[:-1]] for source in sources]
+    limits = {"min_decoding_length": args.length, "max_decoding_length": args.length}
+    return lambda: translator.translate_batch(lines, beam_size=args.beam, length_penalty=1.0, max_batch_size=0, **limits)
+
+
+def _convert(model: Any, symbols: Sequence[str], folder: Path) -> None:
+    from ctranslate2.converters import fairseq as converter
+    from ctranslate2.specs import transformer_spec
+
+    cfg = model.cfg
+    spec = transformer_spec.TransformerSpec.from_config(
+        (cfg.encoder.layers, cfg.decoder.layers), cfg.encoder.attention_heads, pre_norm=True
+    )
+    with torch.no_grad():
+        converter.set_transformer_encoder(spec.encoder, model.encoder)
+        converter.set_transformer_decoder(spec.decoder, model.decoder)
+    names = ["<blank>" if symbol == "<pad>" else symbol for symbol in symbols]
+    spec.register_source_vocabulary(names)
+    spec.register_target_vocabulary(names)
+    spec.config.decoder_start_token = spec.config.eos_token
+    spec.config.add_source_eos = True
+    folder.mkdir()
+    spec.validate()
+    spec.save(str(folder))
+
+
+OTHERS: dict[str, Callable[[Any, Sequence[Tensor], argparse.Namespace, Any], Search]] = {
+    "fairseq": fairseq_search,
+    "ctranslate2": ctranslate2_search,
+}
