@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
@@ -133,7 +135,7 @@ def _about(translator: Translator, request: Request, name: str) -> dict[str, Any
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
         "updates": loaded.updates,
-        "seed": loaded.config.common.seed,
+        "seed": OmegaConf.select(loaded.config, "common.seed"),  # None: an exported model does not say
         "setting": setting_of(loaded.config, loaded.updates),
         "benchmark": None if own else loaded.task.folder.card.get("benchmark"),
         "split": None if own else request.split,

@@ -170,3 +170,14 @@ def test_compared(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.Captur
     scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "checkpoint_last")]
     first, second = (each["directions"]["aa-en"]["chrf"] for each in scores)
     assert entries["chrf", "aa-en"]["delta"] == pytest.approx(second - first)
+
+
+def test_an_exported_model_on_text_of_ones_own(trained_run: TrainedRun, tmp_path: Path) -> None:
+    exported, out = tmp_path / "exported", tmp_path / "out"
+    assert cli.main(["export", str(trained_run.folder), str(exported)]) == 0
+    text = trained_run.data / "text"
+    files = ["--source", str(text / "test.aa-en.aa"), "--reference", str(text / "test.aa-en.en")]
+    options = ["--direction", "aa-en", "--beam", "1", "--metrics", "bleu,piece_bleu", "--device", "cpu"]
+    assert cli.main(["evaluate", str(exported), *files, *options, "--out", str(out)]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["directions"]["aa-en"]["sentences"] == 20 and scores["seed"] is None
