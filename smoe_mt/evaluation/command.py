@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from smoe_mt.generation.command import add_decoding_arguments
 
 DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
+
+SAYS_LITTLE = re.compile(r"seed\d+|checkpoint_\w+")  # parts of a name that are left out where they are those of all runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,15 +194,18 @@ def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def run_names(checkpoints: Sequence[Path]) -> list[str]:
-    """A short name for each: its run folder's, with as many parents as it takes to tell them apart.
+    """A short name for each: its run folder's, with as many parents as it takes to tell them apart, without a seed or a
+    checkpoint that all have.
 
     Raises UserError where the same checkpoint is named twice.
     """
     parts = [run_name_parts(checkpoint) for checkpoint in checkpoints]
     for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-length:]).lstrip("/") for each in parts]
-        if len(set(names)) == len(names):
-            return names
+        ends = [each[-length:] for each in parts]
+        if len(set(ends)) == len(ends):
+            while len({end[-1] for end in ends}) == 1 < len(ends) and SAYS_LITTLE.fullmatch(ends[0][-1]):
+                ends = [end[:-1] for end in ends]
+            return ["/".join(end).lstrip("/") for end in ends]
     raise UserError("the same run is named twice")
 
 

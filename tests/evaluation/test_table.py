@@ -80,3 +80,12 @@ def test_run_names_tell_runs_apart(tmp_path: Path) -> None:
     assert run_names([best, last]) == ["dense", "checkpoint_last"]
     with pytest.raises(UserError, match="twice"):
         run_names([best, best])
+
+
+def test_run_names_leave_out_a_seed_and_a_checkpoint_that_all_have(tmp_path: Path) -> None:
+    means = [tmp_path / row / "seed1" / "checkpoint_average.pt" for row in ("dense", "smoe_4_4")]
+    for mean in means:
+        mean.parent.mkdir(parents=True)
+        mean.touch()
+        (mean.parent / "checkpoint_best.pt").touch()
+    assert run_names(means) == ["dense", "smoe_4_4"]

@@ -14,16 +14,16 @@ from smoe_mt.training.memory import keep_freed_memory
 if not keep_freed_memory():
     sys.exit("no glibc")
 faults = []
-for _ in range(4):
+for _ in range(30):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(64 * 2**20 // 4)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(min(faults))
+print(faults[-1])
 """
 
 
 def test_the_same_pages_serve_again() -> None:
-    """64 MiB are 16384 pages; the second time none of them is new."""
+    """64 MiB are 16384 pages; before long none of them is new (small blocks between them may be in the way at first)."""
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], check=False, capture_output=True, text=True)
     if "no glibc" in done.stderr:
         pytest.skip("this system's allocator is not glibc's")
