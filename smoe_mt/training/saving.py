@@ -47,7 +47,7 @@ def save_whole(state: Any, filename: str) -> None:
     with whole_file(filename) as file:
         noticing = NoticingFile(file)
         try:
-            torch.save(state, noticing)
+            torch.save(state, noticing)  # type: ignore[arg-type]  # of a file it only needs these two
         except Exception as error:
             if noticing.error is not None:
                 raise noticing.error from error

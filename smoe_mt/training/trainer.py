@@ -1,5 +1,8 @@
 """fairseq's Trainer with a look at what a job starts from: its batch, its folder and disk, the checkpoint that it loads.
 
+It also keeps a run going or ends it well: updates that are not finite are left out, a scheduler's signal makes it save and
+leave, and a run that is started again ends as if it had never been interrupted.
+
 fairseq asks the task about a checkpoint (`load_state_dict`) when it translates, not when it resumes or fine-tunes: there a
 checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. The Trainer cannot
 be registered, so `put_in_place` swaps the name that fairseq-train builds it by.
@@ -13,21 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import fairseq.trainer
+import torch
+from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from omegaconf import open_dict
 
 from smoe_mt.errors import UserError
+from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
-from smoe_mt.training.jobs import claim_folder, forget_previous_job
+from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.training.nonfinite import NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.resuming import LAST, read_mapped, whole_checkpoint
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
 OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq says of weights that do not fit
+
+
+STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
+NO_EPOCH = -1  # as the last epoch
+UPDATE = Trainer.train_step.__wrapped__  # without its scope of metrics, which an exception would leave open: ours is around
 
 
 class CheckingTrainer(Trainer):
@@ -47,6 +61,10 @@ class CheckingTrainer(Trainer):
             check_room(self.cfg, self._model)
         if self.device.type == "cpu":
             keep_freed_memory()
+        self._nonfinite = NonFiniteUpdates(getattr(self.cfg.task, "max_nonfinite_updates", 0), self.get_criterion())
+        self._bad_loss = self._leaving = self._saved_to_leave = False
+        self._epochs: Any = None
+        preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged.
@@ -56,6 +74,15 @@ class CheckingTrainer(Trainer):
         if PathManager.isfile(filename):
             filename = self._whole(filename)
             self.task.load_state_dict(read_mapped(filename).get("task_state") or {})
+        state = self._load(filename, *args, **kwargs)
+        if state is not None and not kwargs.get("reset_meters"):
+            ours = state.get(STATE_KEY, {})
+            self._nonfinite.load_state_dict(ours.get("nonfinite", {}))
+            restore_early_stopping(ours.get("early_stopping", {}))
+        self._train_no_further_than_the_end()
+        return state
+
+    def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
@@ -67,6 +94,81 @@ class CheckingTrainer(Trainer):
                 f"{filename}: a checkpoint of another model than this one (sizes, experts or strata differ); train into "
                 "another checkpoint.save_dir, or give the model's own settings"
             ) from error
+
+    def _train_no_further_than_the_end(self) -> None:
+        """fairseq would make one more update of a run that had ended already."""
+        updates, last, patience = (
+            self.get_num_updates(),
+            self.cfg.optimization.max_update,
+            self.cfg.checkpoint.patience,
+        )
+        out_of_patience = 0 < patience <= early_stopping_state().get("num_runs", 0)
+        if 0 < last <= updates or out_of_patience:
+            logger.info(f"this training had ended already, after {updates:,} updates")
+            with open_dict(self.cfg):
+                self.cfg.optimization.max_epoch = NO_EPOCH
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
+        """As fairseq's, with what else a run needs to go on exactly."""
+        ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
+        return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+
+    def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        """As fairseq's."""
+        self._epochs = super().get_train_iterator(*args, **kwargs)
+        return self._epochs
+
+    @metrics.aggregate("train")
+    def train_step(self, samples: Any, raise_oom: bool = False) -> Any:
+        """As fairseq's; None for an update that was left out because its loss or gradient is not finite.
+
+        Raises:
+            UserError: too many of them in a row.
+            SystemExit: a scheduler has asked for it; the update before is saved.
+        """
+        if self._saved_to_leave:
+            raise SystemExit(preemption.EXIT_PREEMPTED)
+        self._nonfinite.begin()
+        try:
+            output = UPDATE(self, samples, raise_oom)
+            if output is not None:
+                self._nonfinite.good()
+        except NonFiniteUpdate:
+            output = None
+            self.zero_grad()
+            folder = self.cfg.checkpoint.save_dir
+            self._nonfinite.left_out(self.get_num_updates(), samples, folder, self.data_parallel_rank)
+        if self._leaving and not self._saved_to_leave:
+            self._save_to_leave()
+        return output
+
+    def clip_grad_norm(self, clip_norm: float) -> Any:
+        """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
+        self._agree()
+        norm = super().clip_grad_norm(clip_norm)
+        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then fairseq leaves the update out and lowers the scale
+        if not scales_loss and (self._bad_loss or not torch.isfinite(torch.as_tensor(norm)).all()):
+            raise NonFiniteUpdate
+        return norm
+
+    def _agree(self) -> None:
+        """Whether any rank has a bad loss, and whether any was asked to leave."""
+        mine = [self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None]
+        if self.data_parallel_world_size > 1:
+            flags = torch.tensor(mine, dtype=torch.float32, device=self.device)
+            distributed_utils.all_reduce(flags, group=self.data_parallel_process_group)
+            mine = [bool(flag) for flag in flags.tolist()]
+        self._bad_loss, self._leaving = mine
+
+    def _save_to_leave(self) -> None:
+        """Save now, for a scheduler may not wait for long; leave before the next update.
+
+        In between fairseq validates and saves, if it is time for that: a run without an interruption would have done so.
+        """
+        asked = preemption.asked_to_leave()
+        logger.warning(f"{asked.name if asked else 'another rank'} asks to leave: saving after {self.get_num_updates():,} updates")
+        checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self._epochs, None)
+        self._saved_to_leave = True
 
     def _whole(self, filename: str) -> str:
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
