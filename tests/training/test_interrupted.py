@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError
 from smoe_mt.paths import user_dir
 from smoe_mt.training import preemption, saving
+from smoe_mt.training.trainer import CheckingTrainer
 from tests.training.test_trainer import OPTIONS
 
 KILLED = -signal.SIGKILL
@@ -169,7 +171,7 @@ def test_too_many_in_a_row_end_the_run(start: Start, tmp_path: Path, monkeypatch
 def test_a_full_disk(
     start: Start, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the save of update 4: the checkpoints of update 2 stay, the run goes on, and a later best one is saved."""
+    """At the save of update 4: the checkpoints of update 2 stay whole, and the run goes on."""
     write = saving.NoticingFile.write
 
     def write_until_full(self: saving.NoticingFile, data: object) -> int:
@@ -181,19 +183,20 @@ def test_a_full_disk(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     full: list[bool] = []
-    seen: list[int] = []
-    original = checkpoint_utils.save_checkpoint
+    best: list[float] = []
+    original = CheckingTrainer.save_checkpoint
 
-    def save(cfg: object, trainer: object, *args: object) -> object:
-        full[:] = [True] if trainer.get_num_updates() == 4 else []  # type: ignore[attr-defined]
-        saved = original(cfg, trainer, *args)
-        seen.append(updates(tmp_path))
-        return saved
+    def save(self: CheckingTrainer, filename: str, extra_state: dict[str, Any]) -> object:
+        if self.get_num_updates() == 6:  # what update 4 left
+            assert updates(tmp_path) == updates(tmp_path, "checkpoint_1_2.pt") == 2
+            best.extend([torch.load(tmp_path / "checkpoint_best.pt", weights_only=True)["extra_state"]["best"]])
+        full[:] = [True] if self.get_num_updates() == 4 else []
+        return original(self, filename, extra_state)
 
     monkeypatch.setattr(saving.NoticingFile, "write", write_until_full)
-    monkeypatch.setattr(checkpoint_utils, "save_checkpoint", save)
-    start(tmp_path, "--no-epoch-checkpoints")
-    assert seen == [2, 2, 6]
+    monkeypatch.setattr(CheckingTrainer, "save_checkpoint", save)
+    start(tmp_path)
+    assert len(best) == 1 and checkpoint_utils.save_checkpoint.best < best[0]
     assert "CHECKPOINT NOT SAVED: no room left" in caplog.text
     assert not (tmp_path / "checkpoint_1_4.pt").exists() and not list(tmp_path.glob("*.partial"))
     assert same(weights(tmp_path), weights(uninterrupted))
