@@ -166,7 +166,8 @@ class CheckingTrainer(Trainer):
         In between fairseq validates and saves, if it is time for that: a run without an interruption would have done so.
         """
         asked = preemption.asked_to_leave()
-        logger.warning(f"{asked.name if asked else 'another rank'} asks to leave: saving after {self.get_num_updates():,} updates")
+        who = asked.name if asked else "another rank"
+        logger.warning(f"{who} asks to leave: saving after {self.get_num_updates():,} updates")
         checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self._epochs, None)
         self._saved_to_leave = True
 
@@ -174,18 +175,20 @@ class CheckingTrainer(Trainer):
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
         if Path(filename) != Path(self.cfg.checkpoint.save_dir) / LAST:
             return filename
-        found: str | UserError | None = None
+        found, wrong = "", ""
         if self.data_parallel_rank == 0:
             try:
                 found = str(whole_checkpoint(filename))
             except UserError as error:
-                found = error
+                wrong = str(error)
         if self.data_parallel_world_size > 1:
             group = self.data_parallel_process_group
-            found = distributed_utils.broadcast_object(found, src_rank=0, group=group, dist_device=self.device)
-        if isinstance(found, UserError):
-            raise found
-        return str(found)
+            found, wrong = distributed_utils.broadcast_object(
+                (found, wrong), src_rank=0, group=group, dist_device=self.device
+            )
+        if wrong:
+            raise UserError(wrong)
+        return found
 
 
 def check_writing(settings: Any) -> None:
