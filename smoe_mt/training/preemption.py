@@ -27,8 +27,17 @@ def asked_to_leave() -> signal.Signals | None:
 
 def leave_it_to_the_trainer(_worker: int) -> None:
     """For a loader's workers: schedulers signal all processes of a job, and the last update still needs its batch."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_heed_the_parent_alone, daemon=True).start()
+
+
+def _heed_the_parent_alone() -> None:
+    """The trainer ends its workers by SIGTERM too, and waits for them."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _note(number: int, _frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,3 +201,22 @@ def test_a_full_disk(
     assert "CHECKPOINT NOT SAVED: no room left" in caplog.text
     assert not (tmp_path / "checkpoint_1_4.pt").exists() and not list(tmp_path.glob("*.partial"))
     assert same(weights(tmp_path), weights(uninterrupted))
+
+
+def test_a_signal_to_all_processes_of_a_job(toy_text: Path, tmp_path: Path) -> None:
+    """The loader's workers get it too. They stay until the last update has its batch, and end with the trainer."""
+    options = "--num-workers 2 --disable-validation --log-format none"
+    command = [sys.executable, "-m", "fairseq_cli.train", *arguments(toy_text, tmp_path, options), "--max-update", "100000"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while not (tmp_path / "checkpoint_last.pt").exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == preemption.EXIT_PREEMPTED, errors[-2000:]
+    assert updates(tmp_path) >= 2
