@@ -7,8 +7,9 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = "0.1.0"
+HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
-LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`; its model comes in its wheel
+LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
 
 setup(
     name="smoe_mt",
@@ -33,6 +34,7 @@ setup(
         "smoe_mt.configs.scale": ["*.yaml"],
         "smoe_mt.configs.hydra.launcher": ["*.yaml"],
         "smoe_mt.scripts": ["environment.sh", "quickstart.sh", "benchmark.sh", "m4.sh", "m15.sh", "opus100.sh"],
+        "smoe_mt.report": ["templates/*"],
     },
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq
@@ -45,14 +47,17 @@ setup(
         "tensorboard>=2.15",
         "matplotlib>=3.8",  # figures of the analysis
         "tqdm>=4.66",  # progress
+        "safetensors>=0.4.3",  # weights of exported models: mapped, and a file that cannot run code
+        "jinja2>=3.1",  # the report's templates
         # readers of the text that `prepare --corpus l10n` takes from packages
         "polib>=1.2",
         "fluent.syntax>=0.19",
         "lxml>=5",
     ],
     extras_require={
+        "hub": HUB,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *PUBLIC, *LANGUAGE_IDENTIFICATION],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION],
         "public": PUBLIC,
         "langid": LANGUAGE_IDENTIFICATION,
     },

@@ -37,11 +37,11 @@ while [ $# -gt 0 ]; do
     --help | -h) usage; exit 0 ;;
     --) shift; overrides=("$@"); break ;;
     --rows | --scale | --corpus | --gpus | --seed | --data | --runs)
-        [ $# -gt 1 ] || { echo "error: $1 needs a value ($0 --help says more)" >&2; exit 2; }
+        [ $# -gt 1 ] || { echo "error: $1 needs a value (scripts/$benchmark.sh --help says more)" >&2; exit 2; }
         printf -v "${1#--}" %s "$2"
         shift 2
         ;;
-    *) echo "error: unknown argument $1 ($0 --help says more)" >&2; exit 2 ;;
+    *) echo "error: unknown argument $1 (scripts/$benchmark.sh --help says more)" >&2; exit 2 ;;
     esac
 done
 
@@ -113,7 +113,9 @@ step "3/6  averages of each row's last checkpoints"
 averages=() sparse=()
 for row in "${rows[@]}"; do
     average="$(folder "$row")/checkpoint_average.pt"
-    [ -e "$average" ] || smoe-mt average "$(folder "$row")" --last 3 --out "$average"
+    regular=("$(folder "$row")"/checkpoint_[0-9]*_[0-9]*.pt)
+    last=$((${#regular[@]} < 3 ? ${#regular[@]} : 3))
+    [ -e "$average" ] || smoe-mt average "$(folder "$row")" --last "$last" --out "$average"
     averages+=("$average")
     case "$row" in dense) ;; *) sparse+=("$average") ;; esac
 done
@@ -123,7 +125,7 @@ smoe-mt evaluate "${averages[@]}" --data "$data" --split test
 
 if [ ${#sparse[@]} -gt 0 ]; then
     step "5/6  what the strata do: requested capacity, load"
-    smoe-mt analyse "${sparse[@]}" --data "$data" --split test
+    for average in "${sparse[@]}"; do smoe-mt analyse "$average" --data "$data" --split test; done
 fi
 
 step "6/6  report"

@@ -62,8 +62,9 @@ step "3/4  scores: every direction, beam 5, held-out text and the Declaration of
 smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test --samples 5
 smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test_udhr
 
-step "4/4  what the strata do: requested capacity"
+step "4/4  what the strata do: requested capacity; all of it on one page"
 smoe-mt analyse "$sparse" --data "$data" --split test
+smoe-mt report "$dense" "$sparse" --data "$data" --split test --out "$runs/report.html"
 
 step "done"
-echo "checkpoints, scores and figures: $runs    data: $data    curves: tensorboard --logdir $runs"
+echo "report: $runs/report.html    checkpoints, scores and figures: $runs    data: $data    curves: tensorboard --logdir $runs"

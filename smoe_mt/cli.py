@@ -39,9 +39,12 @@ VERBS = {
     "prepare": Verb("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
     "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
     "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
+    "average": Verb("smoe_mt.training.average", "checkpoints -> their mean, one checkpoint"),
+    "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
     "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
+    "report": Verb("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
     "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
 }
 

@@ -1,23 +1,25 @@
-"""Requested capacity of a trained model over a split."""
+"""One teacher-forced pass of a trained model over a split: requested capacity, load and entropy of its blocks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
-from smoe_mt.analysis.forced import forced_batches
+from smoe_mt.analysis.entropy import GateEntropy
+from smoe_mt.analysis.forced import ForcedBatch, direction_texts, forced_batches
 from smoe_mt.analysis.load import ExpertLoad
-from smoe_mt.analysis.visits import VisitCounts, blocks_of, routings_of
+from smoe_mt.analysis.tokens import TokenMean
+from smoe_mt.analysis.visits import SIDES, VisitCounts, blocks_of, routings_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.progress import progress_bar
-from smoe_mt.evaluation.selection import choose_directions, read_text
+from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.moe import parse_strata
 
-FORMAT = 1
-SIDES = ("encoder", "decoder")
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,25 @@ class Request:
     max_tokens: int = 4096
 
 
+class TokenWatcher(Protocol):
+    """Looks at single tokens while a split is read, one direction after the other."""
+
+    def add(self, direction: str, batch: ForcedBatch, routings: Sequence[Any]) -> None:
+        """Look at a batch."""
+
+    def finish(self, direction: str) -> None:
+        """The direction is over."""
+
+
 @dataclass(frozen=True)
 class CapacityReport:
     """What the blocks of a model did with the tokens of a split."""
 
     visits: VisitCounts
     load: ExpertLoad
+    entropy: GateEntropy
     details: dict[str, Any]
+    extremes: list[TokenMean] = field(default_factory=list)
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -47,6 +61,11 @@ class CapacityReport:
     def sides(self) -> tuple[str, ...]:
         """Encoder and decoder, as far as they have blocks."""
         return tuple(side for side in SIDES if self.visits.side(side))
+
+    @property
+    def varies(self) -> bool:
+        """Whether any two tokens request different capacity in any block."""
+        return len(self.visits.collapsed()) < len(self.visits.blocks)
 
     def as_json(self) -> dict[str, Any]:
         """The content of requested_capacity.json."""
@@ -76,48 +95,67 @@ class CapacityReport:
             }
             for side in self.sides
         }
-        return {**entry, "expert_load": self.load.shares(direction)}
+        entropy = {str(block): self.entropy.means(block, direction) for block in visits.blocks}
+        return {**entry, "expert_load": self.load.shares(direction), "gate_entropy_nats": entropy}
 
 
-def require_strata(loaded: LoadedModel) -> tuple[int, ...]:
-    """The strata of a model; UserError for one that gives every token the same capacity by construction."""
-    kind = str(loaded.config.model.moe)
-    if kind != "stratified":
+def strata_of(loaded: LoadedModel) -> tuple[int, ...]:
+    """Experts of each stratum of a model's blocks; of each layer for stacking, and all experts for a block with one gate.
+
+    Raises UserError for a model without experts.
+    """
+    model = loaded.config.model
+    if str(model.moe) == "none":
         raise UserError(
-            f"{loaded.checkpoint}: a model with --moe {kind} has no strata, so every token gets the same capacity and there "
-            "is nothing to analyse; give a model trained with --moe stratified"
+            f"{loaded.checkpoint}: a model with --moe none has no experts and no gates, so there is nothing to analyse; "
+            "give a model trained with --moe stratified, or any other kind but none"
         )
-    return parse_strata(loaded.config.model.strata)
+    return parse_strata(model.strata) if str(model.moe) in ("stratified", "stacking") else (int(model.num_experts),)
+
+
+def model_title(loaded: LoadedModel) -> str:
+    """How figures name the model: SMoE-4-12, or its kind and number of experts."""
+    strata = strata_of(loaded)
+    kind = str(loaded.config.model.moe)
+    return "SMoE-" + "-".join(map(str, strata)) if kind == "stratified" else f"{kind}, {sum(strata)} experts"
 
 
 @torch.no_grad()
-def requested_capacity(loaded: LoadedModel, request: Request, name: str) -> CapacityReport:
+def requested_capacity(
+    loaded: LoadedModel, request: Request, name: str, watchers: Sequence[TokenWatcher] = ()
+) -> CapacityReport:
     """Read the split's references with teacher forcing, and count. Tag and </s> count as tokens, padding does not.
 
-    Raises UserError for a model without strata, and for an unknown split or direction.
+    Each direction is read once, in bounded memory; `watchers` see every batch. Raises UserError for a model without
+    experts, and for an unknown split or direction.
     """
-    strata = require_strata(loaded)
+    strata = strata_of(loaded)
     model, task = loaded.model, loaded.task
     directions = choose_directions(task, request.split, request.directions)
-    texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
-    visits = VisitCounts(blocks_of(model), len(strata))
-    load = ExpertLoad(visits.blocks)
-    with progress_bar(sum(len(text.sources) for text in texts), f"{name}: reading") as bar:
+    texts = direction_texts(task, request.split, directions)
+    blocks = blocks_of(model)
+    counters = VisitCounts(blocks, len(strata)), ExpertLoad(blocks, strata), GateEntropy(blocks)
+    sentences = {text.name: min(len(text), request.limit or len(text)) for text in texts}
+    with progress_bar(sum(sentences.values()), f"{name}: reading") as bar:
         for text in texts:
-            bar.set_postfix_str(text.direction)
-            for net_input in forced_batches(task, model, text, request.max_tokens):
-                _, extra = model(**net_input)
+            bar.set_postfix_str(text.name)
+            for batch in forced_batches(task, model, text, request.limit, request.max_tokens):
+                _, extra = model(**batch.net_input)
                 routings = routings_of(extra)
-                visits.add(text.direction, routings)
-                load.add(text.direction, routings)
-                bar.update(len(net_input["src_lengths"]))
+                for counter in counters:
+                    counter.add(text.name, routings)
+                for watcher in watchers:
+                    watcher.add(text.name, batch, routings)
+                bar.update(len(batch.lines))
+            for watcher in watchers:
+                watcher.finish(text.name)
     details = {
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
         "updates": loaded.updates,
-        "model": "SMoE-" + "-".join(map(str, strata)),
+        "model": model_title(loaded),
         "split": request.split,
         "limit": request.limit,
-        "sentences": {text.direction: len(text.sources) for text in texts},
+        "sentences": sentences,
     }
-    return CapacityReport(visits, load, details)
+    return CapacityReport(*counters, details)

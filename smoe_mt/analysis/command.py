@@ -1,4 +1,4 @@
-"""``smoe-mt analyse``: requested capacity of a trained SMoE model."""
+"""``smoe-mt analyse``: what the gates of a trained model do with the text of a split."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import argparse
 from pathlib import Path
 
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
-from smoe_mt.analysis.figures import draw
+from smoe_mt.analysis.figures import FIGURES
+from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
+from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
+from smoe_mt.analysis.tokens import TokenCapacity
+from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.files import write_json, write_text
-from smoe_mt.generation.checkpoint import load_model, results_folder, run_name_parts
+from smoe_mt.evaluation.files import partial_text, write_json, write_text
+from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.generation.checkpoint import LoadedModel, load_model, results_folder, run_name_parts
 
 NUMBERS = "requested_capacity.json"
+TABLE = "requested_capacity.csv"
+TOKENS = "tokens.csv"
+SENTENCES = "sentences.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,21 +32,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only the first LIMIT sentences of each direction")
     parser.add_argument("--out", help="folder for the results (default: RUN/analysis/SPLIT)")
     parser.add_argument(
+        "--min-count",
+        type=int,
+        default=5,
+        help="a token of a direction counts among those of highest and lowest mean from so many occurrences on "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--max-tokens", type=int, default=4096, help="tokens of a side in a batch (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Analyse, write numbers and figures, print histograms. Raises UserError for a model without strata."""
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: it must be 1 or more")
+    """Analyse, write numbers and figures, print histograms. Raises UserError for a model without experts."""
+    for name in ("limit", "min_count", "max_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
     loaded = load_model(args.run, args.data, args.device)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
-    report = requested_capacity(loaded, request, run_name_parts(loaded.checkpoint)[-1])
     folder = Path(args.out) if args.out else results_folder(loaded.checkpoint, "analysis") / args.split
-    written = write(report, folder)
-    print("\n".join(["", direction_table(report), "", histograms(report), ""]))
+    report, written = analyse(loaded, request, folder, args.min_count)
+    if report.varies:
+        print("\n".join(["", direction_table(report), "", histograms(report), ""]))
     message = collapse_message(report)
     if message:
         print(f"{message}\n")
@@ -46,22 +63,51 @@ def run(args: argparse.Namespace) -> None:
         print(path)
 
 
-def write(report: CapacityReport, folder: Path) -> list[Path]:
-    """Figures, the CSV, and last the JSON, into `folder`. No figure where every block has collapsed: it would show nothing.
+def analyse(
+    loaded: LoadedModel, request: Request, folder: Path, min_count: int = 5
+) -> tuple[CapacityReport, list[Path]]:
+    """Read a split and write all that there is to say of it into `folder`, requested_capacity.json last.
 
-    Returns what was written; UserError where the folder cannot be written.
+    Returns the report and what was written. Raises UserError where the model has no experts, the split or a direction is
+    unknown, or the folder cannot be written.
     """
+    task = loaded.task
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / NUMBERS).unlink(missing_ok=True)
-        written = []
-        if len(report.visits.collapsed()) < len(report.visits.blocks):
-            written += draw(report, folder)
-        else:
-            for old in folder.glob("capacity_by_*"):
-                old.unlink()
-        write_text(folder / "requested_capacity.csv", as_csv(report))
-        write_json(folder / NUMBERS, report.as_json())
+        blocks = blocks_of(loaded.model)
+        sentences = ShownSentences(blocks, task.dictionary)
+        ranks = FrequencyRanks(task, request.split)
+        name = run_name_parts(loaded.checkpoint)[-1]
+        with partial_text(folder / TOKENS) as stream:
+            tokens = TokenCapacity(blocks, task.dictionary, ranks, stream, min_count)
+            report = requested_capacity(loaded, request, name, (tokens, sentences))
+        report.extremes.extend(tokens.extremes)
+        report.details["ranks"] = counted_where(ranks)
+        report.details["min_count"] = min_count
+        write_json(folder / SENTENCES, {"directions": sentences.as_json()})
+        return report, [*write(report, folder), folder / TOKENS, folder / SENTENCES]
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-    return [*written, folder / "requested_capacity.csv", folder / NUMBERS]
+
+
+def counted_where(ranks: FrequencyRanks) -> str:
+    """In which text token frequencies were counted."""
+    elsewhere = [language for language, split in ranks.counted.items() if split != TRAINING]
+    if not elsewhere:
+        return "training text"
+    if len(elsewhere) == len(ranks.counted):
+        return f"held-out text of {ranks.split} (there is no training text here)"
+    return f"training text (held-out text of {ranks.split} for {', '.join(elsewhere)})"
+
+
+def write(report: CapacityReport, folder: Path) -> list[Path]:
+    """The figures with their numbers, the CSV and last the JSON, into `folder`, which exists; returns what was written."""
+    written = []
+    with progress_bar(len(FIGURES), "figures", unit="figure") as bar:
+        for figure in FIGURES:
+            written += figure.write(report, folder)
+            bar.update()
+    write_text(folder / TABLE, as_csv(report))
+    write_json(folder / NUMBERS, report.as_json())
+    return [*written, folder / TABLE, folder / NUMBERS]

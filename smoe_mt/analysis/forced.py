@@ -1,52 +1,70 @@
-"""Teacher-forced passes: the model reads sources and references of a direction, batch by batch."""
+"""Teacher-forced passes: the model reads sources and references of a direction, batch by batch, in bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.generation.batching import batch_by_tokens
+from smoe_mt.tasks.collate import Sentence, collate
+from smoe_mt.tasks.dataset import DirectionText
+
+WINDOW = 2**15  # sentences that are sorted by length together; no more of a split than this is looked at at a time
 
 
-def forced_batches(task: Any, model: Any, text: Corpus, max_tokens: int) -> Iterator[dict[str, Tensor]]:
-    """`net_input` of each batch of `text`: src_tokens [B, S] (tag, pieces, </s>), src_lengths [B], prev_output_tokens [B, T]
-    (</s>, pieces: as many as the reference has with its </s>).
+@dataclass(frozen=True)
+class ForcedBatch:
+    """A batch and where it comes from.
 
-    Sides longer than the model's positions are cut to them. B x max(S, T) stays within `max_tokens`.
+    lines      line of each sentence in its split, [B]
+    net_input  src_tokens [B, S] (tag, pieces, </s>), src_lengths [B], prev_output_tokens [B, T] (</s>, pieces)
     """
-    source_language, target_language = text.direction.split("-")
+
+    lines: tuple[int, ...]
+    net_input: dict[str, Tensor]
+
+    def tokens(self, side: str) -> Tensor:
+        """What encoder or decoder reads; int64 [B, S] or [B, T]."""
+        return self.net_input["src_tokens" if side == "encoder" else "prev_output_tokens"]
+
+
+def direction_texts(task: Any, split: str, directions: tuple[str, ...]) -> list[DirectionText]:
+    """The binarised text of some directions of a split, mapped and not read. UserError for files that are not whole."""
+    task.load_dataset(split)
+    texts = {text.name: text for text in task.datasets[split].texts}
+    return [texts[direction] for direction in directions]
+
+
+def forced_batches(
+    task: Any, model: Any, text: DirectionText, limit: int | None, max_tokens: int
+) -> Iterator[ForcedBatch]:
+    """The first `limit` sentences of a direction (None: all), B x max(S, T) within `max_tokens`.
+
+    Sides longer than the model's positions are cut to them.
+    """
     longest_source, longest_target = model.max_positions()
-    eos, pad = task.dictionary.eos(), task.dictionary.pad()
-    sources = [_cut(task.encode(line, target_language), longest_source, eos) for line in text.sources]
-    # Encoded as if it were a source, the reference has a tag in front, where the decoder reads </s>.
-    targets = [_behind_end(task.encode(line, source_language)[:-1], longest_target, eos) for line in text.references]
-    lengths = [max(len(source), len(target)) for source, target in zip(sources, targets)]
     device = next(model.parameters()).device
-    for batch in batch_by_tokens(lengths, max_tokens):
-        yield {
-            "src_tokens": _padded([sources[index] for index in batch], pad).to(device),
-            "src_lengths": torch.tensor([len(sources[index]) for index in batch], device=device),
-            "prev_output_tokens": _padded([targets[index] for index in batch], pad).to(device),
-        }
+    total = len(text) if limit is None else min(limit, len(text))
+    for first in range(0, total, WINDOW):
+        window = slice(first, min(first + WINDOW, total))
+        sources = np.minimum(text.source.sizes[window] + 1, longest_source)
+        lengths = np.maximum(sources, np.minimum(text.target.sizes[window], longest_target))
+        for batch in batch_by_tokens(lengths.tolist(), max_tokens):
+            lines = tuple(first + index for index in batch)
+            sentences = [_sentence(text, line, longest_source, longest_target) for line in lines]
+            net_input = collate(sentences, task.special)["net_input"]
+            yield ForcedBatch(lines, {name: tensor.to(device) for name, tensor in net_input.items()})
 
 
-def _cut(tokens: Tensor, longest: int, eos: int) -> Tensor:
-    if len(tokens) <= longest:
-        return tokens
-    kept = tokens[:longest].clone()
-    kept[-1] = eos
-    return kept
+def _sentence(text: DirectionText, line: int, longest_source: int, longest_target: int) -> Sentence:
+    source, target = text.source[line], text.target[line]
+    return Sentence(line, text.number, text.tag, _cut(source, longest_source - 1), _cut(target, longest_target))
 
 
-def _behind_end(tagged: Tensor, longest: int, eos: int) -> Tensor:
-    tokens = tagged[:longest].clone()
-    tokens[0] = eos
-    return tokens
-
-
-def _padded(rows: list[Tensor], pad: int) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+def _cut(tokens: np.ndarray, longest: int) -> np.ndarray:
+    """At most `longest` tokens, </s> last."""
+    return tokens if len(tokens) <= longest else np.append(tokens[: longest - 1], tokens[-1])

@@ -35,7 +35,7 @@ def collapse_message(report: CapacityReport) -> str | None:
     if not collapsed:
         return None
     if len(collapsed) == len(report.visits.blocks):
-        return "COLLAPSE: in every block all tokens make the same number of visits; no figure is drawn"
+        return "COLLAPSE: in every block all tokens make the same number of visits; no figure of requested capacity is drawn"
     return f"COLLAPSE: all tokens make the same number of visits in {', '.join(collapsed)}"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SIDES = ("encoder", "decoder")
+
 
 @dataclass(frozen=True, order=True)
 class Block:
@@ -23,7 +25,7 @@ class Block:
 
 def blocks_of(model: Any) -> tuple[Block, ...]:
     """The MoE blocks of a model, encoder first, in layer order."""
-    return tuple(Block(side, layer) for side in ("encoder", "decoder") for layer in model.moe_layers[side])
+    return tuple(Block(side, layer) for side in SIDES for layer in model.moe_layers[side])
 
 
 def routings_of(extra: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -33,19 +35,20 @@ def routings_of(extra: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class VisitCounts:
-    """`counts[direction][block]`: int64 [L], entry v - 1 = tokens with v visits."""
+    """`counts[direction][block]`: int64 [L], entry v - 1 = tokens with v visits; L: the most that a block can make."""
 
     blocks: tuple[Block, ...]
     strata: int
     counts: dict[str, dict[Block, Tensor]] = field(default_factory=dict)
 
     def add(self, direction: str, routings: Sequence[Any]) -> None:
-        """Count a pass. Padding, which has 0 visits, is not counted."""
-        mine = self.counts.setdefault(
-            direction, {block: torch.zeros(self.strata, dtype=torch.long) for block in self.blocks}
-        )
+        """Count a pass, on the device it was made on. Padding, which has 0 visits, is not counted."""
+        mine = self.counts.setdefault(direction, {})
         for block, routing in zip(self.blocks, routings, strict=True):
-            mine[block] += torch.bincount(routing.visits.flatten().cpu(), minlength=self.strata + 1)[1:]
+            visits = routing.visits
+            # By comparison: bincount would read its largest value back from a device.
+            new = torch.stack([(visits == count).sum() for count in range(1, self.strata + 1)])
+            mine[block] = mine[block] + new if block in mine else new
 
     def histogram(self, block: Block, direction: str | None = None) -> list[float]:
         """Fractions of tokens with 1..L visits in a block; None: over all directions, each token counting once."""

@@ -1,27 +1,55 @@
-"""``smoe-mt evaluate``: scores of one run or several, side by side."""
+"""``smoe-mt evaluate``: scores of one run or several, side by side, and which of them is better."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.evaluate import Request, evaluate
+from smoe_mt.evaluation.comparison_table import comparison_report
+from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
+from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
+from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
+from smoe_mt.evaluation.own_text import OwnText
+from smoe_mt.evaluation.ranks import Ranks, open_ranks
 from smoe_mt.evaluation.scores import BASELINES
+from smoe_mt.evaluation.selection import ALL, choose_metrics
+from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
 from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.generation.command import add_decoding_arguments
+
+DEFAULT_SPLIT = "test"
+MOST_SIGNATURES = 4  # of one metric, in print
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
     parser.add_argument("--data", help="data folder, where it is not where it was in training")
-    parser.add_argument("--split", default="test", help="split to translate (default: %(default)s)")
+    parser.add_argument("--split", help=f"split to translate (default: {DEFAULT_SPLIT})")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
+    parser.add_argument("--reference", help="its translations, line by line")
+    parser.add_argument("--direction", help="its direction, such as nso-en")
     parser.add_argument("--limit", type=int, help="only the first LIMIT sentences of each direction")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        help=f"of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed here "
+        f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help=f"say which runs are better than the first at p < {LEVEL}, and where (paired bootstrap resampling)",
+    )
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of --compare (default: %(default)s)")
+    parser.add_argument("--again", action="store_true", help="translate again what is already translated")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluation/SPLIT)")
     parser.add_argument("--samples", type=int, default=0, help="print so many translations of each run")
     parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
@@ -29,30 +57,137 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate every run, write its results, print the table. Raises UserError for what cannot be evaluated."""
+    """Evaluate every run, write its results, print the table. Raises UserError for what cannot be evaluated.
+
+    Under torchrun all processes translate, and the first does the rest.
+    """
+    request, left_out = read_request(args)
+    checkpoints = [find_checkpoint(path) for path in args.runs]
+    names = run_names(checkpoints)
+    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(checkpoints, names)]
+    for folder in folders:
+        check_writable(folder)
+    with open_ranks() as ranks:
+        evaluations = _evaluate_all(args, request, checkpoints, names, folders, ranks)
+    if not ranks.first:
+        return
+    _print_scores(args, request, evaluations, left_out)
+    if args.compare:
+        comparisons = compare(evaluations, args.resamples)
+        print("\n" + comparison_report(comparisons, names[0], args.resamples))
+        folder = Path(args.out) if args.out else folders[0]
+        content = {"baseline": names[0], "level": LEVEL, "resamples": args.resamples, "text": request.title}
+        content["checkpoints"] = {each.name: each.details["checkpoint"] for each in evaluations}
+        print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
+
+
+def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
+    """What the arguments ask for, and the metrics that cannot be computed with the reason.
+
+    Raises UserError for arguments that are wrong or do not go together.
+    """
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: it must be 1 or more")
+    if args.resamples < 1:
+        raise UserError(f"--resamples {args.resamples}: it must be 1 or more")
+    metrics, left_out = choose_metrics(args.metrics)
+    if args.compare:
+        comparable(metrics)
+        if len(args.runs) < 2:
+            raise UserError("--compare needs two runs or more: the first is what the others are compared with")
     request = Request(
-        split=args.split,
+        split=args.split or DEFAULT_SPLIT,
         directions=tuple(args.directions or ()),
         limit=args.limit,
         decoding=Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
         max_tokens=args.max_tokens,
+        own_text=_own_text(args),
+        metrics=metrics,
     )
-    checkpoints = [find_checkpoint(path) for path in args.runs]
+    return request, left_out
+
+
+def _own_text(args: argparse.Namespace) -> OwnText | None:
+    given = {"--source": args.source, "--reference": args.reference, "--direction": args.direction}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        hint = "; to choose directions of a split, use --directions" if args.source is None else ""
+        raise UserError(f"{', '.join(given)} belong together: {' and '.join(missing)} missing{hint}")
+    if args.split is not None or args.directions:
+        raise UserError("--source takes the place of a split: leave out --split and --directions")
+    own_text = OwnText(Path(args.source), Path(args.reference), args.direction)
+    own_text.lines()  # what is wrong with them is said before a model is loaded
+    return own_text
+
+
+def _evaluate_all(
+    args: argparse.Namespace,
+    request: Request,
+    checkpoints: Sequence[Path],
+    names: Sequence[str],
+    folders: Sequence[Path],
+    ranks: Ranks,
+) -> list[Evaluation]:
+    """The evaluation of each checkpoint, on the first rank."""
     evaluations = []
-    for name, checkpoint in zip(run_names(checkpoints), checkpoints):
-        translator = Translator.from_pretrained(checkpoint, args.data, args.device)
-        evaluation = evaluate(translator, request, name)
-        written = evaluation.write(_folder(args.out, checkpoint, args.split, name, several=len(checkpoints) > 1))
-        print(f"{name}: {written}")
-        evaluations.append(evaluation)
-    print(f"\nsplit {args.split}, beam {args.beam}" + (f", first {args.limit} sentences" if args.limit else ""))
+    first_texts: list[Corpus] | None = None
+    for checkpoint, name, folder in zip(checkpoints, names, folders):
+        translator = Translator.from_pretrained(checkpoint, args.data, ranks.device(args.device))
+        texts = read_texts(translator, request)
+        first_texts = first_texts or texts
+        if args.compare:
+            check_same_text(first_texts, texts, (names[0], name))
+        results = Results(folder, made_from(translator, request.decoding), args.again)
+        evaluation = evaluate(translator, texts, request, name, results, ranks)
+        if evaluation is not None:
+            evaluations.append(evaluation)
+            print(f"{name}: {folder}{_reused(evaluation.details)}")
+        del translator  # before the next one is loaded
+    return evaluations
+
+
+def _reused(details: dict[str, Any]) -> str:
+    reused = details["reused"]
+    return f" ({len(reused)} directions were translated already; --again translates anew)" if reused else ""
+
+
+def _print_scores(
+    args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], left_out: dict[str, str]
+) -> None:
+    text = request.own_text.source if request.own_text else f"split {request.split}"
+    print(f"\n{text}, beam {args.beam}" + (f", first {args.limit} sentences" if args.limit else ""))
     print(scores_table(evaluations, args.baseline))
-    for metric, signature in next(iter(evaluations[0].scores.values())).signatures.items():
-        print(f"{metric}: {signature}")
+    for line in signatures(evaluations):
+        print(line)
+    for name, reason in left_out.items():
+        print(f"without {name}: {reason}")
     for evaluation in evaluations if args.samples > 0 else ():
         print("\n" + samples(evaluation, args.samples))
+
+
+def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
+    """How each metric was computed: one line where it was the same everywhere, else one for each direction or run; and the
+    directions that it has no value for.
+    """
+    lines = []
+    for metric in evaluations[0].metrics:
+        found: dict[str, list[str]] = {}
+        for evaluation in evaluations:
+            for direction, scores in evaluation.scores.items():
+                if metric.name in scores.signatures:
+                    found.setdefault(scores.signatures[metric.name], []).append(direction)
+        for signature, directions in list(found.items())[:MOST_SIGNATURES]:
+            where = f" ({', '.join(dict.fromkeys(directions))})" if len(found) > 1 else ""
+            lines.append(f"{metric.name}: {signature}{where}")
+        if len(found) > MOST_SIGNATURES:
+            lines.append(f"{metric.name}: {len(found) - MOST_SIGNATURES} more signatures in {SCORES}")
+        scored = {direction: one.values[metric.name] for each in evaluations for direction, one in each.scores.items()}
+        without = [direction for direction, value in scored.items() if value is None]
+        if without:
+            lines.append(f"{metric.name}: no value for {', '.join(without)} (unknown language)")
+    return lines
 
 
 def run_names(checkpoints: Sequence[Path]) -> list[str]:
@@ -68,7 +203,7 @@ def run_names(checkpoints: Sequence[Path]) -> list[str]:
     raise UserError("the same run is named twice")
 
 
-def _folder(out: str | None, checkpoint: Path, split: str, name: str, several: bool) -> Path:
+def _folder(out: str | None, checkpoint: Path, title: str, name: str, several: bool) -> Path:
     if out is not None:
         return Path(out) / name if several else Path(out)
-    return results_folder(checkpoint, "evaluation") / split
+    return results_folder(checkpoint, "evaluation") / title

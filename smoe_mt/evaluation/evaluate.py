@@ -1,34 +1,48 @@
-"""Translate a split with one model and score it."""
+"""Translate text with one model and score it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from smoe_mt.evaluation.files import write_evaluation
-from smoe_mt.evaluation.metrics import METRICS, Corpus
+from omegaconf import OmegaConf
+
+from smoe_mt.evaluation.files import Results
+from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
+from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
+from smoe_mt.evaluation.own_text import OwnText
 from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Translator
+from smoe_mt.tasks.pieces import FolderPieces
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate: a split, all of its directions or some, all sentences or the first `limit` of each direction."""
+    """What to evaluate: a split, all of its directions or some, or text of one's own instead; all sentences or the first
+    `limit` of each direction; with which metrics.
+    """
 
     split: str = "test"
     directions: tuple[str, ...] = ()
     limit: int | None = None
     decoding: Decoding = field(default_factory=Decoding)
     max_tokens: int = 4096
+    own_text: OwnText | None = None
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
+
+    @property
+    def title(self) -> str:
+        """A short name of the text."""
+        return self.own_text.title if self.own_text else self.split
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Evaluation:
     scores: dict[str, DirectionScores]
     baselines: dict[str, dict[str, DirectionScores]]
     details: dict[str, Any]
+    metrics: tuple[Metric, ...] = DEFAULT_METRICS
 
     @property
     def benchmark(self) -> str | None:
@@ -51,75 +66,150 @@ class Evaluation:
         return {
             "format": FORMAT,
             **self.details,
-            "metrics": {metric.name: metric.meaning for metric in METRICS},
+            "metrics": {metric.name: metric.meaning for metric in self.metrics},
             **as_json(self.scores, self.benchmark),
             "baselines": {name: as_json(scores, self.benchmark) for name, scores in self.baselines.items()},
             "versions": _versions(),
         }
 
-    def write(self, folder: Path) -> Path:
-        """Write hypotheses and scores.json into `folder`; returns the latter's path."""
-        return write_evaluation(folder, self.corpora, self.as_json())
 
+def read_texts(translator: Translator, request: Request) -> list[Corpus]:
+    """The text to translate, a corpus without hypotheses for each direction.
 
-def evaluate(translator: Translator, request: Request, name: str) -> Evaluation:
-    """Translate and score; a progress bar on stderr all the way. Raises UserError for an unknown split or direction."""
-    started = time.monotonic()
+    Raises UserError for an unknown split or direction, and for files that do not fit together.
+    """
     task = translator.loaded.task
-    directions = choose_directions(task, request.split, request.directions)
-    texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
-    corpora = _translate(translator, texts, request, name)
-    scores, baselines = _score(corpora, name)
+    if request.own_text:
+        texts = [request.own_text.read(task.directions, request.limit)]
+    else:
+        directions = choose_directions(task, request.split, request.directions)
+        texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
+    pieces = FolderPieces(task.spm)
+    return [replace(text, pieces=pieces) for text in texts]
+
+
+def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
+    """All that a translation depends on besides its source."""
+    checkpoint = translator.loaded.checkpoint
+    files = [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
+    return {
+        "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        "precision": str(next(translator.loaded.model.parameters()).dtype),
+        "pieces": fingerprint(FolderPieces(translator.loaded.task.spm)),
+        "beam": decoding.beam,
+        "lenpen": decoding.lenpen,
+        "max_len_a": decoding.max_len_a,
+        "max_len_b": decoding.max_len_b,
+        "smoe_mt": _versions()["smoe_mt"],
+    }
+
+
+def evaluate(
+    translator: Translator, texts: Sequence[Corpus], request: Request, name: str, results: Results, ranks: Ranks
+) -> Evaluation | None:
+    """Translate and score; a progress bar on stderr all the way. Hypotheses that `results` has are not made again.
+
+    All of `ranks` take part in the translation; the first returns the evaluation, the others None.
+    """
+    started = time.monotonic()
+    kept = ranks.tell({text.direction: results.kept(text) for text in texts} if ranks.first else {})
+    corpora = _translate(translator, texts, kept, request, name, results, ranks)
+    if not ranks.first:
+        return None
+    scores, baselines = _score(corpora, request.metrics, name)
     details = {
-        "name": name,
-        "checkpoint": str(translator.loaded.checkpoint.absolute()),
-        "updates": translator.loaded.updates,
-        "seed": translator.loaded.config.common.seed,
-        "setting": setting_of(translator.loaded.config, translator.loaded.updates),
-        "benchmark": task.folder.card.get("benchmark"),
-        "split": request.split,
-        "limit": request.limit,
-        "beam": request.decoding.beam,
-        "lenpen": request.decoding.lenpen,
-        "max_len_a": request.decoding.max_len_a,
-        "max_len_b": request.decoding.max_len_b,
+        **_about(translator, request, name),
+        "reused": [direction for direction, hypotheses in kept.items() if hypotheses is not None],
+        "processes": ranks.size,
         "seconds": round(time.monotonic() - started, 1),
     }
-    return Evaluation(name, tuple(corpora), scores, baselines, details)
+    evaluation = Evaluation(name, tuple(corpora), scores, baselines, details, request.metrics)
+    results.finish(corpora, evaluation.as_json())
+    return evaluation
 
 
-def _translate(translator: Translator, texts: Sequence[Corpus], request: Request, name: str) -> list[Corpus]:
-    decoding = request.decoding
+def _about(translator: Translator, request: Request, name: str) -> dict[str, Any]:
+    """Which model translated what, and how."""
+    loaded, own, decoding = translator.loaded, request.own_text, request.decoding
+    return {
+        "name": name,
+        "checkpoint": str(loaded.checkpoint.absolute()),
+        "updates": loaded.updates,
+        "seed": OmegaConf.select(loaded.config, "common.seed"),  # None: an exported model does not say
+        "setting": setting_of(loaded.config, loaded.updates),
+        "benchmark": None if own else loaded.task.folder.card.get("benchmark"),
+        "split": None if own else request.split,
+        "source": str(own.source.absolute()) if own else None,
+        "reference": str(own.reference.absolute()) if own else None,
+        "limit": request.limit,
+        "beam": decoding.beam,
+        "lenpen": decoding.lenpen,
+        "max_len_a": decoding.max_len_a,
+        "max_len_b": decoding.max_len_b,
+    }
+
+
+def _translate(
+    translator: Translator,
+    texts: Sequence[Corpus],
+    kept: dict[str, tuple[str, ...] | None],
+    request: Request,
+    name: str,
+    results: Results,
+    ranks: Ranks,
+) -> list[Corpus]:
+    """The texts with hypotheses on the first rank, with those of its own part on others."""
     corpora = []
-    with progress_bar(sum(len(text.sources) for text in texts), f"{name}: translating") as bar:
+    with progress_bar(sum(len(text.sources) for text in texts), f"{name}: translating", shown=ranks.first) as bar:
         for text in texts:
             bar.set_postfix_str(text.direction)
-            source, target = text.direction.split("-")
-            hypotheses = translator.translate(
-                text.sources,
-                source,
-                target,
-                beam=decoding.beam,
-                lenpen=decoding.lenpen,
-                max_len_a=decoding.max_len_a,
-                max_len_b=decoding.max_len_b,
-                max_tokens=request.max_tokens,
-                progress=bar.update,
-            )
-            corpora.append(Corpus(text.direction, text.sources, tuple(hypotheses), text.references))
+            hypotheses = kept[text.direction]
+            if hypotheses is None:
+                corpus = text.translated(_translate_shared(translator, text, request, ranks, bar.update))
+                if ranks.first:
+                    results.keep(corpus)
+            else:
+                corpus = text.translated(hypotheses)
+                bar.update(len(text.sources))
+            corpora.append(corpus)
     return corpora
 
 
+def _translate_shared(
+    translator: Translator, text: Corpus, request: Request, ranks: Ranks, report: Callable[[int], object]
+) -> list[str]:
+    """The hypotheses of a direction, on the first rank; each rank translates its share of them."""
+    decoding = request.decoding
+    source, target = text.direction.split("-")
+    places = ranks.share([len(line) for line in text.sources])
+    translations = translator.translate(
+        [text.sources[place] for place in places],
+        source,
+        target,
+        beam=decoding.beam,
+        lenpen=decoding.lenpen,
+        max_len_a=decoding.max_len_a,
+        max_len_b=decoding.max_len_b,
+        max_tokens=request.max_tokens,
+        progress=lambda done: report(done * ranks.size),
+    )
+    hypotheses = [""] * len(text.sources)
+    for part in ranks.gather(list(zip(places, translations))):
+        for place, translation in part:
+            hypotheses[place] = translation
+    return hypotheses
+
+
 def _score(
-    corpora: Sequence[Corpus], name: str
+    corpora: Sequence[Corpus], metrics: Sequence[Metric], name: str
 ) -> tuple[dict[str, DirectionScores], dict[str, dict[str, DirectionScores]]]:
     scores: dict[str, DirectionScores] = {}
     baselines: dict[str, dict[str, DirectionScores]] = {baseline: {} for baseline in BASELINES}
     with progress_bar(sum(len(corpus.sources) for corpus in corpora), f"{name}: scoring") as bar:
         for corpus in corpora:
-            scores[corpus.direction] = score(corpus)
+            scores[corpus.direction] = score(corpus, metrics)
             for baseline, translate in BASELINES.items():
-                baselines[baseline][corpus.direction] = score(translate(corpus))
+                baselines[baseline][corpus.direction] = score(translate(corpus), metrics)
             bar.update(len(corpus.sources))
     return scores, baselines
 

@@ -7,7 +7,7 @@ import sys
 from tqdm import tqdm
 
 
-def progress_bar(total: int, title: str) -> tqdm:
+def progress_bar(total: int, title: str, *, unit: str = "sent", shown: bool = True) -> tqdm:
     """A bar on stderr; in a log, where each state is a line of its own, it speaks rarely."""
-    quick = sys.stderr.isatty()
-    return tqdm(total=total, desc=title, unit="sent", file=sys.stderr, mininterval=0.2 if quick else 15)
+    interval = 0.2 if sys.stderr.isatty() else 15
+    return tqdm(total=total, desc=title, unit=unit, file=sys.stderr, mininterval=interval, disable=not shown)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.evaluation.metrics import METRICS, Corpus
+from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.resources import ENGLISH, belongs, classes_of
 
 GROUPS: dict[str, Callable[[str], bool]] = {
@@ -15,12 +15,14 @@ GROUPS: dict[str, Callable[[str], bool]] = {
     "mean_from_en": lambda direction: direction.split("-")[0] == ENGLISH,
 }
 
+Mean = dict[str, float | None]
+
 
 @dataclass(frozen=True)
 class DirectionScores:
-    """`values` by metric name; `signatures` of the metrics that have one."""
+    """`values` by metric name, None where a metric has none for the direction; `signatures` of the metrics that have one."""
 
-    values: Mapping[str, float]
+    values: Mapping[str, float | None]
     signatures: Mapping[str, str]
     sentences: int
 
@@ -29,34 +31,32 @@ class DirectionScores:
         return {**self.values, "signatures": dict(self.signatures), "sentences": self.sentences}
 
 
-def score(corpus: Corpus) -> DirectionScores:
-    """Every metric on one direction."""
-    found = {metric.name: metric.compute(corpus) for metric in METRICS}
+def score(corpus: Corpus, metrics: Sequence[Metric] = DEFAULT_METRICS) -> DirectionScores:
+    """These metrics on one direction."""
+    found = {metric.name: metric.compute(corpus) for metric in metrics}
     return DirectionScores(
-        values={name: one.value for name, one in found.items()},
-        signatures={name: one.signature for name, one in found.items() if one.signature},
+        values={name: one.value if one else None for name, one in found.items()},
+        signatures={name: one.signature for name, one in found.items() if one and one.signature},
         sentences=len(corpus.references),
     )
 
 
 def copy_baseline(corpus: Corpus) -> Corpus:
     """The same direction, translated by repeating the source: what a useful model has to beat."""
-    return Corpus(corpus.direction, corpus.sources, corpus.sources, corpus.references)
+    return corpus.translated(corpus.sources)
 
 
 BASELINES: dict[str, Callable[[Corpus], Corpus]] = {"copy": copy_baseline}
 
 
-def means(scores: Mapping[str, DirectionScores]) -> dict[str, dict[str, float] | None]:
-    """Per group of directions the mean of each metric, or None for a group without directions."""
+def means(scores: Mapping[str, DirectionScores]) -> dict[str, Mean | None]:
+    """Per group of directions the mean of each metric over those that it has a value for; None for a group without any."""
     return {
         group: _mean(one for direction, one in scores.items() if is_in(direction)) for group, is_in in GROUPS.items()
     }
 
 
-def class_means(
-    scores: Mapping[str, DirectionScores], benchmark: str | None
-) -> dict[str, dict[str, dict[str, float] | None]]:
+def class_means(scores: Mapping[str, DirectionScores], benchmark: str | None) -> dict[str, dict[str, Mean | None]]:
     """`means` over the directions of each resource class of the benchmark; empty where it has none."""
     return {
         name: means({direction: one for direction, one in scores.items() if belongs(direction, languages)})
@@ -64,11 +64,12 @@ def class_means(
     }
 
 
-def _mean(scores: Iterable[DirectionScores]) -> dict[str, float] | None:
-    chosen = list(scores)
-    if not chosen:
-        return None
-    return {metric.name: sum(one.values[metric.name] for one in chosen) / len(chosen) for metric in METRICS}
+def _mean(scores: Iterable[DirectionScores]) -> Mean | None:
+    values: dict[str, list[float]] = {}
+    for one in scores:
+        for name, value in one.values.items():
+            values.setdefault(name, []).extend([] if value is None else [value])
+    return {name: sum(known) / len(known) if known else None for name, known in values.items()} or None
 
 
 def as_json(scores: Mapping[str, DirectionScores], benchmark: str | None = None) -> dict[str, Any]:

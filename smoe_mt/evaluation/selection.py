@@ -1,4 +1,4 @@
-"""Which directions of a split to look at, and their raw text."""
+"""Which directions of a split to look at and with which metrics, and the raw text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.metrics import Corpus
+from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus, Metric
+
+ALL = "all"
 
 
 def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -20,7 +22,7 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     there = tuple(direction for direction in task.directions if folder.has(split, direction))
     if not wanted:
         return there
-    chosen = [name for text in wanted for name in re.split(r"[,\s]+", text) if name]
+    chosen = _names(wanted)
     for direction in chosen:
         if direction not in task.directions:
             raise UserError(f"unknown direction {direction!r}: the model knows {', '.join(task.directions)}")
@@ -41,3 +43,34 @@ def read_text(task: Any, split: str, direction: str, limit: int | None) -> Corpu
     if not references:
         raise UserError(f"{task.folder.path}: {split} of {direction} is empty")
     return Corpus(direction, tuple(sources), (), tuple(references))
+
+
+def choose_metrics(wanted: Sequence[str]) -> tuple[tuple[Metric, ...], dict[str, str]]:
+    """The metrics with these names (with spaces or commas), or for `all` those that can be computed here; the default ones
+    where none is named. And of `all` those that cannot, with the reason.
+
+    Raises UserError for an unknown name, and for a named metric that cannot be computed.
+    """
+    names = _names(wanted)
+    known = {metric.name: metric for metric in METRICS}
+    for name in names:
+        if name not in known and name != ALL:
+            raise UserError(f"unknown metric {name!r}: there are {', '.join(known)}, and {ALL}")
+    if not names:
+        return DEFAULT_METRICS, {}
+    chosen, left_out = [], {}
+    for metric in METRICS:
+        if metric.name not in names and ALL not in names:
+            continue
+        try:
+            metric.check()
+            chosen.append(metric)
+        except UserError as error:
+            if metric.name in names:
+                raise
+            left_out[metric.name] = str(error)
+    return tuple(chosen), left_out
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    return [name for text in texts for name in re.split(r"[,\s]+", text) if name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from smoe_mt.evaluation.evaluate import Evaluation
-from smoe_mt.evaluation.metrics import METRICS, Metric
+from smoe_mt.evaluation.metrics import Metric
 from smoe_mt.evaluation.resources import classes_of
 from smoe_mt.evaluation.scores import DirectionScores, class_means, means
 from smoe_mt.evaluation.seeds import by_setting, mean_and_spread
@@ -19,7 +19,8 @@ Scores = Mapping[str, DirectionScores]
 
 
 def scores_table(evaluations: Sequence[Evaluation], baseline: str = "copy") -> str:
-    """A row for each direction, mean and resource class; the baseline's chrF++, then every metric of every run.
+    """A row for each direction, mean and resource class; the baseline's chrF++ (or the first metric, where that was not
+    computed), then every metric of every run.
 
     Runs that differ only in their seed share their columns: mean and standard deviation.
     """
@@ -28,17 +29,18 @@ def scores_table(evaluations: Sequence[Evaluation], baseline: str = "copy") -> s
     compared: dict[str, DirectionScores] = {}
     for evaluation in reversed(evaluations):
         compared.update(evaluation.baselines[baseline])
-    metric = next(metric for metric in METRICS if metric.name == BASELINE_METRIC)
+    metrics = evaluations[0].metrics
+    metric = next((metric for metric in metrics if metric.name == BASELINE_METRIC), metrics[0])
     rows = Rows(tuple(directions), benchmark)
     columns = [rows.column(f"{baseline} {metric.title}", [compared], metric)]
     groups = by_setting(evaluations)
     for group in groups:
-        columns += [rows.column(metric.title, [one.scores for one in group.members], metric) for metric in METRICS]
+        columns += [rows.column(metric.title, [one.scores for one in group.members], metric) for metric in metrics]
     names = ["", *rows.names]
     first = max(map(len, names))
     lines = ["  ".join(cells) for cells in zip((name.ljust(first) for name in names), *columns)]
     rule = "-" * len(lines[0])
-    body = [_run_names([group.name for group in groups], columns, first), lines[0], rule]
+    body = [_run_names([group.name for group in groups], columns, first, len(metrics)), lines[0], rule]
     table = [*body, *lines[1 : len(directions) + 1], rule, *lines[len(directions) + 1 :]]
     if len(groups) < len(evaluations):
         table.append("± standard deviation over seeds")
@@ -78,12 +80,12 @@ class Rows:
         return values
 
 
-def _run_names(names: Sequence[str], columns: Sequence[Sequence[str]], first: int) -> str:
-    """The line above the titles: each run's name over its columns."""
+def _run_names(names: Sequence[str], columns: Sequence[Sequence[str]], first: int, each: int) -> str:
+    """The line above the titles: each run's name over its columns, `each` in number."""
     widths = [len(column[0]) for column in columns]
     line = " " * (first + 2 + widths[0] + 2)
     for index, name in enumerate(names):
-        own = widths[1 + index * len(METRICS) : 1 + (index + 1) * len(METRICS)]
+        own = widths[1 + index * each : 1 + (index + 1) * each]
         width = sum(own) + 2 * (len(own) - 1)
         shown = name if len(name) <= width else "..." + name[3 - width :]
         line += shown.center(width, ".") + "  "

@@ -1,6 +1,6 @@
 """From a path to a model that is ready to use: finds the checkpoint, loads it safely, attaches its data folder.
 
-Loading goes through fairseq, with torch's ``weights_only`` safety on: a checkpoint never runs code.
+Loading goes through fairseq, with torch's ``weights_only`` safety on, or through safetensors: a checkpoint never runs code.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from smoe_mt import register
 from smoe_mt.errors import UserError
+from smoe_mt.generation.exported import CONFIG, REMEDY, WEIGHTS, read_exported
+from smoe_mt.generation.hub import fetch, looks_like_model_id
 
 TASK = "many_to_many_translation"
-CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
+CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", WEIGHTS)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -31,22 +34,29 @@ class LoadedModel:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file for `path`: the file itself, or a run folder's best checkpoint, else its last one.
+    """The checkpoint file for `path`: the file itself, a run folder's best checkpoint, else its last one, or the weights of
+    an exported folder. What is no path here but looks like OWNER/NAME is fetched from the model hub.
 
     Raises UserError where there is none.
     """
+    if not Path(path).exists() and looks_like_model_id(path):
+        path = fetch(str(path))
     path = Path(path)
     if path.is_file():
         return path
     if not path.is_dir():
         raise UserError(
-            f"{path}: no such checkpoint or run folder; give what was --save-dir in training, or a .pt file"
+            f"{path}: no such checkpoint or run folder; give what was --save-dir in training, a .pt file, or a folder that "
+            "`smoe-mt export` wrote"
         )
     for name in CHECKPOINT_NAMES:
         if (path / name).is_file():
             return path / name
+    if (path / CONFIG).is_file():
+        raise UserError(f"{path / WEIGHTS} is missing; {REMEDY}")
     raise UserError(
-        f"{path}: holds neither {' nor '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training"
+        f"{path}: holds none of {', '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training, or a folder "
+        "that `smoe-mt export` wrote"
     )
 
 
@@ -79,8 +89,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def load_model(path: str | Path, data: str | Path | None = None, device: str = "auto") -> LoadedModel:
-    """Load the model of a checkpoint or run folder.
+def pick_dtype(name: str) -> torch.dtype:
+    """fp32, bf16 or fp16. UserError for others."""
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_model(
+    path: str | Path, data: str | Path | None = None, device: str = "auto", dtype: str = "fp32"
+) -> LoadedModel:
+    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
 
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
     file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
@@ -91,8 +110,8 @@ def load_model(path: str | Path, data: str | Path | None = None, device: str = "
     from smoe_mt.training.safe_loading import first_sentence
 
     checkpoint = find_checkpoint(path)
-    target = pick_device(device)
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    target, precision = pick_device(device), pick_dtype(dtype)
+    state = read_checkpoint(checkpoint)
     config = _checked_config(state, checkpoint)
     _attach_data(config, data, checkpoint)
     history = state.get("optimizer_history") or [{}]
@@ -106,8 +125,18 @@ def load_model(path: str | Path, data: str | Path | None = None, device: str = "
             "was it written by another version of smoe_mt?"
         ) from error
     model = models[0]
-    model.eval().to(target)
+    model.eval().to(device=target, dtype=precision)
     return LoadedModel(model, task, config, checkpoint, int(history[-1].get("num_updates", 0)))
+
+
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, in fairseq's form: cfg, model, task_state, ... UserError for a damaged one."""
+    from fairseq import checkpoint_utils
+
+    if checkpoint.suffix == ".safetensors":
+        return read_exported(checkpoint)
+    state: dict[str, Any] = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    return state
 
 
 def _checked_config(state: dict[str, Any], checkpoint: Path) -> DictConfig:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from smoe_mt.errors import UserError
+from smoe_mt.files import whole_file
+from smoe_mt.generation.beam import Decoding
+from smoe_mt.generation.checkpoint import DTYPES
+from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
 
 CHUNK_BYTES = 1 << 18
@@ -21,11 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", nargs="?", help="file to translate, one sentence a line (default: standard input)")
     parser.add_argument("-o", "--output", help="file to write (default: standard output)")
     parser.add_argument(
-        "-m", "--model", required=True, help="run folder (--save-dir of the training) or checkpoint file"
+        "-m",
+        "--model",
+        required=True,
+        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
     )
     parser.add_argument("--data", help="data folder, where it is not where it was in training")
-    parser.add_argument("-s", "--source", required=True, help="language of the input")
-    parser.add_argument("-t", "--target", required=True, help="language of the output")
+    parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
+    parser.add_argument("-t", "--target", help="language of the output")
+    parser.add_argument(
+        "--nbest", type=int, default=1, help="so many lines for each line, its number and a tab in front"
+    )
+    parser.add_argument(
+        "--scores", action="store_true", help="put the score (log-probability) and a tab before the text"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: source and candidates")
+    parser.add_argument("--routing", action="store_true", help="JSON with the visits of every piece in every MoE block")
+    parser.add_argument(
+        "--buffer", type=int, default=1, help="from a pipe, wait for so many lines (default: translate what is there)"
+    )
+    parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     add_decoding_arguments(parser)
 
 
@@ -41,54 +61,128 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
 
+@dataclass
+class Job:
+    """What was asked for: the model, the direction, how to search and what to print. Counts the lines as it goes."""
+
+    translator: Translator
+    direction: tuple[str, str]
+    args: argparse.Namespace
+    lines: int = 0
+
+    def translate(self, lines: list[str]) -> list[str]:
+        """The output lines for `lines`."""
+        args = self.args
+        found = self.translator.translate_in_detail(
+            lines,
+            *self.direction,
+            Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
+            nbest=args.nbest,
+            routing=args.routing,
+            max_tokens=args.max_tokens,
+        )
+        return [line for translation in found for line in self._printed(translation)]
+
+    def _printed(self, translation: Translation) -> Iterator[str]:
+        self.lines += 1
+        if self.args.json or self.args.routing:
+            yield json.dumps(as_json(translation), ensure_ascii=False)
+            return
+        number = f"{self.lines}\t" if self.args.nbest > 1 else ""
+        for candidate in translation.candidates:
+            score = f"{candidate.score:.4f}\t" if self.args.scores else ""
+            yield number + score + candidate.text
+
+
+def as_json(translation: Translation) -> dict[str, Any]:
+    """A translation as plain values; visits only where they are known."""
+    return {"source": translation.source, "candidates": [_candidate(one) for one in translation.candidates]}
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    entry: dict[str, Any] = {"text": candidate.text, "score": candidate.score}
+    for side, visits in (("source", candidate.source_visits), ("target", candidate.target_visits)):
+        if isinstance(visits, Visits):
+            entry[side] = {"pieces": visits.pieces, "visits": visits.layers}
+    return entry
+
+
 def run(args: argparse.Namespace) -> None:
     """Translate what the arguments name. Raises UserError for a file, a language or a model that cannot be used."""
     if args.input is not None and not Path(args.input).is_file():
         raise UserError(f"{args.input}: no such file")
-    translator = Translator.from_pretrained(args.model, args.data, args.device)
-    translator.check(args.source, args.target)
+    if args.buffer < 1:
+        raise UserError(f"--buffer {args.buffer}: it must be 1 or more")
+    if not 1 <= args.nbest <= args.beam:
+        raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
+    typed = args.input is None and sys.stdin.isatty()
+    translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype)
+    job = Job(translator, _direction(translator, args, typed), args)
     with _output(args.output) as output:
         if args.input is not None:
             with open(args.input, "rb") as stream:
-                _translate_stream(translator, stream, output, args, name=args.input)
-        elif sys.stdin.isatty():
-            _converse(translator, output, args)
+                _translate_stream(job, stream, output, name=args.input)
+        elif typed:
+            _converse(job, output)
         else:
-            _translate_stream(translator, sys.stdin.buffer, output, args, name="standard input")
+            _translate_stream(job, sys.stdin.buffer, output, name="standard input")
 
 
-def _translate_stream(
-    translator: Translator, stream: BinaryIO, output: TextIO, args: argparse.Namespace, name: str
-) -> None:
-    for lines in read_chunks(stream, name):
-        output.writelines(translation + "\n" for translation in _translate(translator, lines, args))
+def _direction(translator: Translator, args: argparse.Namespace, typed: bool) -> tuple[str, str]:
+    """As asked for; a person who did not say, or a model with one direction, gets the first."""
+    if args.source and args.target:
+        translator.check(args.source, args.target)
+        return args.source, args.target
+    fitting = [
+        (source, target)
+        for source, target in (direction.split("-") for direction in translator.directions)
+        if args.source in (None, source) and args.target in (None, target)
+    ]
+    if len(fitting) == 1 or (fitting and typed):
+        return fitting[0]
+    raise UserError(f"which direction? give --source and --target; the model knows {', '.join(translator.directions)}")
+
+
+def _translate_stream(job: Job, stream: BinaryIO, output: TextIO, name: str) -> None:
+    for lines in gathered(read_chunks(stream, name), job.args.buffer):
+        output.writelines(line + "\n" for line in job.translate(lines))
         output.flush()
 
 
-def _converse(translator: Translator, output: TextIO, args: argparse.Namespace) -> None:
+def _converse(job: Job, output: TextIO) -> None:
     """A prompt on stderr, so that stdout holds translations alone. Ends with the end of file."""
-    prompt = f"{args.source}-{args.target}> "
-    print("Type a sentence and Enter; Ctrl-D ends.", file=sys.stderr)
+    directions = job.translator.directions
+    print(f"Type a sentence and Enter; Ctrl-D ends. Directions: {', '.join(directions)}", file=sys.stderr)
+    if len(directions) > 1:
+        print(f"Type one of them, such as {directions[-1]}, to change to it.", file=sys.stderr)
     while True:
-        print(prompt, end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
+        print("-".join(job.direction), end="> ", file=sys.stderr, flush=True)
+        typed = sys.stdin.buffer.readline()
+        if not typed:
             print(file=sys.stderr)
             return
-        print(_translate(translator, [line], args)[0], file=output, flush=True)
+        try:
+            line = _decode([typed.rstrip(b"\n")], "standard input", job.lines)[0].strip()
+        except UserError as error:  # a slip of the hand ends no conversation
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        if line in directions:
+            source, target = line.split("-")
+            job.direction = source, target
+            continue
+        print(*job.translate([line]), sep="\n", file=output, flush=True)
 
 
-def _translate(translator: Translator, lines: list[str], args: argparse.Namespace) -> list[str]:
-    return translator.translate(
-        lines,
-        args.source,
-        args.target,
-        beam=args.beam,
-        lenpen=args.lenpen,
-        max_len_a=args.max_len_a,
-        max_len_b=args.max_len_b,
-        max_tokens=args.max_tokens,
-    )
+def gathered(chunks: Iterable[list[str]], least: int) -> Iterator[list[str]]:
+    """The same lines, at least `least` at a time except for the last."""
+    waiting: list[str] = []
+    for lines in chunks:
+        waiting += lines
+        if len(waiting) >= least:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
 
 
 def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterator[list[str]]:
@@ -128,12 +222,5 @@ def _output(path: str | None) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
-    temporary = Path(f"{path}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            yield stream
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        yield stream

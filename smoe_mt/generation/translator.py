@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation.batching import batch_by_tokens
-from smoe_mt.generation.beam import BeamDecoder, Decoding
+from smoe_mt.generation.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
+from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 
+Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
 
 
 class Translator:
     """A trained model that translates between the languages it knows.
 
-    >>> translator = Translator.from_pretrained("runs/smoe", data="data/m4")
+    >>> translator = Translator.from_pretrained("runs/smoe")
     >>> translator.translate(["Dumela"], source="nso", target="en")
+    >>> translator.translate_in_detail(["Dumela"], "nso", "en", nbest=3, routing=True)[0].candidates
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, data: str | Path | None = None, device: str = "auto") -> Translator:
-        """`path`: a checkpoint or a run folder; `data`: the data folder, where it was moved; `device`: auto, cpu or cuda.
+    def from_pretrained(
+        cls, path: str | Path, data: str | Path | None = None, device: str = "auto", dtype: str = "fp32"
+    ) -> Translator:
+        """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
+        extra `hub`); `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
 
         Raises UserError for what cannot be loaded.
         """
-        return cls(load_model(path, data, device))
+        return cls(load_model(path, data, device, dtype))
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -66,7 +74,7 @@ class Translator:
         max_len_a: float = 2.0,
         max_len_b: int = 10,
         max_tokens: int = 4096,
-        progress: bool | Callable[[int], object] | None = None,
+        progress: Progress = None,
     ) -> list[str]:
         """Translate each of `lines` from `source` to `target`; an empty line stays empty.
 
@@ -75,19 +83,59 @@ class Translator:
         job), or a function that is told after each batch how many sentences it had. Raises UserError for an unknown
         direction or setting.
         """
-        self.check(source, target)
         decoding = Decoding(beam, lenpen, max_len_a, max_len_b)
-        outputs = [""] * len(lines)
+        found = self.translate_in_detail(lines, source, target, decoding, max_tokens=max_tokens, progress=progress)
+        return [translation.text for translation in found]
+
+    def translate_in_detail(
+        self,
+        lines: Sequence[str],
+        source: str,
+        target: str,
+        decoding: Decoding | None = None,
+        *,
+        nbest: int = 1,
+        routing: bool = False,
+        max_tokens: int = 4096,
+        progress: Progress = None,
+    ) -> list[Translation]:
+        """As `translate`, with the `nbest` best of each line (at most the beam), their scores and, with `routing`, the visits
+        of every source and target piece. A search may end with fewer than `nbest`. Raises UserError as `translate`.
+        """
+        self.check(source, target)
+        decoding = decoding or Decoding()
+        if not 1 <= nbest <= decoding.beam:
+            raise UserError(f"nbest is {nbest}: it must be from 1 to the beam size, {decoding.beam}")
+        found = [Translation(line, (Candidate("", 0.0),)) for line in lines]
         places = [place for place, line in enumerate(lines) if line.strip()]
         encoded = [self._encode(lines[place], target) for place in places]
         decoder = BeamDecoder(self.loaded.model, self.loaded.task.dictionary, decoding)
         with _reporter(progress, len(lines), f"{source}-{target}") as report:
             report(len(lines) - len(places))
             for batch in batch_by_tokens([len(tokens) for tokens in encoded], max_tokens):
-                for index, hypotheses in zip(batch, decoder([encoded[index] for index in batch])):
-                    outputs[places[index]] = self.loaded.task.decode(hypotheses[0].tokens)
+                sources = [encoded[index] for index in batch]
+                best = [hypotheses[:nbest] for hypotheses in decoder(sources)]
+                for index, candidates in zip(batch, self._candidates(sources, best, routing, max_tokens)):
+                    found[places[index]] = Translation(lines[places[index]], candidates)
                 report(len(batch))
-        return outputs
+        return found
+
+    def _candidates(
+        self, sources: Sequence[Tensor], best: Sequence[Sequence[Hypothesis]], routing: bool, max_tokens: int
+    ) -> Iterator[tuple[Candidate, ...]]:
+        """The candidates of each source of a batch."""
+        task = self.loaded.task
+        pairs = [(source, hypothesis) for source, mine in zip(sources, best) for hypothesis in mine]
+        texts = [task.decode(hypothesis.tokens) for _, hypothesis in pairs]
+        visits: list[Any] = [(None, None)] * len(pairs)
+        if routing:
+            targets = [hypothesis.tokens for _, hypothesis in pairs]
+            visits = visits_of_pairs(task, self.loaded.model, [source for source, _ in pairs], targets, max_tokens)
+        candidates = iter(
+            Candidate(text, hypothesis.score, *mine) for text, (_, hypothesis), mine in zip(texts, pairs, visits)
+        )
+        for mine in best:
+            yield tuple(itertools.islice(candidates, len(mine)))
 
     def _encode(self, line: str, target: str) -> Tensor:
         tokens = self.loaded.task.encode(line.strip(), target)
@@ -96,7 +144,7 @@ class Translator:
             return tokens
         warnings.warn(
             f"a sentence of {len(tokens)} tokens ({line.strip()[:30]!r}...) is cut to the {longest} that the model takes",
-            stacklevel=3,
+            stacklevel=4,
         )
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
@@ -104,9 +152,7 @@ class Translator:
 
 
 @contextmanager
-def _reporter(
-    progress: bool | Callable[[int], object] | None, total: int, title: str
-) -> Iterator[Callable[[int], object]]:
+def _reporter(progress: Progress, total: int, title: str) -> Iterator[Callable[[int], object]]:
     if callable(progress):
         yield progress
         return

@@ -112,7 +112,10 @@ class DataFolder:
         language = split_direction(direction)[1 if side == "target" else 0]
         path = self.path / "text" / f"{split}.{self.pair_of(direction)}.{language}"
         if not path.is_file():
-            raise UserError(f"{path} is missing: the raw sentences of {split} {direction} are needed as references")
+            raise UserError(
+                f"{path} is missing: the raw sentences of {split} {direction} are needed as references; an exported model "
+                "has none, so name the data folder with --data"
+            )
         try:
             text = path.read_bytes().decode("utf-8")  # a carriage return may be part of a sentence
         except UnicodeDecodeError as error:

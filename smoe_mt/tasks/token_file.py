@@ -10,6 +10,7 @@ offsets int64[n] in bytes. PREFIX.bin: the sentences, one after the other.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ class TokenFile:
         size = int(self.sizes[line]) * np.dtype(self._tokens_type).itemsize
         offset = int(self._offsets[line])
         return self._data[offset : offset + size].view(self._tokens_type)
+
+    def chunks(self, lines: int = 2**18) -> Iterator[tuple[int, np.ndarray]]:
+        """All tokens in order, `lines` sentences at a time: (sentences, int[tokens] of them, a view into the file)."""
+        width = np.dtype(self._tokens_type).itemsize
+        for first in range(0, self._length, lines):
+            last = min(first + lines, self._length) - 1
+            begin, end = int(self._offsets[first]), int(self._offsets[last]) + int(self.sizes[last]) * width
+            yield last + 1 - first, self._data[begin:end].view(self._tokens_type)
 
     def __getstate__(self) -> Path:
         return self.prefix

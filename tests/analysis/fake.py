@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from smoe_mt.analysis.capacity import CapacityReport
+from smoe_mt.analysis.entropy import GateEntropy
 from smoe_mt.analysis.load import ExpertLoad
 from smoe_mt.analysis.visits import Block, VisitCounts
 from smoe_mt.moe import GateLoad, Routing
@@ -20,12 +21,13 @@ def routing(visits: list[list[int]], asked: tuple[list[int], ...] = ([1, 3], [2]
 
 def report(encoder: dict[str, list[list[int]]], decoder: dict[str, list[list[int]]], strata: int = 2) -> CapacityReport:
     """A report of a model with one block a side, from the visits [B, T] of each direction."""
-    visits, load = VisitCounts(BLOCKS, strata), ExpertLoad(BLOCKS)
+    visits, load, entropy = VisitCounts(BLOCKS, strata), ExpertLoad(BLOCKS, (1, 1)), GateEntropy(BLOCKS)
     for direction, visited in encoder.items():
         routings = (routing(visited), routing(decoder[direction]))
         visits.add(direction, routings)
         load.add(direction, routings)
-    return CapacityReport(visits, load, {"name": "fake", "model": "SMoE-1-1", "split": "test"})
+        entropy.add(direction, routings)
+    return CapacityReport(visits, load, entropy, {"name": "fake", "model": "SMoE-1-1", "split": "test"})
 
 
 VARIED = {"nso-en": [[1, 2, 2], [2, 0, 0]], "en-nso": [[1, 1, 1, 2]]}

@@ -11,11 +11,20 @@ from xml.etree import ElementTree
 import pytest
 
 from smoe_mt.analysis.command import write
-from smoe_mt.analysis.figures import by_block, by_direction
+from smoe_mt.analysis.figures import FIGURES
+from smoe_mt.analysis.figures.capacity_by_block import draw as by_block
+from smoe_mt.analysis.figures.capacity_by_direction import draw as by_direction
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
-from tests.analysis.fake import ALIKE, VARIED, report
+from smoe_mt.analysis.tokens import TokenMean
+from tests.analysis.fake import ALIKE, BLOCKS, VARIED, report
 
-FIGURES = [f"capacity_by_{what}.{kind}" for what in ("block", "direction") for kind in ("png", "svg")]
+CAPACITY = ("capacity_by_direction", "capacity_by_block", "capacity_per_token")
+ROUTING = ("stratum_load", "expert_load", "gate_entropy", "language_overlap")
+NUMBERS = ["requested_capacity.csv", "requested_capacity.json"]
+
+
+def files(*figures: str) -> list[str]:
+    return sorted(f"{name}.{kind}" for name in figures for kind in ("png", "svg", "csv", "json"))
 
 
 def test_histogram_has_a_bar_for_each_number_of_visits() -> None:
@@ -63,22 +72,24 @@ def test_csv_has_a_row_for_each_direction_and_block() -> None:
 
 
 def test_figures_and_numbers_are_written(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
     written = write(report(VARIED, ALIKE), tmp_path / "new")
-    assert sorted(path.name for path in written) == [*FIGURES, "requested_capacity.csv", "requested_capacity.json"]
+    assert sorted(path.name for path in written) == sorted([*files(*CAPACITY, *ROUTING), *NUMBERS])
     assert all(path.stat().st_size for path in written)
     assert not list((tmp_path / "new").glob("*.tmp-*"))
     ElementTree.parse(tmp_path / "new" / "capacity_by_block.svg")
 
 
-def test_full_collapse_draws_no_figure_and_removes_old_ones(tmp_path: Path) -> None:
+def test_full_collapse_draws_no_figure_of_capacity_and_removes_old_ones(tmp_path: Path) -> None:
     write(report(VARIED, ALIKE), tmp_path)
     write(report(ALIKE, ALIKE), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["requested_capacity.csv", "requested_capacity.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files(*ROUTING), *NUMBERS])
     assert json.loads((tmp_path / "requested_capacity.json").read_text())["collapsed"] == ["encoder.2", "decoder.2"]
 
 
 def test_the_same_numbers_give_the_same_svg(tmp_path: Path) -> None:
     for name in ("one", "two"):
+        (tmp_path / name).mkdir()
         write(report(VARIED, ALIKE), tmp_path / name)
     one, two = ((tmp_path / name / "capacity_by_block.svg").read_bytes() for name in ("one", "two"))
     assert one == two
@@ -101,3 +112,43 @@ def test_panels_of_many_directions_stand_one_over_the_other() -> None:
     for directions, rows in ((VARIED, 1), (many, 2)):
         figure = by_direction(report(directions, directions))
         assert figure.axes[0].get_gridspec().nrows == rows
+
+
+def extremes(direction: str) -> list[TokenMean]:
+    ranks = {"lowest": (1, 10, 30), "highest": (900, 1200, 1200)}
+    return [
+        TokenMean(direction, BLOCKS[0], group, f"t{rank}", 9, 1.5, rank)
+        for group, found in ranks.items()
+        for rank in found
+    ]
+
+
+def test_every_figure_has_its_numbers_beside_it(tmp_path: Path) -> None:
+    """The tables have the columns that they announce, in CSV as in JSON."""
+    full = report(VARIED, VARIED)
+    full.extremes.extend([*extremes("nso-en"), *extremes("en-nso")])
+    for figure in FIGURES:
+        assert [path.name for path in figure.write(full, tmp_path)] == [
+            f"{figure.name}.{kind}" for kind in ("png", "svg", "csv", "json")
+        ]
+        rows = list(csv.DictReader((tmp_path / f"{figure.name}.csv").open(encoding="utf-8")))
+        content = json.loads((tmp_path / f"{figure.name}.json").read_text())
+        assert tuple(rows[0]) == figure.columns == tuple(content["rows"][0])
+        assert len(rows) == len(content["rows"]) > 0 and content["caption"]
+
+
+def test_violins_of_a_block_that_varies() -> None:
+    full = report(VARIED, ALIKE)
+    full.extremes.extend(extremes("nso-en"))
+    drawing = next(figure for figure in FIGURES if figure.name == "token_rank").draw(full)
+    (panel,) = drawing.axes
+    assert panel.get_title(loc="left") == "Encoder, layer 2"
+    low, high = panel.get_ylim()
+    assert low > high, "frequent tokens are on top"
+
+
+def test_many_languages_are_drawn_too() -> None:
+    many = {f"l{number}-en": [[1, 2]] for number in range(30)}
+    for figure in FIGURES:
+        if figure.name != "token_rank":
+            figure.draw(report(many, many)).canvas.draw()

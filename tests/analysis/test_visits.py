@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smoe_mt.analysis.load import ExpertLoad
+from smoe_mt.analysis.entropy import GateEntropy
+from smoe_mt.analysis.load import ExpertLoad, language_of
 from smoe_mt.analysis.visits import Block, VisitCounts
+from smoe_mt.moe import GateLoad, Routing
 from tests.analysis.fake import ALIKE, BLOCKS, VARIED, report, routing
 
 ENCODER, DECODER = BLOCKS
@@ -54,10 +56,49 @@ def test_a_block_too_many_is_an_error() -> None:
 
 
 def test_load_is_a_share_of_each_gates_slots() -> None:
-    load = ExpertLoad((ENCODER,))
+    load = ExpertLoad((ENCODER,), (1, 1))
     load.add("nso-en", [routing([[1]], asked=([1, 3], [0]))])
     load.add("nso-en", [routing([[1]], asked=([4, 2], [0]))])
     assert load.shares("nso-en") == {"encoder.2": [[0.5, 0.5], [0.0]]}
+
+
+def two_languages() -> ExpertLoad:
+    load = ExpertLoad((ENCODER,), (1, 2))
+    load.add("nso-en", [routing([[1]], asked=([1, 3, 0], [2, 2]))])
+    load.add("nso-msa", [routing([[1]], asked=([1, 1, 0], [0, 0]))])
+    load.add("en-nso", [routing([[1]], asked=([0, 0, 4], [0, 0]))])
+    return load
+
+
+def test_load_by_language_is_over_gates_and_directions() -> None:
+    shares = two_languages().by_language(ENCODER)
+    assert {language: share.tolist() for language, share in shares.items()} == {
+        "en": [0, 0, 1],
+        "nso": pytest.approx([0.2, 0.6, 0.2]),
+    }
+
+
+def test_load_by_stratum_adds_its_experts_up() -> None:
+    assert two_languages().by_stratum(ENCODER)["nso"].tolist() == pytest.approx([0.2, 0.8])
+
+
+def test_overlap_is_the_share_of_slots_in_common() -> None:
+    overlap = two_languages().overlap(ENCODER)
+    assert torch.allclose(overlap, torch.tensor([[1, 0.2], [0.2, 1]]).double())
+
+
+def test_the_decoder_reads_the_target_language() -> None:
+    assert language_of("encoder", "nso-en") == "nso" and language_of("decoder", "nso-en") == "en"
+
+
+def test_entropy_is_a_mean_over_tokens_not_passes() -> None:
+    entropy = GateEntropy((ENCODER,))
+    for tokens, value in ((3, 0.2), (1, 1.0)):
+        gates = tuple(GateLoad(*(torch.tensor(t),) * 3) for t in ([tokens, 0], [0]))
+        entropy.add(
+            "nso-en", [Routing(torch.zeros(()), torch.ones(1, 1), gates, (torch.tensor(value), torch.zeros(())))]
+        )
+    assert entropy.means(ENCODER) == [pytest.approx(0.4), None]
 
 
 def test_counts_stay_whole_numbers() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sacrebleu
@@ -73,6 +77,20 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
         (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
         (["--limit", "0"], "--limit 0: it must be 1 or more"),
         (["--beam", "0"], "beam is 0"),
+        (["--out", "/dev/null/x"], "/dev/null/x: cannot be written (Not a directory)"),
+        (["--metrics", "bleu", "ter"], "unknown metric 'ter': there are bleu, chrf"),
+        (["--compare"], "--compare needs two runs or more"),
+        (["--compare", "--resamples", "0"], "--resamples 0: it must be 1 or more"),
+        (["--source", "x", "--direction", "aa-en"], "belong together: --reference missing"),
+        (
+            ["--direction", "aa-en"],
+            "--source and --reference missing; to choose directions of a split, use --directions",
+        ),
+        (
+            ["--source", "x", "--reference", "y", "--direction", "aa-en"],
+            "x: cannot be read (No such file or directory)",
+        ),
+        (["--source", "x", "--reference", "y", "--direction", "aa-en", "--split", "test"], "leave out --split"),
     ],
 )
 def test_what_cannot_be_evaluated(
@@ -82,3 +100,84 @@ def test_what_cannot_be_evaluated(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert message in error or set(message.split(", ")) <= set(error.replace(",", " ").split())
+
+
+def test_finished_hypotheses_are_not_made_again(
+    trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", str(trained_run.folder), "--out", str(tmp_path), "--limit", "3", "--device", "cpu"]
+    assert cli.main([*command, "--directions", "aa-en"]) == 0
+    translated = []
+    translate = Translator.translate
+
+    def watched(self: Translator, lines: list[str], source: str, target: str, **options: Any) -> list[str]:
+        translated.append(f"{source}-{target}")
+        return translate(self, lines, source, target, **options)
+
+    monkeypatch.setattr(Translator, "translate", watched)
+    assert cli.main([*command, "--directions", "aa-en", "en-aa", "--metrics", "bleu", "piece_bleu"]) == 0
+    assert translated == ["en-aa"]
+    assert "1 directions were translated already" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["reused"] == ["aa-en"] and list(scores["metrics"]) == ["bleu", "piece_bleu"]
+    assert set(scores["directions"]["aa-en"]) == {"bleu", "piece_bleu", "signatures", "sentences"}
+    assert cli.main([*command, "--directions", "aa-en", "--again"]) == 0
+    assert cli.main([*command, "--directions", "aa-en", "--beam", "2"]) == 0
+    assert translated == ["en-aa", "aa-en", "aa-en"]
+
+
+def test_text_of_ones_own(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = trained_run.data / "text"
+    files = ["--source", str(text / "valid.aa-en.aa"), "--reference", str(text / "valid.aa-en.en")]
+    command = ["evaluate", str(trained_run.folder), "--device", "cpu", "--beam", "1"]
+    own, split = tmp_path / "own", tmp_path / "split"
+    assert cli.main([*command, *files, "--direction", "aa-en", "--out", str(own)]) == 0
+    assert cli.main([*command, "--split", "valid", "--directions", "aa-en", "--out", str(split)]) == 0
+    scores, same = (json.loads((folder / "scores.json").read_text()) for folder in (own, split))
+    assert scores["directions"] == same["directions"]
+    assert scores["split"] is None and scores["source"] == files[1] and scores["benchmark"] is None
+    assert f"{files[1]}, beam 1" in capsys.readouterr().out
+
+
+def test_two_processes_give_the_results_of_one(trained_run: TrainedRun, tmp_path: Path) -> None:
+    options = ["evaluate", str(trained_run.folder), "--directions", "aa-en,en-bb", "--device", "cpu", "--out"]
+    assert cli.main([*options, str(tmp_path / "one")]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "smoe_mt.cli", *options, str(tmp_path / "two")]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("split test, beam 5") == 1, "only the first process speaks"
+    one, two = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["directions"] == two["directions"]
+    for direction in ("aa-en", "en-bb"):
+        files = [tmp_path / name / "hypotheses" / f"{direction}.hyp" for name in ("one", "two")]
+        assert files[0].read_text() == files[1].read_text()
+
+
+def test_compared(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = trained_run.folder / "checkpoint_last.pt"
+    options = ["--out", str(tmp_path), "--beam", "1", "--directions", "aa-en,en-aa", "--device", "cpu"]
+    command = ["evaluate", str(trained_run.folder), str(last), "--compare", "--resamples", "100"]
+    assert cli.main([*command, *options]) == 0
+    assert "checkpoint_last against run" in capsys.readouterr().out
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["baseline"] == "run" and set(content["checkpoints"]) == {"run", "checkpoint_last"}
+    entries = {(one["metric"], one["direction"]): one for one in content["comparisons"]}
+    assert set(entries) == {(m, d) for m in ("bleu", "chrf") for d in ("aa-en", "en-aa", "all sentences")}
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "checkpoint_last")]
+    first, second = (each["directions"]["aa-en"]["chrf"] for each in scores)
+    assert entries["chrf", "aa-en"]["delta"] == pytest.approx(second - first)
+
+
+def test_an_exported_model_on_text_of_ones_own(trained_run: TrainedRun, tmp_path: Path) -> None:
+    exported, out = tmp_path / "exported", tmp_path / "out"
+    assert cli.main(["export", str(trained_run.folder), str(exported)]) == 0
+    text = trained_run.data / "text"
+    files = ["--source", str(text / "test.aa-en.aa"), "--reference", str(text / "test.aa-en.en")]
+    options = ["--direction", "aa-en", "--beam", "1", "--metrics", "bleu,piece_bleu", "--device", "cpu"]
+    assert cli.main(["evaluate", str(exported), *files, *options, "--out", str(out)]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["directions"]["aa-en"]["sentences"] == 20 and scores["seed"] is None

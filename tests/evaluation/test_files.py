@@ -1,61 +1,98 @@
-"""What an evaluation leaves behind."""
+"""What an evaluation leaves behind, and what of it is used again."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation import files
-from smoe_mt.evaluation.files import write_evaluation
+from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.metrics import Corpus
 
 FIRST = Corpus("nso-en", ("a\tb", "č"), ("x", ""), ("r", "s"))
 SECOND = Corpus("en-nso", ("a",), ("y",), ("t",))
+MODEL = {"checkpoint": [["best.pt", 3, 7]], "beam": 5}
+OTHER = {"checkpoint": [["best.pt", 3, 8]], "beam": 5}
 
 
-def scores(*corpora: Corpus) -> dict[str, dict[str, int]]:
-    return {"directions": {corpus.direction: 1 for corpus in corpora}}
+def write(folder: Path, *corpora: Corpus, model: dict[str, Any] = MODEL, again: bool = False) -> None:
+    results = Results(folder, model, again)
+    for corpus in corpora:
+        results.keep(corpus)
+    results.finish(corpora, {"directions": {corpus.direction: 1 for corpus in corpora}})
 
 
 def test_hypotheses_and_a_table_for_people(tmp_path: Path) -> None:
-    write_evaluation(tmp_path / "new", [FIRST], scores(FIRST))
+    write(tmp_path / "new", FIRST)
     hypotheses = tmp_path / "new" / "hypotheses"
     assert (hypotheses / "nso-en.hyp").read_text(encoding="utf-8") == "x\n\n"
     assert (hypotheses / "nso-en.tsv").read_text(encoding="utf-8") == (
         "source\thypothesis\treference\na b\tx\tr\nč\t\ts\n"
     )
-    assert json.loads((tmp_path / "new" / "scores.json").read_text()) == scores(FIRST)
+    assert json.loads((tmp_path / "new" / "scores.json").read_text()) == {"directions": {"nso-en": 1}}
 
 
-def test_an_earlier_evaluation_leaves_nothing(tmp_path: Path) -> None:
-    write_evaluation(tmp_path, [FIRST, SECOND], scores(FIRST, SECOND))
-    write_evaluation(tmp_path, [SECOND], scores(SECOND))
-    assert sorted(path.name for path in (tmp_path / "hypotheses").iterdir()) == ["en-nso.hyp", "en-nso.tsv"]
+def test_hypotheses_are_used_again(tmp_path: Path) -> None:
+    Results(tmp_path, MODEL).keep(FIRST)  # interrupted before the scores
+    results = Results(tmp_path, MODEL)
+    assert results.kept(FIRST.translated(())) == FIRST.hypotheses
+    assert results.kept(SECOND.translated(())) is None
+
+
+@pytest.mark.parametrize("reason", ["checkpoint", "sources", "damage", "missing", "again", "record"])
+def test_other_hypotheses_are_not(tmp_path: Path, reason: str) -> None:
+    write(tmp_path, FIRST)
+    text, model = FIRST.translated(()), MODEL
+    if reason == "checkpoint":
+        model = OTHER
+    elif reason == "sources":
+        text = Corpus("nso-en", ("a\tb", "c"), (), ("r", "s"))
+    elif reason == "damage":
+        (tmp_path / "hypotheses" / "nso-en.hyp").write_text("x\nz\n")
+    elif reason == "missing":
+        (tmp_path / "hypotheses" / "nso-en.hyp").unlink()
+    elif reason == "record":
+        (tmp_path / "hypotheses" / "made_from.json").write_text('{"format": 1, ')
+    assert Results(tmp_path, model, again=reason == "again").kept(text) is None
+
+
+def test_an_earlier_evaluation_of_another_model_leaves_nothing(tmp_path: Path) -> None:
+    write(tmp_path, FIRST, SECOND)
+    write(tmp_path, SECOND, model=OTHER)
+    names = ["en-nso.hyp", "en-nso.tsv", "made_from.json"]
+    assert sorted(path.name for path in (tmp_path / "hypotheses").iterdir()) == names
+
+
+def test_other_directions_of_the_same_model_stay(tmp_path: Path) -> None:
+    write(tmp_path, FIRST)
+    write(tmp_path, SECOND)
+    assert Results(tmp_path, MODEL).kept(FIRST) == FIRST.hypotheses
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
     (tmp_path / "hypotheses").mkdir()
     (tmp_path / "hypotheses" / "notes.txt").write_text("mine")
-    write_evaluation(tmp_path, [FIRST], scores(FIRST))
-    write_evaluation(tmp_path, [SECOND], scores(SECOND))
+    write(tmp_path, FIRST)
+    write(tmp_path, SECOND, model=OTHER)
     assert (tmp_path / "hypotheses" / "notes.txt").read_text() == "mine"
 
 
 def test_no_scores_when_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_evaluation(tmp_path, [FIRST], scores(FIRST))
+    write(tmp_path, FIRST)
 
     def full_disk(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "write_text", full_disk)
     with pytest.raises(UserError, match="No space left"):
-        write_evaluation(tmp_path, [SECOND], scores(SECOND))
+        write(tmp_path, SECOND)
     assert not (tmp_path / "scores.json").exists()
 
 
 def test_nothing_temporary_stays(tmp_path: Path) -> None:
-    write_evaluation(tmp_path, [FIRST], scores(FIRST))
+    write(tmp_path, FIRST)
     assert not list(tmp_path.rglob("*.tmp-*"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from smoe_mt.evaluation.metrics import METRICS, Corpus
+from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus
 from smoe_mt.evaluation.scores import DirectionScores, as_json, class_means, copy_baseline, means, score
 
 
 def flat(value: float) -> DirectionScores:
-    return DirectionScores({metric.name: value for metric in METRICS}, {"bleu": "sig"}, 7)
+    return DirectionScores({metric.name: value for metric in DEFAULT_METRICS}, {"bleu": "sig"}, 7)
 
 
 def test_means_are_unweighted_and_by_side_of_english() -> None:
@@ -21,6 +21,13 @@ def test_means_are_unweighted_and_by_side_of_english() -> None:
 
 def test_a_group_without_directions_has_no_mean() -> None:
     assert means({"nso-cat": flat(2)})["mean_to_en"] is None
+
+
+def test_a_mean_is_over_the_directions_that_have_a_value() -> None:
+    rates = {"nso-en": 0.5, "en-nso": None, "cat-en": 0.1}
+    found = means({direction: DirectionScores({"off_target": rate}, {}, 7) for direction, rate in rates.items()})
+    assert found["mean"] == {"off_target": pytest.approx(0.3)}
+    assert found["mean_from_en"] == {"off_target": None}
 
 
 def test_entry_of_a_direction() -> None:

@@ -9,13 +9,13 @@ import pytest
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
 from smoe_mt.evaluation.evaluate import Evaluation
-from smoe_mt.evaluation.metrics import METRICS, Corpus
+from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus
 from smoe_mt.evaluation.scores import DirectionScores
 from smoe_mt.evaluation.table import samples, scores_table
 
 
 def flat(value: float) -> DirectionScores:
-    return DirectionScores({metric.name: value for metric in METRICS}, {}, 2)
+    return DirectionScores({metric.name: value for metric in DEFAULT_METRICS}, {}, 2)
 
 
 def evaluation(name: str, value: float, directions: tuple[str, ...] = ("nso-en", "en-nso")) -> Evaluation:

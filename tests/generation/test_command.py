@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.generation.command import read_chunks
+from smoe_mt.generation.command import gathered, read_chunks
 
 
 def lines_of(content: bytes, size: int = 1 << 18) -> list[str]:
@@ -49,3 +49,9 @@ def test_a_line_in_a_pipe_is_there_before_the_next_is_written() -> None:
         assert timer.is_alive()
         timer.cancel()
         os.close(writing)
+
+
+def test_lines_gathered_for_a_batch() -> None:
+    chunks = [["a"], ["b", "c", "d"], [], ["e"]]
+    assert list(gathered(chunks, 3)) == [["a", "b", "c", "d"], ["e"]]
+    assert list(gathered(iter(chunks), 1)) == [["a"], ["b", "c", "d"], ["e"]]

@@ -1,13 +1,17 @@
-"""The metrics that every evaluation computes. A new one is one file beside these and one line below."""
+"""The metrics that an evaluation can compute. A new one is one file beside these and one line below."""
 
-from smoe_mt.evaluation.metrics import bleu, chrf, copied, length
+from smoe_mt.evaluation.metrics import bleu, chrf, copied, length, off_target, piece_bleu, spbleu
 from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score
 
 METRICS: tuple[Metric, ...] = (
     bleu.METRIC,
     chrf.METRIC,
+    spbleu.METRIC,
+    piece_bleu.METRIC,
     length.METRIC,
     copied.METRIC,
+    off_target.METRIC,
 )
+DEFAULT_METRICS = tuple(metric for metric in METRICS if not metric.optional)
 
-__all__ = ["METRICS", "Corpus", "Metric", "Score"]
+__all__ = ["DEFAULT_METRICS", "METRICS", "Corpus", "Metric", "Score"]

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smoe_mt.tasks.pieces import FolderPieces
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One direction of a split, raw text, line by line: the three have the same length."""
+    """One direction of a split, raw text, line by line: the three have the same length.
+
+    `pieces` splits text as the model does, for metrics that look at its pieces.
+    """
 
     direction: str
     sources: tuple[str, ...]
     hypotheses: tuple[str, ...]
     references: tuple[str, ...]
+    pieces: FolderPieces | None = field(default=None, compare=False, repr=False)
 
     @property
     def target_language(self) -> str:
         """The language of hypotheses and references."""
         return self.direction.split("-")[1]
+
+    def translated(self, hypotheses: Sequence[str]) -> Corpus:
+        """The same text with these hypotheses."""
+        return replace(self, hypotheses=tuple(hypotheses))
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,15 @@ class Score:
     signature: str | None = None
 
 
+def needs_nothing() -> None:
+    """The check of a metric that can be computed everywhere."""
+
+
+def as_it_is(corpus: Corpus, lines: Sequence[str]) -> list[str]:
+    """Text without any preparation."""
+    return list(lines)
+
+
 @dataclass(frozen=True)
 class Metric:
     """`name` is its key in scores.json, `title` its column in tables, shown with `decimals`."""
@@ -37,4 +58,13 @@ class Metric:
     title: str
     meaning: str
     decimals: int
-    compute: Callable[[Corpus], Score]
+    #: None for a direction that the metric has no value for.
+    compute: Callable[[Corpus], Score | None]
+    #: Raises UserError, saying what to do, where the metric cannot be computed.
+    check: Callable[[], None] = needs_nothing
+    #: Computed only when asked for.
+    optional: bool = False
+    #: Makes sacreBLEU's object, for a metric of sacreBLEU's; these can be compared by resampling.
+    scorer: Callable[[], Any] | None = None
+    #: What that object sees of a corpus' hypotheses or references.
+    prepare: Callable[[Corpus, Sequence[str]], list[str]] = as_it_is

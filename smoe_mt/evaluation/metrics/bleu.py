@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score
+from typing import Any
+
+from smoe_mt.evaluation.metrics.by_sacrebleu import sacrebleu_metric
 
 
-def compute(corpus: Corpus) -> Score:
+def scorer() -> Any:
     """Corpus BLEU, 0 to 100."""
     from sacrebleu.metrics.bleu import BLEU
 
-    metric = BLEU()
-    value = metric.corpus_score(list(corpus.hypotheses), [list(corpus.references)]).score
-    return Score(value, str(metric.get_signature()))
+    return BLEU()
 
 
-METRIC = Metric("bleu", "BLEU", "sacreBLEU's corpus BLEU, 0 to 100", 1, compute)
+METRIC = sacrebleu_metric("bleu", "BLEU", "sacreBLEU's corpus BLEU, 0 to 100", scorer)

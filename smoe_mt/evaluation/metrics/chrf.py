@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score
+from typing import Any
+
+from smoe_mt.evaluation.metrics.by_sacrebleu import sacrebleu_metric
 
 
-def compute(corpus: Corpus) -> Score:
+def scorer() -> Any:
     """Corpus chrF++, 0 to 100."""
     from sacrebleu.metrics.chrf import CHRF
 
-    metric = CHRF(word_order=2)
-    value = metric.corpus_score(list(corpus.hypotheses), [list(corpus.references)]).score
-    return Score(value, str(metric.get_signature()))
+    return CHRF(word_order=2)
 
 
-METRIC = Metric("chrf", "chrF++", "sacreBLEU's corpus chrF++ (word order 2), 0 to 100", 1, compute)
+METRIC = sacrebleu_metric("chrf", "chrF++", "sacreBLEU's corpus chrF++ (word order 2), 0 to 100", scorer)

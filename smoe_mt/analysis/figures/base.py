@@ -1,0 +1,152 @@
+"""What a figure is, how it is written, and what all of them look like."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smoe_mt.analysis.capacity import CapacityReport
+from smoe_mt.analysis.visits import Block
+from smoe_mt.evaluation.files import write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+# Okabe and Ito's palette, which people with any colour vision can tell apart.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+COLOURS = {"encoder": PALETTE[0], "decoder": PALETTE[1]}
+HEAT = "cividis"  # made for all kinds of colour vision
+FORMATS = ("png", "svg")
+WIDE = 30  # inches; a figure wider than this gets fewer dots an inch
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, and the numbers that it shows.
+
+    caption  what the axes mean, for a report
+    applies  whether there is anything to see in this report
+    columns  names of the columns of its table, with units where there are any
+    rows     the table
+    draw     the drawing
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: Callable[[CapacityReport], list[list[Any]]]
+    draw: Callable[[CapacityReport], Drawing]
+    applies: Callable[[CapacityReport], bool] = lambda report: True
+
+    def write(self, report: CapacityReport, folder: Path) -> list[Path]:
+        """PNG, SVG, CSV and JSON in `folder`; returns the paths. Nothing, and what an earlier report left is removed, where
+        it does not apply."""
+        paths = [folder / f"{self.name}.{kind}" for kind in (*FORMATS, "csv", "json")]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if not self.applies(report):
+            return []
+        rows = self.rows(report)
+        save(self.draw(report), folder / self.name)
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([self.columns, *([_cell(v) for v in row] for row in rows)])
+        write_text(folder / f"{self.name}.csv", stream.getvalue())
+        records = [dict(zip(self.columns, row, strict=True)) for row in rows]
+        write_json(folder / f"{self.name}.json", {"title": self.title, "caption": self.caption, "rows": records})
+        return paths
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6f}" if isinstance(value, float) else value
+
+
+def canvas(width: float, height: float) -> Drawing:
+    """An empty drawing, in inches."""
+    from matplotlib.figure import Figure as Drawing
+
+    return Drawing(figsize=(width, height), layout="constrained")
+
+
+def heading(drawing: Drawing, report: CapacityReport, title: str) -> None:
+    """Title, and below it what was looked at."""
+    details = report.details
+    drawing.suptitle(f"{title}\n{details['model']}, {details['split']}, teacher-forced", fontsize=11)
+
+
+def block_name(block: Block, short: bool = False) -> str:
+    """As axes name it: "Encoder, layer 2", or "enc 2"."""
+    return f"{block.side[:3]} {block.layer}" if short else f"{block.side.capitalize()}, layer {block.layer}"
+
+
+def panels(
+    report: CapacityReport, width: float, height: float, legend: float = 0.0
+) -> tuple[Drawing, dict[Block, Axes]]:
+    """A drawing with a panel of `width` x `height` inches for each block: a row for each side, layers from left to right."""
+    most = max(len(report.visits.side(side)) for side in report.sides)
+    drawing = canvas(width * most + legend, height * len(report.sides) + 0.5)
+    grid = drawing.subplots(len(report.sides), most, squeeze=False)
+    placed = {}
+    for row, side in zip(grid, report.sides):
+        for panel, block in zip(row, report.visits.side(side)):
+            panel.set_title(block_name(block), fontsize=10)
+            placed[block] = panel
+        for panel in row[len(report.visits.side(side)) :]:
+            panel.set_axis_off()
+    return drawing, placed
+
+
+def heat_map(
+    panel: Axes, values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], top: float
+) -> Any:
+    """Squares coloured from 0 to `top`, with their value in percent where they are few; returns what a colour bar needs."""
+    image = panel.imshow(values, cmap=HEAT, vmin=0, vmax=top, aspect="auto")
+    panel.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) < 4 else 90)
+    panel.set_yticks(range(len(rows)), rows)
+    panel.tick_params(labelsize=8 if max(len(rows), len(columns)) <= 40 else 5, length=0)
+    panel.spines[:].set_visible(False)
+    if len(rows) * len(columns) <= 320:
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                colour = "white" if value < 0.55 * top else "black"
+                panel.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    return image
+
+
+def colour_bar(drawing: Drawing, image: Any, placed: Sequence[Axes], label: str) -> None:
+    """A scale in percent beside the panels."""
+    from matplotlib.ticker import PercentFormatter
+
+    bar = drawing.colorbar(image, ax=list(placed), format=PercentFormatter(1.0, decimals=0), shrink=0.9, pad=0.02)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def tidy(panel: Axes, grid: str = "y") -> None:
+    """Thin grid lines behind the data, no box around it."""
+    panel.grid(axis=grid, alpha=0.3)  # type: ignore[arg-type]
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def save(drawing: Drawing, base: Path) -> None:
+    """`base`.png and `base`.svg, each whole or not at all."""
+    for kind in FORMATS:
+        write_bytes(base.with_name(f"{base.name}.{kind}"), as_bytes(drawing, kind))
+
+
+def as_bytes(drawing: Drawing, kind: str) -> bytes:
+    """The drawing as a file of this kind; the same numbers give the same bytes."""
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    dpi = 200 if drawing.get_figwidth() <= WIDE else 100
+    with rc_context({"svg.hashsalt": "smoe_mt", "svg.fonttype": "none"}):
+        drawing.savefig(content, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    return content.getvalue()

@@ -1,0 +1,180 @@
+"""The model card: what an exported model is, what it was trained on, how well it does, and under which licences."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from smoe_mt.generation.checkpoint import LoadedModel, results_folder
+
+KIND_NAMES = {
+    "none": "dense transformer",
+    "vanilla": "mixture of experts, top-2 (GShard)",
+    "switch": "mixture of experts, top-1 (Switch)",
+    "eom": "mixture of experts with expert output masking",
+    "cmr": "conditional MoE routing",
+    "stacking": "stacked mixtures of experts",
+    "stratified": "stratified mixture of experts (SMoE)",
+}
+
+
+def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
+    """split -> content of scores.json, of the evaluations of this checkpoint that stand beside it.
+
+    Those that cannot be read, or are of another number of updates, are left out with a warning.
+    """
+    found = {}
+    for path in sorted(results_folder(loaded.checkpoint, "evaluation").glob("*/scores.json")):
+        try:
+            scores = json.loads(path.read_text(encoding="utf-8"))
+            updates, directions = scores["updates"], scores["directions"]
+        except (ValueError, KeyError, TypeError):
+            warnings.warn(f"{path}: no scores to read, left out of the model card; evaluate again", stacklevel=2)
+            continue
+        if updates != loaded.updates:
+            warnings.warn(
+                f"{path}: of {updates} updates, and the model has {loaded.updates}; left out of the model card",
+                stacklevel=2,
+            )
+        elif directions:
+            found[path.parent.name] = scores
+    return found
+
+
+def model_card(
+    config: Mapping[str, Any], corpus: Mapping[str, Any], scores: Mapping[str, Any], licence: str | None
+) -> str:
+    """The card as Markdown with a YAML head. `config`: of config.json; `corpus`: of corpus.json; `scores`: by split."""
+    parts = [
+        _head(config, licence),
+        f"# {config['name']}",
+        _summary(config),
+        "## Use",
+        _use(config),
+        "## Data",
+        _data(corpus),
+        "## Scores",
+        "\n\n".join(_scores(split, one) for split, one in scores.items())
+        or "None were beside the checkpoint when it was exported.",
+        "## Model",
+        _table(("setting", "value"), _settings(config)),
+        "## Licence",
+        _licence(corpus, licence),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def languages_of(config: Mapping[str, Any]) -> list[str]:
+    """Sorted codes of the languages of the directions."""
+    return sorted({language for direction in config["directions"] for language in direction.split("-")})
+
+
+def _head(config: Mapping[str, Any], licence: str | None) -> str:
+    rows = ["---", "language:", *(f"- {json.dumps(language)}" for language in languages_of(config))]
+    rows += [f"license: {json.dumps(licence.lower() if licence else 'other')}", "pipeline_tag: translation"]
+    return "\n".join([*rows, "library_name: smoe_mt", "tags:", "- translation", "- mixture-of-experts", "---"])
+
+
+def _summary(config: Mapping[str, Any]) -> str:
+    model = config["config"]["model"]
+    kind = KIND_NAMES.get(model["moe"], model["moe"])
+    return (
+        f"Translates in {len(config['directions'])} directions: {', '.join(config['directions'])}. A {kind} with "
+        f"{config['parameters']:,} parameters, {config['updates']:,} updates of training, stored as {config['dtype']} "
+        f"({config['files']['model.safetensors']['bytes'] / 1e6:,.1f} MB)."
+    )
+
+
+def _use(config: Mapping[str, Any]) -> str:
+    source, target = config["directions"][0].split("-")
+    return (
+        f"```python\nfrom smoe_mt import Translator\n\ntranslator = Translator.from_pretrained({config['name']!r})"
+        "  # the path of this folder\n"
+        f'translator.translate(["..."], source="{source}", target="{target}")\n```\n\n'
+        f"```bash\nsmoe-mt translate -m {config['name']} -s {source} -t {target} < text\n```"
+    )
+
+
+def _data(corpus: Mapping[str, Any]) -> str:
+    splits = list(corpus.get("splits", {}))
+    counts = [
+        (pair, *(f"{corpus['splits'][split].get(pair, 0):,}" for split in splits)) for pair in corpus.get("pairs", [])
+    ]
+    parts = ["Sentence pairs; each pair of languages serves both of its directions.", _table(("pair", *splits), counts)]
+    sources = [
+        (
+            str(source.get("name", "?")),
+            str(source.get("version") or ""),
+            str(source.get("licence") or "not stated"),
+            ", ".join(f"{pair} {count:,}" for pair, count in (source.get("pairs") or {}).items()),
+        )
+        for source in corpus.get("sources", [])
+    ]
+    if sources:
+        parts += ["Sources:", _table(("source", "version", "licence", "pairs read"), sources)]
+    else:
+        parts.append("corpus.json names no sources.")
+    return "\n\n".join(parts)
+
+
+def _scores(split: str, scores: Mapping[str, Any]) -> str:
+    directions: Mapping[str, Mapping[str, Any]] = scores["directions"]
+    first = next(iter(directions.values()))
+    metrics = [name for name, value in first.items() if isinstance(value, (int, float)) and name != "sentences"]
+    rows = [
+        (direction, str(one.get("sentences", "")), *(_number(one.get(metric)) for metric in metrics))
+        for direction, one in directions.items()
+    ]
+    if isinstance(scores.get("mean"), dict):
+        rows.append(("mean", "", *(_number(scores["mean"].get(metric)) for metric in metrics)))
+    meanings, signatures = (_mapping(one) for one in (scores.get("metrics"), first.get("signatures")))
+    notes = [f"- {metric}: {meanings[metric]}" for metric in metrics if metric in meanings]
+    notes += [f"- {metric} signature: `{signature}`" for metric, signature in signatures.items()]
+    title = f"Split {split}, beam {scores.get('beam', '?')}, length penalty {scores.get('lenpen', '?')}:"
+    return "\n\n".join(
+        part for part in (title, _table(("direction", "sentences", *metrics), rows), "\n".join(notes)) if part
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) else ""
+
+
+def _settings(config: Mapping[str, Any]) -> list[Sequence[str]]:
+    model = config["config"]["model"]
+    rows = [
+        ("layers", f"{model['encoder_layers']} + {model['decoder_layers']}"),
+        ("dimension", str(model["encoder_embed_dim"])),
+        ("FFN dimension", str(model["encoder_ffn_embed_dim"])),
+        ("attention heads", str(model["encoder_attention_heads"])),
+        ("longest source and target, in pieces", f"{model['max_source_positions']}, {model['max_target_positions']}"),
+        ("moe", model["moe"]),
+    ]
+    if model["moe"] != "none":
+        layered = model["moe"] in ("stacking", "stratified")
+        experts = ("strata", _joined(model["strata"])) if layered else ("experts per block", str(model["num_experts"]))
+        rows += [experts, ("a block in every n-th layer, n", str(model["moe_freq"])), ("variant", model["variant"])]
+    vocabulary = config["task_state"].get("vocabulary", {})
+    return [*rows, ("vocabulary", f"{vocabulary['size']:,} entries" if "size" in vocabulary else "")]
+
+
+def _joined(strata: Any) -> str:
+    return strata if isinstance(strata, str) else ", ".join(map(str, strata))
+
+
+def _licence(corpus: Mapping[str, Any], licence: str | None) -> str:
+    weights = f"The weights: {licence}." if licence else "Whoever exported the weights stated no licence for them."
+    of_text = sorted({str(source["licence"]) for source in corpus.get("sources", []) if source.get("licence")})
+    text = f" The text that they were trained and tested on: {', '.join(of_text)}." if of_text else ""
+    return weights + text
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,110 @@
+"""``smoe-mt export``: a run becomes a folder that translates anywhere, without the training data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from smoe_mt import __version__
+from smoe_mt.errors import UserError
+from smoe_mt.files import whole_folder
+from smoe_mt.generation.card import model_card, read_scores
+from smoe_mt.generation.checkpoint import DTYPES, LoadedModel, load_model, pick_dtype
+from smoe_mt.generation.exported import (
+    CONFIG,
+    FORMAT,
+    FROM_DATA_FOLDER,
+    PARTS,
+    README,
+    WEIGHTS,
+    fingerprint,
+    plain_sections,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
+    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
+    parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
+    parser.add_argument(
+        "--dtype", default="fp32", choices=list(DTYPES), help="what weights are stored in (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export, and say where and how large. Raises UserError for what cannot be loaded or written."""
+    out = Path(args.out)
+    check_place(out, args.overwrite)
+    loaded = load_model(args.run, args.data, "cpu")
+    export(loaded, out, args.name or out.absolute().name, args.licence, args.dtype)
+    size = sum((out / name).stat().st_size for name in (CONFIG, README, *PARTS))
+    print(f"{out}: {size / 1e6:,.1f} MB, {', '.join((CONFIG, README, *PARTS))}")
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """UserError unless `out` is free, or an earlier export that may be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not ((out / CONFIG).is_file() and (out / WEIGHTS).is_file()):
+        raise UserError(f"{out} is there already and is no exported model; give another folder")
+    if not overwrite:
+        raise UserError(f"{out} holds an exported model already; give another folder, or --overwrite to replace it")
+
+
+def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None, dtype: str = "fp32") -> None:
+    """Write the model, its vocabulary and its card into `out`, in place of what is there; whole or not at all.
+
+    `licence`: of the weights, for the card; `dtype`: fp32, bf16 or fp16. Raises UserError where `out` cannot be written.
+    """
+    with whole_folder(out) as folder:
+        for part in FROM_DATA_FOLDER:
+            shutil.copyfile(loaded.task.folder.path / part, folder / part)
+        write_weights(loaded.model, folder / WEIGHTS, pick_dtype(dtype))
+        shutil.copymode(folder / FROM_DATA_FOLDER[0], folder / WEIGHTS)  # safetensors lets the owner alone read it
+        scores = read_scores(loaded)
+        config = {
+            "smoe_mt_export": FORMAT,
+            "smoe_mt_version": __version__,
+            "model_type": "smoe_mt",
+            "name": name,
+            "directions": loaded.task.directions,
+            "parameters": count_parameters(loaded.model),
+            "dtype": dtype,
+            "updates": loaded.updates,
+            "task_state": loaded.task.state_dict(),
+            "config": plain_sections(loaded.config),
+            "files": {part: fingerprint(folder / part) for part in PARTS},
+        }
+        (folder / README).write_text(model_card(config, loaded.task.folder.card, scores, licence), encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Weights of a model, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def write_weights(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """A safetensors file with each weight once; its metadata maps the names that are tied to the one that is kept."""
+    kept: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    names: dict[Any, str] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        if place in names:
+            tied[name] = names[place]
+            continue
+        names[place] = name
+        kept[name] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+    save_file(kept, path, metadata={"format": "pt", **tied})

@@ -1,0 +1,52 @@
+"""``smoe-mt report``: one page about one run or several."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from smoe_mt.errors import UserError
+from smoe_mt.evaluation.command import run_names
+from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.generation.checkpoint import find_checkpoint
+from smoe_mt.report.curves import read_curves
+from smoe_mt.report.pages import sections
+from smoe_mt.report.render import write_html, write_markdown
+from smoe_mt.report.run import open_run
+from smoe_mt.report.strata import analysis_of
+
+WRITERS = {".html": write_html, ".htm": write_html, ".md": write_markdown}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
+    parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
+    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument(
+        "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read what the runs have left, analyse those that were not, write the page. Raises UserError for what is no run."""
+    out = Path(args.out)
+    if out.suffix.lower() not in WRITERS:
+        raise UserError(f"--out {out}: a report is written as {' or '.join(WRITERS)}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.absolute().parent}")
+    checkpoints = [find_checkpoint(path) for path in args.runs]
+    runs = [open_run(path, name, args.data) for path, name in zip(args.runs, run_names(checkpoints))]
+    analyses = {run.name: analysis_of(run, args.split, args.data, args.device) for run in runs}
+    with progress_bar(len(runs), "curves", unit="run") as bar:
+        curves = {}
+        for one in runs:
+            curves[one.name] = read_curves(one)
+            bar.update()
+    title = "smoe_mt: " + ", ".join(one.name for one in runs)
+    try:
+        WRITERS[out.suffix.lower()](out, title, sections(runs, analyses, curves, args.split))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    print(out)

@@ -1,0 +1,73 @@
+"""What a report consists of, whatever it is written as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `missing`: what is not there, and what to do about it."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, the first column names the rows; `marked`: numbers of the rows that stand out; `words`: cells are no numbers."""
+
+    kind: ClassVar[str] = "table"
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    marked: frozenset[int] = frozenset()
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: `svg` for a browser, `png` for what cannot show that. `name` is that of its file."""
+
+    kind: ClassVar[str] = "picture"
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be shown as it is, folded away."""
+
+    kind: ClassVar[str] = "code"
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences with the visits of each token.
+
+    runs  name of a run -> {"strata": L, "blocks": [...], "directions": {direction: as in sentences.json}}
+    """
+
+    kind: ClassVar[str] = "sentences"
+    runs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: Sequence[Text | Table | Picture | Code | Sentences]
+
+    @property
+    def anchor(self) -> str:
+        """The name that links use; no other element of a page begins so."""
+        return "section-" + "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())

@@ -1,0 +1,91 @@
+"""What a run has left behind, read without loading the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoe_mt import register
+from smoe_mt.errors import UserError
+from smoe_mt.evaluation.files import SCORES
+from smoe_mt.evaluation.paper import row_name
+from smoe_mt.generation.checkpoint import TASK, find_checkpoint, results_folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run by its checkpoint; `config` is the checkpoint's own, in plain values."""
+
+    name: str
+    checkpoint: Path
+    config: Mapping[str, Any]
+    updates: int
+    data: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.checkpoint.parent
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The model's configuration."""
+        return self.config["model"]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the model has experts."""
+        return str(self.model["moe"]) != "none"
+
+    @property
+    def row(self) -> str:
+        """The model's name among `configs/model`."""
+        return row_name(self.model)
+
+    @cached_property
+    def card(self) -> Mapping[str, Any] | None:
+        """corpus.json of the data folder, or None where that is gone."""
+        return read_json(self.data / "corpus.json")
+
+    @cached_property
+    def scores(self) -> dict[str, Mapping[str, Any]]:
+        """scores.json of each split that was evaluated."""
+        files = sorted(results_folder(self.checkpoint, "evaluation").glob(f"*/{SCORES}"))
+        found = {file.parent.name: read_json(file) for file in files}
+        return {split: scores for split, scores in found.items() if scores and "directions" in scores}
+
+
+def open_run(path: str, name: str, data: str | None) -> Run:
+    """The run of a folder or checkpoint. UserError where there is no whole checkpoint of this plugin."""
+    checkpoint = find_checkpoint(path)
+    register()
+    from smoe_mt.training.safe_loading import damaged
+
+    try:
+        # Mapped: the weights of a large model are not read for a look at its settings.
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        config, history = state["cfg"], state.get("optimizer_history") or [{}]
+        task = config["task"]["_name"]
+    except Exception as error:  # other bytes in a file make the unpickler raise nearly anything
+        raise damaged(checkpoint, error) from error
+    if task != TASK:
+        raise UserError(f"{checkpoint}: a model of the task {task}, and smoe_mt reads those of {TASK}")
+    folder = Path(data or config["task"].get("data") or "")
+    return Run(name, checkpoint, config, int(history[-1].get("num_updates", 0)), folder)
+
+
+def read_json(path: Path) -> Mapping[str, Any] | None:
+    """A JSON object, or None for a file that is not there. UserError for one that is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove it or write it again") from error
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,54 @@
+"""The analysis of a run, as a report needs it: read where it was made, and made where it was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smoe_mt.analysis.capacity import FORMAT, Request
+from smoe_mt.analysis.command import NUMBERS, SENTENCES, analyse
+from smoe_mt.analysis.figures import FIGURES
+from smoe_mt.errors import UserError
+from smoe_mt.generation.checkpoint import load_model, results_folder
+from smoe_mt.report.content import Picture, Text
+from smoe_mt.report.run import Run, read_json
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The folder of a whole analysis, and its requested_capacity.json."""
+
+    folder: Path
+    numbers: Mapping[str, Any]
+
+    def pictures(self, number: int) -> list[Picture]:
+        """Its figures; `number` keeps the names of several runs' apart."""
+        found = []
+        for figure in FIGURES:
+            svg, png = (self.folder / f"{figure.name}.{kind}" for kind in ("svg", "png"))
+            if svg.is_file() and png.is_file():
+                name = f"{figure.name}_{number}"
+                found.append(Picture(name, figure.title, figure.caption, svg.read_bytes(), png.read_bytes()))
+        return found
+
+    def sentences(self) -> Mapping[str, Any]:
+        """What the report's sentences are made of."""
+        shown = read_json(self.folder / SENTENCES) or {"directions": {}}
+        return {"strata": self.numbers["strata"], "blocks": list(self.numbers["blocks"]), **shown}
+
+
+def analysis_of(run: Run, split: str, data: str | None, device: str) -> Analysis | Text:
+    """The analysis of a run on a split, made now if there is none of this checkpoint; or why there can be none."""
+    if not run.sparse:
+        return Text(f"{run.name} is a dense model: it has no experts and no gates.")
+    folder = results_folder(run.checkpoint, "analysis") / split
+    numbers = read_json(folder / NUMBERS)
+    if numbers is None or numbers.get("format") != FORMAT or numbers.get("updates") != run.updates:
+        try:
+            analyse(load_model(run.checkpoint, data, device), Request(split), folder)
+        except UserError as error:
+            return Text(f"{run.name} could not be analysed: {error}", missing=True)
+        numbers = read_json(folder / NUMBERS) or {}
+    return Analysis(folder, numbers)

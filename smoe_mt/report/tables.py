@@ -1,0 +1,113 @@
+"""Tables of a report: scores, scores beside the paper's, the data card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from smoe_mt.evaluation.metrics import METRICS
+from smoe_mt.evaluation.paper import TABLES
+from smoe_mt.evaluation.table import BASELINE_METRIC, GROUP_TITLES
+from smoe_mt.report.content import Table
+from smoe_mt.report.run import Run
+
+NONE = "–"
+
+
+def overview(runs: Sequence[Run]) -> Table:
+    """A row for each run."""
+    rows = [
+        [run.name, run.row, f"{run.updates:,}", run.checkpoint.name, str(run.data), ", ".join(run.scores) or NONE]
+        for run in runs
+    ]
+    return Table(("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, words=True)
+
+
+def scores_table(runs: Sequence[Run], split: str) -> Table:
+    """A row for each direction and mean, all metrics of each run that was evaluated on the split."""
+    scores = {run.name: run.scores[split] for run in runs if split in run.scores}
+    directions = list(dict.fromkeys(direction for one in scores.values() for direction in one["directions"]))
+    metrics = [m for m in METRICS if any(m.name in e for one in scores.values() for e in one["directions"].values())]
+    compared = next(metric for metric in METRICS if metric.name == BASELINE_METRIC)
+    columns = ["Direction", f"copy {compared.title}"]
+    columns += [f"{name}: {metric.title}" for name in scores for metric in metrics]
+    rows = []
+    for path, title in [*((("directions", name), name) for name in directions), *_groups(scores.values())]:
+        copied = [_at(one, ("baselines", "copy", *path, compared.name)) for one in scores.values()]
+        cells = [number(next((value for value in copied if value is not None), None), compared.decimals)]
+        cells += [number(_at(one, (*path, m.name)), m.decimals) for one in scores.values() for m in metrics]
+        rows.append([title, *cells])
+    means = frozenset(range(len(directions), len(rows)))
+    return Table(columns, rows, f"Split {split}", marked=means)
+
+
+def _groups(scores: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, ...], str]]:
+    """Means over all directions and over each resource class: where they lie in scores.json, and what they are called."""
+    classes = dict.fromkeys(name for one in scores for name in one.get("classes", {}))
+    everywhere: list[tuple[tuple[str, ...], str]] = [((group,), title) for group, title in GROUP_TITLES.items()]
+    return everywhere + [
+        (("classes", name, group), title.replace("mean", name))
+        for name in classes
+        for group, title in GROUP_TITLES.items()
+    ]
+
+
+def signatures(runs: Sequence[Run], split: str) -> str:
+    """How the scores were computed, and with which search."""
+    one = next(run.scores[split] for run in runs if split in run.scores)
+    first: Mapping[str, Any] = next(iter(one["directions"].values()))
+    found: Mapping[str, str] = first.get("signatures", {})
+    parts = [f"{metric}: {signature}" for metric, signature in found.items()]
+    return "; ".join([f"Beam {one.get('beam', '?')}", *parts]) + "."
+
+
+def paper_table(runs: Sequence[Run], split: str, benchmark: str) -> Table:
+    """The paper's rows, ours marked among them: each beside its own, models that the paper lacks at the end."""
+    table = TABLES[benchmark]
+    rows: list[list[str]] = []
+    marked = set()
+    ours = [run for run in runs if split in run.scores]
+    for name, row in table.rows.items():
+        rows.append([f"{row.title} (paper)", *(number(score, 2) for score in row.scores)])
+        for run in (run for run in ours if run.row == name):
+            marked.add(len(rows))
+            rows.append(_our_row(run, split, benchmark))
+    for run in (run for run in ours if run.row not in table.rows):
+        marked.add(len(rows))
+        rows.append(_our_row(run, split, benchmark))
+    return Table(("BLEU", *(column.title for column in table.columns)), rows, table.title, frozenset(marked))
+
+
+def _our_row(run: Run, split: str, benchmark: str) -> list[str]:
+    columns = TABLES[benchmark].columns
+    return [f"{run.row} (run {run.name})", *(number(column.of(run.scores[split]), 2) for column in columns)]
+
+
+def pairs_table(card: Mapping[str, Any]) -> Table:
+    """Sentence pairs of each language pair in each split."""
+    splits = {split: counts for split, counts in card["splits"].items() if counts}
+    rows = [[pair, *(_count(counts.get(pair)) for counts in splits.values())] for pair in card["pairs"]]
+    total = ["all", *(_count(sum(counts.values())) for counts in splits.values())]
+    return Table(("Sentence pairs", *splits), [*rows, total], marked=frozenset({len(rows)}))
+
+
+def sources_table(card: Mapping[str, Any]) -> Table:
+    """Where the text comes from, and under which licence."""
+    keys = ("name", "version", "licence", "via")
+    rows = [[str(source.get(key) or NONE) for key in keys] for source in card.get("sources", [])]
+    return Table(("Source", "Version", "Licence", "Fetched by"), rows, "Sources", words=True)
+
+
+def number(value: Any, decimals: int) -> str:
+    """A number as a cell."""
+    return NONE if value is None else f"{value:.{decimals}f}"
+
+
+def _count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def _at(content: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content

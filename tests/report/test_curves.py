@@ -1,0 +1,100 @@
+"""Reading curves from events and logs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from smoe_mt.report.curve_figures import curve_pictures, load_picture, strata_at
+from smoe_mt.report.curves import Curves, parse_log, read_curves
+from smoe_mt.report.run import Run
+
+TEXT = """\
+[2026-11-24 09:57:44,773][train_inner][INFO] - epoch 001:    100 / 2682 loss=11.138, ppl=1972.74, num_updates=100, lr=3e-05
+2026-11-24 09:58:44 | INFO | train_inner | epoch 001:    200 / 2682 loss=8.9, ppl=338.74, num_updates=200, lr=0.0022
+2026-11-24 09:58:45 | INFO | fairseq.trainer | loss=1, num_updates=250
+[2026-11-24 10:02:28,037][valid][INFO] - epoch 001 | valid on 'valid' subset | loss 7.243 | bleu 1.56 | num_updates 200
+"""
+JSON = """\
+2026-11-24 09:58:44 | INFO | train_inner | {"epoch": 1, "update": 0.04, "loss": "11.138", "lr": "3e-05", "num_updates": "100"}
+2026-11-24 09:58:44 | INFO | train_inner | {"epoch": 1, "update": 0.08, "loss": "8.9", "lr": "0.0022", "num_updates": "200"}
+2026-11-24 10:02:28 | INFO | valid | {"epoch": 1, "valid_loss": "7.243", "valid_bleu": "1.56", "valid_num_updates": "200"}
+"""
+STRATIFIED = {"moe": "stratified", "strata": [1, 2]}
+
+
+def make_run(folder: Path, logdir: str | None = None) -> Run:
+    config = {"model": STRATIFIED, "task": {}, "common": {"tensorboard_logdir": logdir}}
+    return Run("run", folder / "checkpoint_best.pt", config, 200, folder / "data")
+
+
+@pytest.mark.parametrize("log", [TEXT, JSON], ids=["text", "json"])
+def test_log(log: str) -> None:
+    series = parse_log(log.splitlines())
+    assert series["train_inner"]["loss"] == [(100, 11.138), (200, 8.9)]
+    assert series["train_inner"]["lr"] == [(100, 3e-5), (200, 0.0022)]
+    assert series["valid"]["loss"] == [(200, 7.243)] and series["valid"]["bleu"] == [(200, 1.56)]
+
+
+def test_a_training_that_was_taken_up_again_counts_once() -> None:
+    again = TEXT.splitlines()[1].replace("8.9", "8.7")
+    assert parse_log([*TEXT.splitlines(), again])["train_inner"]["loss"] == [(100, 11.138), (200, 8.7)]
+
+
+def write_events(folder: Path, values: dict[str, float]) -> None:
+    for part in ("train_inner", "valid"):
+        with SummaryWriter(str(folder / part)) as writer:
+            for update in (100, 200):
+                for tag, value in values.items():
+                    writer.add_scalar(tag, value + update / 1000, update)
+
+
+def test_events_come_before_logs(tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text(TEXT)
+    write_events(tmp_path / "tensorboard", {"loss": 5.0})
+    curves = read_curves(make_run(tmp_path))
+    assert curves is not None and curves.source.endswith("tensorboard")
+    assert curves.of("valid", "loss") == [(100, pytest.approx(5.1)), (200, pytest.approx(5.2))]
+
+
+def test_events_of_a_run_that_was_moved(tmp_path: Path) -> None:
+    write_events(tmp_path / "old" / "events", {"loss": 5.0})
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    curves = read_curves(make_run(tmp_path / "new", logdir=str(tmp_path / "old" / "events")))
+    assert curves is not None and len(curves.of("train_inner", "loss")) == 2
+
+
+def test_a_log_where_there_are_no_events(tmp_path: Path) -> None:
+    (tmp_path / "hydra_train.log").write_text(TEXT)
+    curves = read_curves(make_run(tmp_path))
+    assert curves is not None and curves.of("valid", "bleu") == [(200, 1.56)]
+    assert load_picture(make_run(tmp_path), curves, 1) is None
+
+
+def test_neither(tmp_path: Path) -> None:
+    (tmp_path / "other.log").write_text("nothing of interest\n")
+    assert read_curves(make_run(tmp_path)) is None
+
+
+def test_pictures_of_what_there_is(tmp_path: Path) -> None:
+    loads = {f"load/encoder.1.1/expert{number}": 0.3 for number in (1, 2, 3)}
+    loads |= {f"load/decoder.1.2/expert{number}": 0.5 for number in (1, 2)}
+    write_events(tmp_path / "tensorboard", {"loss": 5.0, "overflow": 0.1, **loads})
+    run = make_run(tmp_path)
+    curves = read_curves(run)
+    assert curves is not None
+    pictures = curve_pictures({"run": curves, "none": Curves({}, "nowhere")})
+    assert [picture.name for picture in pictures] == ["curve_loss", "curve_overflow"]
+    load = load_picture(run, curves, 1)
+    assert load is not None and load.svg.startswith(b"<?xml") and load.png.startswith(b"\x89PNG")
+    assert b"Encoder, block 1, gate 1" in load.svg and b"Decoder, block 1, gate 2" in load.svg
+
+
+def test_strata_of_the_experts_at_a_gate() -> None:
+    model = {"moe": "stratified", "strata": [2, 1, 3]}
+    assert strata_at(model, 1, 6) == [1, 1, 2, 3, 3, 3]
+    assert strata_at(model, 3, 3) == [3, 3, 3]
+    assert strata_at({"moe": "vanilla"}, 1, 2) == [1, 1]
