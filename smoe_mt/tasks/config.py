@@ -44,6 +44,12 @@ class ManyToManyTranslationConfig(FairseqDataclass):
             "0 = leave --update-freq as it is"
         },
     )
+    max_nonfinite_updates: int = field(
+        default=10,
+        metadata={
+            "help": "updates whose loss or gradient is not finite are left out; so many in a row end the run; 0 = never"
+        },
+    )
     max_source_positions: int = field(
         default=1024,
         metadata={"help": "longest source in tokens, tag and </s> included; longer ones are not trained on"},
@@ -80,7 +86,7 @@ class ManyToManyTranslationConfig(FairseqDataclass):
             raise UserError("no data folder: give the folder made by `smoe-mt prepare` (task.data with Hydra)")
         if self.sampling_temperature <= 0:
             raise UserError(f"--sampling-temperature must be above 0, not {self.sampling_temperature}")
-        for name in ("epoch_pairs", "eval_bleu_sentences", "tokens_per_update"):
+        for name in ("epoch_pairs", "eval_bleu_sentences", "tokens_per_update", "max_nonfinite_updates"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
         for name in ("eval_bleu_beam", "max_source_positions", "max_target_positions"):

@@ -19,6 +19,7 @@ from smoe_mt.tasks.batches import Batches
 from smoe_mt.tasks.dataset import ManyToManyDataset
 from smoe_mt.tasks.epoch_plan import EpochPlan, Place
 from smoe_mt.training.open_ended import OpenEndedIterator
+from smoe_mt.training.preemption import leave_it_to_the_trainer
 
 SHUFFLE_STREAM = 5  # keeps the order of batches apart from what else is drawn with the seed
 
@@ -153,6 +154,7 @@ class ResumableBatches(EpochBatchIterator):
                 timeout=self.timeout,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self.persistent_workers,
+                worker_init_fn=leave_it_to_the_trainer,
             )
         self._share.plan = plan
         return self._loader_in_use

@@ -20,13 +20,29 @@ _folders: dict[Path, str] = {}
 def forget_previous_job() -> None:
     """Drop what fairseq remembers of a job before; at the start of each."""
     vars(checkpoint_utils.save_checkpoint).pop("best", None)
-    for module in ("fairseq_cli.train", "__main__"):  # the latter for python -m fairseq_cli.train
-        stop_early = getattr(sys.modules.get(module), "should_stop_early", None)
-        if stop_early is not None:
-            vars(stop_early).clear()
+    for remembered in _early_stopping():
+        remembered.clear()
     for writer in progress_bar._tensorboard_writers.values():
         writer.close()
     progress_bar._tensorboard_writers.clear()
+
+
+def early_stopping_state() -> dict[str, float]:
+    """What `checkpoint.patience` goes by, for a checkpoint: `best` score and `num_runs` without a better one, if any."""
+    return {key: value for remembered in _early_stopping() for key, value in remembered.items()}
+
+
+def restore_early_stopping(state: dict[str, float]) -> None:
+    """Go on from the state of a checkpoint."""
+    for remembered in _early_stopping():
+        remembered.update(state)
+
+
+def _early_stopping() -> list[dict[str, float]]:
+    """fairseq keeps them as attributes of a function."""
+    modules = ("fairseq_cli.train", "__main__")  # the latter for python -m fairseq_cli.train
+    functions = (getattr(sys.modules.get(module), "should_stop_early", None) for module in modules)
+    return [vars(function) for function in functions if function is not None]
 
 
 def claim_folder(save_dir: str) -> None:

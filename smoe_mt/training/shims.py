@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoe_mt.training import errors_at_the_door, open_ended, progress, quiet, safe_loading, trainer
+from smoe_mt.training import errors_at_the_door, open_ended, progress, quiet, safe_loading, saving, trainer
 
 
 def put_shims_in_place() -> None:
@@ -11,6 +11,7 @@ def put_shims_in_place() -> None:
     progress.shorten_text_log()
     trainer.put_in_place()
     open_ended.put_in_place()
+    saving.put_in_place()
     quiet.hush()
     safe_loading.allow_namespaces()
     safe_loading.say_what_is_damaged()

@@ -1,5 +1,8 @@
 """fairseq's Trainer with a look at what a job starts from: its batch, its folder and disk, the checkpoint that it loads.
 
+It also keeps a run going or ends it well: updates that are not finite are left out, a scheduler's signal makes it save and
+leave, and a run that is started again ends as if it had never been interrupted.
+
 fairseq asks the task about a checkpoint (`load_state_dict`) when it translates, not when it resumes or fine-tunes: there a
 checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. The Trainer cannot
 be registered, so `put_in_place` swaps the name that fairseq-train builds it by.
@@ -7,22 +10,38 @@ be registered, so `put_in_place` swaps the name that fairseq-train builds it by.
 
 from __future__ import annotations
 
+import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import fairseq.trainer
 import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from omegaconf import open_dict
 
 from smoe_mt.errors import UserError
+from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
-from smoe_mt.training.jobs import claim_folder, forget_previous_job
+from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.memory import keep_freed_memory
-from smoe_mt.training.safe_loading import damaged
+from smoe_mt.training.nonfinite import NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.resuming import LAST, read_mapped, whole_checkpoint
+from smoe_mt.training.whole_files import remove_leftovers
+
+logger = logging.getLogger(__name__)
 
 OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq says of weights that do not fit
+
+
+STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
+NO_EPOCH = -1  # as the last epoch
+UPDATE = Trainer.train_step.__wrapped__  # without its scope of metrics, which an exception would leave open: ours is around
 
 
 class CheckingTrainer(Trainer):
@@ -33,18 +52,37 @@ class CheckingTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_finetuning(self.cfg.checkpoint.finetune_from_model)
+        check_writing(self.cfg.checkpoint)
         forget_previous_job()
         claim_folder(self.cfg.checkpoint.save_dir)
         spread_over_ranks(self.cfg)
         if self.is_data_parallel_master:
+            clean_up(self.cfg.checkpoint.save_dir)
             check_room(self.cfg, self._model)
         if self.device.type == "cpu":
             keep_freed_memory()
+        self._nonfinite = NonFiniteUpdates(getattr(self.cfg.task, "max_nonfinite_updates", 0), self.get_criterion())
+        self._bad_loss = self._leaving = self._saved_to_leave = False
+        self._epochs: Any = None
+        preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As fairseq's. UserError for a file that is no whole checkpoint, or one of another model or vocabulary."""
+        """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged.
+
+        UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary.
+        """
         if PathManager.isfile(filename):
-            self.task.load_state_dict(read_task_state(filename))
+            filename = self._whole(filename)
+            self.task.load_state_dict(read_mapped(filename).get("task_state") or {})
+        state = self._load(filename, *args, **kwargs)
+        if state is not None and not kwargs.get("reset_meters"):
+            ours = state.get(STATE_KEY, {})
+            self._nonfinite.load_state_dict(ours.get("nonfinite", {}))
+            restore_early_stopping(ours.get("early_stopping", {}))
+        self._train_no_further_than_the_end()
+        return state
+
+    def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
@@ -57,20 +95,120 @@ class CheckingTrainer(Trainer):
                 "another checkpoint.save_dir, or give the model's own settings"
             ) from error
 
+    def _train_no_further_than_the_end(self) -> None:
+        """fairseq would make one more update of a run that had ended already."""
+        updates, last, patience = (
+            self.get_num_updates(),
+            self.cfg.optimization.max_update,
+            self.cfg.checkpoint.patience,
+        )
+        out_of_patience = 0 < patience <= early_stopping_state().get("num_runs", 0)
+        if 0 < last <= updates or out_of_patience:
+            logger.info(f"this training had ended already, after {updates:,} updates")
+            with open_dict(self.cfg):
+                self.cfg.optimization.max_epoch = NO_EPOCH
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
+        """As fairseq's, with what else a run needs to go on exactly."""
+        ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
+        return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+
+    def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        """As fairseq's."""
+        self._epochs = super().get_train_iterator(*args, **kwargs)
+        return self._epochs
+
+    @metrics.aggregate("train")
+    def train_step(self, samples: Any, raise_oom: bool = False) -> Any:
+        """As fairseq's; None for an update that was left out because its loss or gradient is not finite.
+
+        Raises:
+            UserError: too many of them in a row.
+            SystemExit: a scheduler has asked for it; the update before is saved.
+        """
+        if self._saved_to_leave:
+            raise SystemExit(preemption.EXIT_PREEMPTED)
+        self._nonfinite.begin()
+        try:
+            output = UPDATE(self, samples, raise_oom)
+            if output is not None:
+                self._nonfinite.good()
+        except NonFiniteUpdate:
+            output = None
+            self.zero_grad()
+            folder = self.cfg.checkpoint.save_dir
+            self._nonfinite.left_out(self.get_num_updates(), samples, folder, self.data_parallel_rank)
+        if self._leaving and not self._saved_to_leave:
+            self._save_to_leave()
+        return output
+
+    def clip_grad_norm(self, clip_norm: float) -> Any:
+        """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
+        self._agree()
+        norm = super().clip_grad_norm(clip_norm)
+        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then fairseq leaves the update out and lowers the scale
+        if not scales_loss and (self._bad_loss or not torch.isfinite(torch.as_tensor(norm)).all()):
+            raise NonFiniteUpdate
+        return norm
+
+    def _agree(self) -> None:
+        """Whether any rank has a bad loss, and whether any was asked to leave."""
+        mine = [self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None]
+        if self.data_parallel_world_size > 1:
+            flags = torch.tensor(mine, dtype=torch.float32, device=self.device)
+            distributed_utils.all_reduce(flags, group=self.data_parallel_process_group)
+            mine = [bool(flag) for flag in flags.tolist()]
+        self._bad_loss, self._leaving = mine
+
+    def _save_to_leave(self) -> None:
+        """Save now, for a scheduler may not wait for long; leave before the next update.
+
+        In between fairseq validates and saves, if it is time for that: a run without an interruption would have done so.
+        """
+        asked = preemption.asked_to_leave()
+        who = asked.name if asked else "another rank"
+        logger.warning(f"{who} asks to leave: saving after {self.get_num_updates():,} updates")
+        checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self._epochs, None)
+        self._saved_to_leave = True
+
+    def _whole(self, filename: str) -> str:
+        """`filename`, or what all ranks go on from in its place, as the first rank found it."""
+        if Path(filename) != Path(self.cfg.checkpoint.save_dir) / LAST:
+            return filename
+        found, wrong = "", ""
+        if self.data_parallel_rank == 0:
+            try:
+                found = str(whole_checkpoint(filename))
+            except UserError as error:
+                wrong = str(error)
+        if self.data_parallel_world_size > 1:
+            group = self.data_parallel_process_group
+            found, wrong = distributed_utils.broadcast_object(
+                (found, wrong), src_rank=0, group=group, dist_device=self.device
+            )
+        if wrong:
+            raise UserError(wrong)
+        return found
+
+
+def check_writing(settings: Any) -> None:
+    """UserError for checkpoints written in the background, of which a killed run leaves half under their final name."""
+    if settings.write_checkpoints_asynchronously:
+        raise UserError(
+            "checkpoint.write_checkpoints_asynchronously: a run killed meanwhile would leave half a checkpoint; leave it out"
+        )
+
+
+def clean_up(folder: str) -> None:
+    """Remove what a killed run left half-written, and say so."""
+    for path in remove_leftovers(folder):
+        logger.warning(f"removed {path}, which an interrupted run left half-written")
+
 
 def check_finetuning(checkpoint: str | None) -> None:
     """UserError where there is no checkpoint to start from."""
     if checkpoint and not PathManager.isfile(checkpoint):
         raise UserError(f"checkpoint.finetune_from_model: there is no checkpoint {checkpoint}")
-
-
-def read_task_state(filename: str) -> dict[str, Any]:
-    """What the task wrote into a checkpoint; the tensors stay on the disk. UserError for a damaged file."""
-    try:
-        state = torch.load(filename, map_location="cpu", mmap=True, weights_only=True)
-        return dict(state.get("task_state") or {})
-    except Exception as error:  # torch raises many types for a damaged file
-        raise damaged(filename, error) from error
 
 
 def put_in_place() -> None:

@@ -1,0 +1,86 @@
+"""The checkpoint that a run goes on from: the newest whole one, should the last be damaged."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoe_mt.errors import UserError
+from smoe_mt.training.safe_loading import damaged
+
+logger = logging.getLogger(__name__)
+
+LAST = "checkpoint_last.pt"
+BEST = "best"  # in the names of checkpoints that are older than others
+
+
+def read_mapped(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds; the tensors stay on the disk. UserError for a damaged file."""
+    try:
+        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+    except Exception as error:  # torch raises many types for a damaged file
+        raise damaged(path, error) from error
+
+
+def check_whole(path: str | Path) -> None:
+    """Read all of a checkpoint once. UserError for one that is cut, or has a byte that is not what was written."""
+    read_mapped(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()  # torch writes check sums, but does not look at them
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise damaged(path, error) from error
+    if wrong is not None:
+        raise damaged(path, ValueError(f"the check sum of {wrong} is wrong"))
+
+
+def whole_checkpoint(path: str | Path) -> Path:
+    """`path`, if it is whole, or else the newest whole checkpoint of its folder, said loudly.
+
+    Newest is the one of most updates; the best ones come after all others, as they are no steps of their own.
+
+    Raises:
+        UserError: it is damaged, and there is no other to go on from.
+    """
+    path = Path(path)
+    try:
+        check_whole(path)
+        return path
+    except UserError as error:
+        reason = error
+    for other in checkpoints_beside(path):
+        try:
+            check_whole(other)
+        except UserError as error:
+            logger.error(f"DAMAGED CHECKPOINT: {error}")
+            continue
+        logger.error(f"DAMAGED CHECKPOINT: {reason}. The training goes on from {other} instead")
+        return other
+    raise UserError(f"{reason}; there is no whole checkpoint beside it (move it away to start from the beginning)") from (
+        reason
+    )
+
+
+def checkpoints_beside(path: Path) -> list[Path]:
+    """The other checkpoints of its folder that a run could go on from, by their updates, the best ones after the others."""
+    ranked = []
+    for other in path.parent.glob("checkpoint*.pt"):
+        updates = _updates(other) if other != path else None
+        if updates is not None:
+            ranked.append((BEST not in other.name, updates, other))
+    return [other for _, _, other in sorted(ranked, reverse=True)]
+
+
+def _updates(path: Path) -> int | None:
+    """Updates made by a checkpoint that can be gone on from; None for others (averages, damaged files)."""
+    try:
+        state = read_mapped(path)
+        if "train_iterator" not in state["extra_state"] or state.get("last_optimizer_state") is None:
+            return None
+        return int(state["optimizer_history"][-1]["num_updates"])
+    except (UserError, KeyError, IndexError, TypeError):
+        return None
