@@ -22,6 +22,7 @@ from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
 from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.generation.command import add_decoding_arguments
+from smoe_mt.training.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(checkpoints, names)]
     for folder in folders:
         check_writable(folder)
+    keep_freed_memory()
     with open_ranks() as ranks:
         evaluations = _evaluate_all(args, request, checkpoints, names, folders, ranks)
     if not ranks.first:

@@ -17,6 +17,7 @@ from smoe_mt.generation.beam import Decoding
 from smoe_mt.generation.checkpoint import DTYPES
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
+from smoe_mt.training.memory import keep_freed_memory
 
 CHUNK_BYTES = 1 << 18
 
@@ -116,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
     if not 1 <= args.nbest <= args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     typed = args.input is None and sys.stdin.isatty()
+    keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype)
     job = Job(translator, _direction(translator, args, typed), args)
     with _output(args.output) as output:

@@ -1,7 +1,7 @@
-"""Training on a CPU keeps the memory that it frees.
+"""Training and translating on a CPU keep the memory that they free.
 
 Gradients of the experts and activations are freed and allocated anew at every step. glibc gives blocks of that size back
-to the system, which then has to map and zero every page of them again.
+to the system, which then has to map and zero every page of them again. So with the logits of each step of a beam search.
 """
 
 from __future__ import annotations
