@@ -58,7 +58,7 @@ def external_links(page: str) -> list[str]:
 def run_folder(trained_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the run, for a report leaves its analysis there; without evaluation and events."""
     folder = tmp_path_factory.mktemp("reported") / "run"
-    shutil.copytree(trained_run.folder, folder)
+    shutil.copytree(trained_run.folder, folder, ignore=shutil.ignore_patterns("evaluation", "analysis", "tensorboard"))
     return folder
 
 

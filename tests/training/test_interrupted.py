@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -150,6 +151,9 @@ def test_an_update_that_is_not_finite_is_left_out(
     what: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil(monkeypatch, lambda batch: batch in (2, 3), what)
+    progress = logging.getLogger("fairseq.logging.progress_bar")  # a job of Hydra's before this one may have silenced it
+    monkeypatch.setattr(progress, "disabled", False)
+    progress.setLevel(logging.INFO)
     start(tmp_path, f"--disable-validation --log-file {tmp_path}/log --log-interval 1 --log-format json")
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
     assert state["optimizer_history"][-1]["num_updates"] == 6
