@@ -128,8 +128,8 @@ class BeamDecoder:
         finished = Finished(k, [[] for _ in sources])
         state: dict[str, Any] = {}
         while True:
-            logits_BKV = self._logits(beams, encoded, state)
-            candidates = self._candidates(beams, logits_BKV)
+            logprobs_BKV = self._logprobs(beams, encoded, state)
+            candidates = self._candidates(beams, logprobs_BKV)
             ended_B = self._collect(beams, candidates, finished)
             beams, order = self._advance(beams, candidates, ended_B)
             if not beams.sentence_B.numel():
@@ -152,7 +152,7 @@ class BeamDecoder:
         tokens = torch.full((b, k, 1), self.eos, dtype=torch.long, device=device)
         return Beams(torch.arange(b, device=device), limits, tokens, scores_BK)
 
-    def _logits(self, beams: Beams, encoded: Any, state: dict[str, Any]) -> Tensor:
+    def _logprobs(self, beams: Beams, encoded: Any, state: dict[str, Any]) -> Tensor:
         """Log-probabilities of the next token, what must not come at -inf; [B, K, V], float32."""
         output, _ = self.model.decoder(beams.tokens.flatten(0, 1), encoder_out=encoded, incremental_state=state)
         logprobs = torch.log_softmax(output[:, -1], dim=-1, dtype=torch.float32)
