@@ -12,23 +12,32 @@ from smoe_mt.errors import UserError
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it becomes `path` when the block ends without an exception.
+def beside(path: str | Path, suffix: str | None = None) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` when the block ends without an exception, which passes.
 
-    Raises UserError where that place cannot be written.
+    `suffix` follows the name of `path`; without one, it is that of this process alone.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(path.name + (suffix or f".tmp-{os.getpid()}"))
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # some file systems cannot sync a folder, and the file itself is safe
+        sync(path.parent)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """As `beside`. Raises UserError where that place cannot be written."""
+    try:
+        with beside(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager

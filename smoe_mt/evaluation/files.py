@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
+from smoe_mt.files import beside
 
 SCORES = "scores.json"
 COMPARISON = "comparison.json"
@@ -146,22 +146,11 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def partial_text(path: Path) -> Iterator[TextIO]:
     """A stream of UTF-8 text into a file beside `path`, which gets its name when the block ends without an error."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with beside(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """A file that gets its name only once it is whole."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
+    """A file that gets its name only once it is whole and on the disk."""
+    with beside(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from smoe_mt.files import beside
 
 PARTIAL = ".partial"  # behind the name of a file that is being written
 
@@ -19,19 +21,8 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: no room, or no right to write there. The part that was written is removed.
     """
-    final = Path(path)
-    partial = final.with_name(final.name + PARTIAL)
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, final)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    _sync_folder(final.parent)
+    with beside(path, PARTIAL) as partial, open(partial, "wb") as file:
+        yield file
 
 
 def copy_whole(source: str | Path, target: str | Path) -> None:
@@ -62,12 +53,3 @@ def _copy_by_file_system(original: BinaryIO, copy: BinaryIO) -> None:
             raise OSError("the file system copied nothing")
         left -= copied
 
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk too."""
-    with suppress(OSError):  # some file systems have no such thing, and the file itself is safe
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
