@@ -46,7 +46,7 @@ class ExpertRanks:
         self.group = mesh["expert"].get_group()
         self.size: int = self.group.size()
         self.rank: int = self.group.rank()
-        self._blocks: list[Experts] = []
+        self.blocks: list[Experts] = []  # this rank's part of each
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> ExpertRanks:
         raise NotImplementedError("a model whose experts are spread over ranks cannot be copied")
@@ -57,16 +57,12 @@ class ExpertRanks:
 
     def join(self, experts: Experts) -> int:
         """Take part in the exchanges; returns the number of the block. All ranks let theirs join in the same order."""
-        self._blocks.append(experts)
-        return len(self._blocks) - 1
+        self.blocks.append(experts)
+        return len(self.blocks) - 1
 
     def _most_experts(self) -> int:
         """Experts that a rank has of any block, at most."""
-        return max(-(-block.num_experts // self.size) for block in self._blocks)
-
-    def block(self, number: int) -> Experts:
-        """This rank's experts of a block."""
-        return self._blocks[number]
+        return max(-(-block.num_experts // self.size) for block in self.blocks)
 
     def talk(self, block: int, rows_RL: Tensor, dtype: torch.dtype, device: torch.device) -> Words:
         """Tell each rank R how many rows its experts L get, int64 [R, L]; hear the same of them. Waits for all."""

@@ -96,7 +96,9 @@ AnyExperts = ReadyExperts | RemoteExperts
 @torch.no_grad()
 def serve(ranks: ExpertRanks, backend: str = "auto") -> None:
     """Join the exchanges of ranks that still translate; returns on all ranks when all have come here."""
-    w_in = ranks.block(0).w_in
+    if not ranks.blocks:
+        return
+    w_in = ranks.blocks[0].w_in
     while True:
         words = ranks.talk(NO_BLOCK, torch.zeros(ranks.size, 0, dtype=torch.long), w_in.dtype, w_in.device)
         if words.over:
@@ -110,7 +112,7 @@ def _answer(ranks: ExpertRanks, rows_SD: Tensor, words: Words, backend: str) -> 
     parts = list(wait(trip.start(rows_SD)).split(trip.received))
     for number in sorted(set(words.blocks) - {NO_BLOCK}):
         senders = [rank for rank, block in enumerate(words.blocks) if block == number]
-        local = ready_local(ranks.block(number), rows_SD.dtype, backend)
+        local = ready_local(ranks.blocks[number], rows_SD.dtype, backend)
         y = compute(local, torch.cat([parts[rank] for rank in senders]), words.heard_RL[senders], 0)
         for rank, part in zip(senders, y.split([trip.received[rank] for rank in senders])):
             parts[rank] = part
