@@ -254,13 +254,17 @@ class ManyToManyTranslationTask(FairseqTask):
             raise UserError(f"--expert-parallel-size {size}: {error}") from error
         return ExpertRanks(mesh, self.cfg.expert_parallel_chunks)
 
+    def serve_other_ranks(self) -> None:
+        """Where ranks share experts: compute for those that still translate; returns on all of them at once."""
+        if self.expert_ranks is not None:
+            serve(self.expert_ranks)
+
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple[Any, Any, dict[str, Any]]:
         """The criterion's losses; with --eval-bleu also the statistics of the sample's translations."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self.cfg.eval_bleu:
             logging_output[LOG_KEY] = self._translation_statistics(sample, model)
-            if self.expert_ranks is not None:  # ranks take different numbers of steps
-                serve(self.expert_ranks)
+            self.serve_other_ranks()  # they take different numbers of steps
         return loss, sample_size, logging_output
 
     def _translation_statistics(self, sample: dict[str, Any], model: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from smoe_mt.generation import Translator
 from smoe_mt.paths import user_dir
 from tests.ranks import on_ranks
 
@@ -90,3 +91,35 @@ def test_a_run_goes_on_with_other_ranks(
     assert_same(torch.load(alone / name, weights_only=True), halfway)
     end = trained(toy_text, tmp_path, *then, 4, *MODELS["stratified"])
     assert_same(torch.load(alone / "checkpoint_last.pt", weights_only=True), end)
+
+
+def test_validation_translates_on_ranks_that_share_experts(toy_text: Path, tmp_path: Path) -> None:
+    """Each rank translates batches of its own, with searches of different lengths."""
+    options = [*MODELS["stratified"], "--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"]
+    options += ["--max-tokens-valid", "40"]
+    scores = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        on_ranks(ranks, validated, ranks, toy_text, folder, options)
+        scores.append(torch.load(folder / "checkpoint_best.pt", weights_only=True)["extra_state"]["val_loss"])
+    assert scores[0] == pytest.approx(scores[1], abs=0.5)
+
+
+def validated(rank: int, ranks: int, data: Path, folder: Path, options: list[str]) -> None:
+    global OPTIONS
+    OPTIONS = OPTIONS.replace(" --disable-validation", "")
+    train(rank, ranks, ranks, data, folder, 2, *options)
+
+
+def test_ranks_that_share_experts_translate_what_one_process_does(alone: Path, toy_text: Path) -> None:
+    on_ranks(2, translate_other_lines, alone, toy_text)
+
+
+def translate_other_lines(rank: int, run: Path, data: Path) -> None:
+    """The second rank has more to do: the first one serves it."""
+    lines = [(data / "text" / name).read_text().splitlines() for name in ("test.aa-en.aa", "test.aa-en.en")][0]
+    lines = lines[:2] if rank == 0 else lines[2:]
+    whole = Translator.from_pretrained(run, device="cpu").translate(lines, "aa", "en")
+    sharing = Translator.from_pretrained(run, device="cpu", expert_parallel_size=2)
+    assert sharing.translate(lines, "aa", "en", max_tokens=20) == whole
+    sharing.serve()
