@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from smoe_mt.generation import Translator
+from smoe_mt.moe import MoE
+from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
 from smoe_mt.paths import user_dir
+from smoe_mt.training.disk import checkpoint_bytes
 from tests.ranks import on_ranks
 
 SIZES = "--encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-ffn-embed-dim 32 --decoder-ffn-embed-dim 32"
@@ -117,9 +120,20 @@ def test_ranks_that_share_experts_translate_what_one_process_does(alone: Path, t
 
 def translate_other_lines(rank: int, run: Path, data: Path) -> None:
     """The second rank has more to do: the first one serves it."""
-    lines = [(data / "text" / name).read_text().splitlines() for name in ("test.aa-en.aa", "test.aa-en.en")][0]
+    lines = (data / "text" / "test.aa-en.aa").read_text().splitlines()
     lines = lines[:2] if rank == 0 else lines[2:]
     whole = Translator.from_pretrained(run, device="cpu").translate(lines, "aa", "en")
     sharing = Translator.from_pretrained(run, device="cpu", expert_parallel_size=2)
     assert sharing.translate(lines, "aa", "en", max_tokens=20) == whole
     sharing.serve()
+
+
+def test_a_checkpoint_is_as_large_as_on_one_rank() -> None:
+    whole = checkpoint_bytes(MoE(8, 16, 5), with_optimiser=True)
+    assert on_ranks(2, bytes_of_a_checkpoint) == [whole, whole]
+
+
+def bytes_of_a_checkpoint(rank: int) -> int:
+    block = MoE(8, 16, 5)
+    block.experts.spread(ExpertRanks(expert_mesh(2, "cpu")))
+    return checkpoint_bytes(block, with_optimiser=True)
