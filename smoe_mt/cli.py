@@ -40,6 +40,7 @@ VERBS = {
     "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
     "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
     "checkpoint inspect": Verb("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
+    "checkpoint convert": Verb("smoe_mt.checkpoints.convert", "checkpoint -> one of another form, also from fairseq's transformer"),
     "checkpoint average": Verb("smoe_mt.checkpoints.average", "checkpoints -> their mean, one checkpoint"),
     "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
-from smoe_mt.files import whole_file
 from smoe_mt.generation.checkpoint import find_checkpoint
 
 #: Settings in which models of equal shapes may still compute something else.
@@ -192,9 +192,3 @@ def average(chosen: Sequence[Summary]) -> dict[str, Any]:
         "model": mean,
         "extra_state": {**extra, "val_loss": None, "averaged": [one.path.name for one in chosen]},
     }
-
-
-def write(state: dict[str, Any], out: Path) -> None:
-    """Save the checkpoint, whole or not at all. UserError where `out` cannot be written."""
-    with whole_file(out) as temporary, open(temporary, "wb") as stream:
-        torch.save(state, stream)

@@ -157,7 +157,10 @@ def as_text(found: Mapping[str, Any]) -> str:
         ("precision", ", ".join(f"{count} weights {name}" for name, count in found["precision"].items())),
         ("parameters", f"{parameters['total']:,}, of which {parameters['experts']:,} are experts'"),
         *((f"  {layer}", f"{size:,} (MoE block)") for layer, size in parameters["blocks"].items()),
-        ("vocabulary", f"{vocabulary['size']:,} entries, sha256 {vocabulary['sha256']}" if vocabulary else "not stated"),
+        (
+            "vocabulary",
+            f"{vocabulary['size']:,} entries, sha256 {vocabulary['sha256']}" if vocabulary else "not stated",
+        ),
         *((name, value) for name, value in found["model"].items()),
         *((name, f"{type_} {shape}") for name, shape, type_ in found.get("weights", [])),
     ]

@@ -74,7 +74,13 @@ def check_whole(path: str | Path) -> None:
 def _compare_check_sums(path: Path) -> None:
     size = path.stat().st_size
     progress = tqdm(
-        total=size, desc=f"checking {path.name}", unit="B", unit_scale=True, disable=None, leave=False, delay=PROGRESS_AFTER
+        total=size,
+        desc=f"checking {path.name}",
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        leave=False,
+        delay=PROGRESS_AFTER,
     )
     with progress, zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
