@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.training.safe_loading import first_sentence
 
 Value = TypeVar("Value")
 # The others wait while the first scores.

@@ -225,7 +225,7 @@ class ManyToManyTranslationTask(FairseqTask):
         self.expert_ranks = self._expert_ranks()
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and getattr(cfg, "init_experts_from", None):
-            upcycle_from(cfg.init_experts_from, model)
+            upcycle_from(cfg.init_experts_from, model, self.vocabulary, self.dictionary.symbols)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
             self._generator = self.build_generator(

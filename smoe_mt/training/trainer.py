@@ -24,6 +24,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 
+from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
@@ -39,7 +40,7 @@ from smoe_mt.training.expert_parallel import (
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.memory import keep_freed_memory
 from smoe_mt.training.nonfinite import NonFiniteUpdate, NonFiniteUpdates
-from smoe_mt.training.resuming import LAST, read_mapped, whole_checkpoint
+from smoe_mt.training.resuming import LAST, whole_checkpoint
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class CheckingTrainer(Trainer):
         self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
-            self.task.load_state_dict(read_mapped(filename).get("task_state") or {})
+            self.task.load_state_dict(open_checkpoint(filename).get("task_state") or {})
         state = self._load(filename, *args, **kwargs)
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
