@@ -21,7 +21,7 @@ from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, c
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
 from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
-from smoe_mt.generation.command import add_decoding_arguments
+from smoe_mt.generation.command import add_decoding_arguments, check_processes
 from smoe_mt.training.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
@@ -95,6 +95,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         raise UserError(f"--limit {args.limit}: it must be 1 or more")
     if args.resamples < 1:
         raise UserError(f"--resamples {args.resamples}: it must be 1 or more")
+    check_processes(args.processes)
     metrics, left_out = choose_metrics(args.metrics)
     if args.compare:
         comparable(metrics)
@@ -106,6 +107,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         limit=args.limit,
         decoding=Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
         max_tokens=args.max_tokens,
+        processes=args.processes,
         own_text=_own_text(args),
         metrics=metrics,
     )
