@@ -170,6 +170,10 @@ class Translator:
     ) -> tuple[list[list[int]], int]:
         """Batches of at most `max_tokens` tokens, smaller ones where processes would have none, and the number of these."""
         device = next(self.loaded.model.parameters()).device
+        if self.loaded.task.expert_ranks is not None:
+            if processes is not None and processes > 1:
+                raise UserError("experts are spread over ranks: start more of these, and leave out --processes")
+            processes = 1
         most = processes_for(device, processes, each=0)
         if most > 1:
             max_tokens = min(max_tokens, max(SHORTEST_BATCH, sum(lengths) // (most * BATCHES_EACH)))

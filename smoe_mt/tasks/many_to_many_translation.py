@@ -247,9 +247,8 @@ class ManyToManyTranslationTask(FairseqTask):
             raise UserError(
                 f"--expert-parallel-size {size} needs as many ranks: start them with torchrun --nproc-per-node {size}"
             )
-        backend = distributed.get_backend()
         try:
-            mesh = expert_mesh(size, "cuda" if "nccl" in backend else "cpu")
+            mesh = expert_mesh(size, "cuda" if "nccl" in distributed.get_backend_config() else "cpu")
         except ValueError as error:
             raise UserError(f"--expert-parallel-size {size}: {error}") from error
         return ExpertRanks(mesh, self.cfg.expert_parallel_chunks)
