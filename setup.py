@@ -9,7 +9,9 @@ HERE = Path(__file__).parent
 VERSION = "0.1.0"
 HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
-LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
+LANGUAGE_IDENTIFICATION = [
+    "py3langid>=0.4"
+]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
 
 setup(
     name="smoe_mt",

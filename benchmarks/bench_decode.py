@@ -42,7 +42,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [row for sentences in args.sentences for row in measure_batch(models, sentences, args, task)]
 
 
-def measure_batch(models: Mapping[str, Any], sentences: int, args: argparse.Namespace, task: Any) -> list[dict[str, Any]]:
+def measure_batch(
+    models: Mapping[str, Any], sentences: int, args: argparse.Namespace, task: Any
+) -> list[dict[str, Any]]:
     """A row per contender for one batch."""
     sources = list(random_tokens(sentences, args.length, task.source_dictionary, "cpu"))
     searches = {system: make_search(model, sources, args, task) for system, model in models.items()}

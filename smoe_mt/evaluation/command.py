@@ -27,7 +27,9 @@ from smoe_mt.training.memory import keep_freed_memory
 DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
 
-SAYS_LITTLE = re.compile(r"seed\d+|checkpoint_\w+")  # parts of a name that are left out where they are those of all runs
+SAYS_LITTLE = re.compile(
+    r"seed\d+|checkpoint_\w+"
+)  # parts of a name that are left out where they are those of all runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -84,7 +84,8 @@ class SMoETransformerConfig(FairseqDataclass):
         },
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
-        default="auto", metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"}
+        default="auto",
+        metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"},
     )
     moe_debug: bool = field(
         default=False,

@@ -60,9 +60,9 @@ def whole_checkpoint(path: str | Path) -> Path:
             continue
         logger.error(f"DAMAGED CHECKPOINT: {reason}. The training goes on from {other} instead")
         return other
-    raise UserError(f"{reason}; there is no whole checkpoint beside it (move it away to start from the beginning)") from (
-        reason
-    )
+    raise UserError(
+        f"{reason}; there is no whole checkpoint beside it (move it away to start from the beginning)"
+    ) from (reason)
 
 
 def checkpoints_beside(path: Path) -> list[Path]:

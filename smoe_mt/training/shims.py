@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from smoe_mt.training import errors_at_the_door, launch_ranks, open_ended, progress, quiet, safe_loading, saving, trainer
+from smoe_mt.training import (
+    errors_at_the_door,
+    launch_ranks,
+    open_ended,
+    progress,
+    quiet,
+    safe_loading,
+    saving,
+    trainer,
+)
 
 
 def put_shims_in_place() -> None:

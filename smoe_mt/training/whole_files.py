@@ -52,4 +52,3 @@ def _copy_by_file_system(original: BinaryIO, copy: BinaryIO) -> None:
         if not copied:
             raise OSError("the file system copied nothing")
         left -= copied
-

@@ -32,7 +32,9 @@ COPIES = (LAST, "checkpoint_best.pt")
 SIZES = "--encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 64"
 OPTIONS = f"--task many_to_many_translation --arch smoe_transformer_tiny {SIZES} --dropout 0.2 --cpu --num-workers 0"
 OPTIONS += " --moe stratified --strata 2,2 --eom-p 0.2 --second-choice gumbel --criterion stratified_routing"
-OPTIONS += " --max-source-positions 64 --max-target-positions 64 --optimizer adam --lr 0.003 --lr-scheduler inverse_sqrt"
+OPTIONS += (
+    " --max-source-positions 64 --max-target-positions 64 --optimizer adam --lr 0.003 --lr-scheduler inverse_sqrt"
+)
 OPTIONS += " --warmup-updates 10 --max-tokens 100 --update-freq 2 --save-interval-updates 3 --keep-interval-updates 2"
 OPTIONS += " --keep-last-epochs 2 --no-progress-bar --log-interval 1000"
 
