@@ -218,7 +218,14 @@ class ManyToManyTranslationTask(FairseqTask):
             )
         return self.dataset_to_epoch_iter[dataset]
 
-    # --- validation ---
+    # --- training and validation ---
+
+    def train_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any, *args: Any, ignore_grad: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """As fairseq's; a sample that only stands in for a missing batch (`ignore_grad`) counts for nothing."""
+        loss, size, log = super().train_step(sample, model, criterion, *args, ignore_grad=ignore_grad, **kwargs)
+        return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model and, where validation translates, its beam search. A new one may start from a dense checkpoint."""

@@ -71,7 +71,8 @@ def _join_before_main() -> None:
 
     @wraps(original)
     def call_main(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
-        if "Trainer" in getattr(main, "__globals__", {}):  # of fairseq's command lines that come here, training alone has it
+        # Of fairseq's command lines that come here, training alone has it.
+        if "Trainer" in getattr(main, "__globals__", {}):
             join_ranks(cfg)
         return original(cfg, main, **kwargs)
 

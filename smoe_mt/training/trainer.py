@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
 
 from smoe_mt.checkpoints.reading import open_checkpoint
@@ -39,7 +41,8 @@ from smoe_mt.training.expert_parallel import (
 )
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.memory import keep_freed_memory
-from smoe_mt.training.nonfinite import NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
 from smoe_mt.training.whole_files import remove_leftovers
 
@@ -50,9 +53,9 @@ OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq say
 
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
-UPDATE = (
-    Trainer.train_step.__wrapped__
-)  # without its scope of metrics, which an exception would leave open: ours is around
+SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
+# Without its scope of metrics, which an exception would leave open: ours is around.
+UPDATE = Trainer.train_step.__wrapped__
 
 
 class CheckingTrainer(Trainer):
@@ -60,8 +63,9 @@ class CheckingTrainer(Trainer):
     be kept, lets the task check a checkpoint first, and on a CPU keeps the memory that a step frees.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, cfg: Any, *args: Any, **kwargs: Any) -> None:
+        prepare_precision(cfg)
+        super().__init__(cfg, *args, **kwargs)
         self._expert_ranks = ranks_of(self._model)
         self._whole_experts: dict[str, Any] | None = None
         if self._expert_ranks is not None:
@@ -76,8 +80,9 @@ class CheckingTrainer(Trainer):
             check_room(self.cfg, self._model)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._nonfinite = NonFiniteUpdates(getattr(self.cfg.task, "max_nonfinite_updates", 0), self.get_criterion())
-        self._bad_loss = self._leaving = self._saved_to_leave = False
+        limit = getattr(self.cfg.task, "max_nonfinite_updates", 0)
+        self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
+        self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
         preemption.listen()
 
@@ -177,29 +182,36 @@ class CheckingTrainer(Trainer):
             SystemExit: a scheduler has asked for it; the update before is saved.
         """
         if self._saved_to_leave:
+            self._wait_for_the_others()  # or whoever sees one leave may end the first, which may be writing still
             raise SystemExit(preemption.EXIT_PREEMPTED)
         self._nonfinite.begin()
+        output = None
         try:
-            output = UPDATE(self, samples, raise_oom)
+            output = UPDATE(self, stand_ins_first(samples), raise_oom)
             if output is not None:
                 self._nonfinite.good()
-        except NonFiniteUpdate:
-            output = None
+        except NonFiniteUpdate as reason:
             self.zero_grad()
-            folder = self.cfg.checkpoint.save_dir
-            self._nonfinite.left_out(self.get_num_updates(), samples, folder, self.data_parallel_rank)
+            self._nonfinite.left_out(reason, self.get_num_updates(), samples, self.cfg.checkpoint.save_dir)
         if self._leaving and not self._saved_to_leave:
             self._save_to_leave()
         return output
 
+    def _set_seed(self) -> None:
+        """Of the update, as fairseq's, and of the rank: else all of them would drop the same units."""
+        set_torch_seed(self.cfg.common.seed + self.get_num_updates() + SEEDS_APART * self.data_parallel_rank)
+
     def clip_grad_norm(self, clip_norm: float) -> Any:
         """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
         self._agree()
-        norm = self._clip(clip_norm)
-        scales_loss = (
-            self.cfg.common.fp16 or self.cfg.common.amp
-        )  # then fairseq leaves the update out and lowers the scale
-        if not scales_loss and (self._bad_loss or not torch.isfinite(torch.as_tensor(norm)).all()):
+        try:
+            norm = self._clip(clip_norm)
+        except OverflowError as error:  # of scaled gradients; what fairseq does of it needs a GPU
+            raise LossScaleLowered(str(error)) from error
+        except FloatingPointError as error:
+            raise LossScaleTooLow(str(error)) from error
+        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then it is the scale that is too high, as a rule
+        if not scales_loss and (self._nonfinite.bad_ranks or not torch.isfinite(torch.as_tensor(norm)).all()):
             raise NonFiniteUpdate
         return norm
 
@@ -213,13 +225,19 @@ class CheckingTrainer(Trainer):
         )
 
     def _agree(self) -> None:
-        """Whether any rank has a bad loss, and whether any was asked to leave."""
-        mine = [self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None]
-        if self.data_parallel_world_size > 1:
-            flags = torch.tensor(mine, dtype=torch.float32, device=self.device)
+        """Which ranks have a bad loss, and whether any was asked to leave."""
+        ranks, rank = self.data_parallel_world_size, self.data_parallel_rank
+        flags = torch.zeros(ranks + 1, device=self.device)
+        flags[rank], flags[ranks] = self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None
+        if ranks > 1:
             distributed_utils.all_reduce(flags, group=self.data_parallel_process_group)
-            mine = [bool(flag) for flag in flags.tolist()]
-        self._bad_loss, self._leaving = mine
+        *bad, leaving = flags.tolist()
+        self._nonfinite.bad_ranks = [number for number, flag in enumerate(bad) if flag]
+        self._leaving = bool(leaving)
+
+    def _wait_for_the_others(self) -> None:
+        if self.data_parallel_world_size > 1:
+            distributed_utils.all_reduce(torch.zeros(1, device=self.device), group=self.data_parallel_process_group)
 
     def _save_to_leave(self) -> None:
         """Save now, for a scheduler may not wait for long; leave before the next update.
@@ -227,8 +245,9 @@ class CheckingTrainer(Trainer):
         In between fairseq validates and saves, if it is time for that: a run without an interruption would have done so.
         """
         asked = preemption.asked_to_leave()
-        who = asked.name if asked else "another rank"
-        logger.warning(f"{who} asks to leave: saving after {self.get_num_updates():,} updates")
+        if asked or self.is_data_parallel_master:
+            who = asked.name if asked else "another rank"
+            logger.warning(f"{who} asks to leave: saving after {self.get_num_updates():,} updates")
         checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self._epochs, None)
         self._saved_to_leave = True
 
@@ -272,6 +291,14 @@ def check_expert_parallel(cfg: Any) -> None:
         raise UserError("task.expert_parallel_size and ema.store_ema do not go together: leave one of them out")
     with open_dict(cfg):
         cfg.common.fp16_no_flatten_grads = True  # one flat vector could not tell experts from what all ranks have
+
+
+def stand_ins_first(samples: Sequence[Any]) -> list[Any]:
+    """The samples of an update, those in front that the rank only takes part in because others have a batch.
+
+    fairseq looks at the last one alone, and would then count none of the others.
+    """
+    return sorted(samples, key=bool)
 
 
 def check_writing(settings: Any) -> None:
