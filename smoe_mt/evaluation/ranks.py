@@ -70,7 +70,8 @@ def open_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     try:
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"WORLD_SIZE is {size}, and the processes do not find each other ({first_sentence(error)}); "

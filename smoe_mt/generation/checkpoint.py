@@ -98,9 +98,15 @@ def pick_dtype(name: str) -> torch.dtype:
 
 
 def load_model(
-    path: str | Path, data: str | Path | None = None, device: str = "auto", dtype: str = "fp32"
+    path: str | Path,
+    data: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "fp32",
+    expert_parallel_size: int = 1,
 ) -> LoadedModel:
     """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
+
+    `expert_parallel_size`: so many ranks share out its experts, whatever it was trained on.
 
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
     file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
@@ -113,6 +119,8 @@ def load_model(
     state = read_checkpoint(checkpoint)
     config = _checked_config(state, checkpoint)
     _attach_data(config, data, checkpoint)
+    with open_dict(config):
+        config.task.expert_parallel_size = expert_parallel_size
     history = state.get("optimizer_history") or [{}]
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)

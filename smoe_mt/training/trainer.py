@@ -29,6 +29,14 @@ from smoe_mt.errors import UserError
 from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
+from smoe_mt.training.expert_parallel import (
+    add_expert_norm,
+    experts_to_load,
+    put_whole_experts,
+    ranks_of,
+    whole_experts,
+    wrapped,
+)
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.memory import keep_freed_memory
 from smoe_mt.training.nonfinite import NonFiniteUpdate, NonFiniteUpdates
@@ -42,7 +50,9 @@ OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq say
 
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
-UPDATE = Trainer.train_step.__wrapped__  # without its scope of metrics, which an exception would leave open: ours is around
+UPDATE = (
+    Trainer.train_step.__wrapped__
+)  # without its scope of metrics, which an exception would leave open: ours is around
 
 
 class CheckingTrainer(Trainer):
@@ -52,6 +62,10 @@ class CheckingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._expert_ranks = ranks_of(self._model)
+        self._whole_experts: dict[str, Any] | None = None
+        if self._expert_ranks is not None:
+            check_expert_parallel(self.cfg)
         check_finetuning(self.cfg.checkpoint.finetune_from_model)
         check_writing(self.cfg.checkpoint)
         forget_previous_job()
@@ -70,8 +84,10 @@ class CheckingTrainer(Trainer):
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged.
 
-        UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary.
+        UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary, or
+        that some ranks do not see.
         """
+        self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
             self.task.load_state_dict(open_checkpoint(filename).get("task_state") or {})
@@ -111,8 +127,41 @@ class CheckingTrainer(Trainer):
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
+        if self._expert_ranks is not None and sys.exc_info()[0] is not None:
+            logger.error("no checkpoint of the crash: the experts of the other ranks cannot be had any more")
+            return None
         ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
         return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+
+    @property
+    def model(self) -> Any:
+        """As fairseq's; where experts are spread over ranks, with their own reduction of gradients."""
+        if self._expert_ranks is not None and self._wrapped_model is None:
+            module = self._model.to(self.device)
+            self._wrapped_model: Any = wrapped(module, self._expert_ranks, self.data_parallel_process_group)
+        return super().model
+
+    def _build_optimizer(self) -> None:
+        super()._build_optimizer()
+        ranks = self._expert_ranks
+        if ranks is not None:
+            self.optimizer.optimizer.register_load_state_dict_pre_hook(
+                lambda optimizer, state: experts_to_load(state, optimizer, ranks)
+            )
+
+    def consolidate_optimizer(self) -> None:
+        """As fairseq's, which calls it on all ranks before it saves: experts that are spread over them come together."""
+        super().consolidate_optimizer()
+        if self._expert_ranks is not None and sys.exc_info()[0] is None:  # not where this rank alone saves a crash
+            self._whole_experts = whole_experts(self._model, self.optimizer.optimizer, self._expert_ranks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As fairseq's, with all experts."""
+        state: dict[str, Any] = super().state_dict()
+        if self._whole_experts is not None:
+            put_whole_experts(state, self._whole_experts)
+            self._whole_experts = None
+        return state
 
     def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's."""
@@ -146,11 +195,22 @@ class CheckingTrainer(Trainer):
     def clip_grad_norm(self, clip_norm: float) -> Any:
         """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
         self._agree()
-        norm = super().clip_grad_norm(clip_norm)
-        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then fairseq leaves the update out and lowers the scale
+        norm = self._clip(clip_norm)
+        scales_loss = (
+            self.cfg.common.fp16 or self.cfg.common.amp
+        )  # then fairseq leaves the update out and lowers the scale
         if not scales_loss and (self._bad_loss or not torch.isfinite(torch.as_tensor(norm)).all()):
             raise NonFiniteUpdate
         return norm
+
+    def _clip(self, clip_norm: float) -> Any:
+        ranks, optimizer = self._expert_ranks, self.optimizer
+        if ranks is None:
+            return super().clip_grad_norm(clip_norm)
+        parameters = getattr(optimizer, "fp32_params", None) or list(optimizer.params)
+        return optimizer.clip_grad_norm(
+            clip_norm, aggregate_norm_fn=lambda norm: add_expert_norm(norm, iter(parameters), ranks)
+        )
 
     def _agree(self) -> None:
         """Whether any rank has a bad loss, and whether any was asked to leave."""
@@ -172,6 +232,20 @@ class CheckingTrainer(Trainer):
         checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self._epochs, None)
         self._saved_to_leave = True
 
+    def _check_that_all_see(self, filename: str) -> None:
+        """Each rank reads the checkpoint itself: fairseq's broadcast of it is refused by torch's safe loading."""
+        ranks = self.data_parallel_world_size
+        if ranks == 1:
+            return
+        with open_dict(self.cfg):
+            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        seen = torch.tensor([float(PathManager.isfile(filename))], device=self.device)
+        distributed_utils.all_reduce(seen, group=self.data_parallel_process_group)
+        if 0 < int(seen) < ranks:
+            raise UserError(
+                f"{filename}: {int(seen)} of {ranks} ranks see it; checkpoint.save_dir must be a folder that all machines share"
+            )
+
     def _whole(self, filename: str) -> str:
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
         if Path(filename) != Path(self.cfg.checkpoint.save_dir) / LAST:
@@ -190,6 +264,14 @@ class CheckingTrainer(Trainer):
         if wrong:
             raise UserError(wrong)
         return found
+
+
+def check_expert_parallel(cfg: Any) -> None:
+    """Refuse what does not go with experts that are spread over ranks, by a UserError; let fp16 keep parameters apart."""
+    if cfg.ema.store_ema:
+        raise UserError("task.expert_parallel_size and ema.store_ema do not go together: leave one of them out")
+    with open_dict(cfg):
+        cfg.common.fp16_no_flatten_grads = True  # one flat vector could not tell experts from what all ranks have
 
 
 def check_writing(settings: Any) -> None:
