@@ -31,7 +31,8 @@ REFUSED: Mapping[str, Any] = {
     "adaptive_softmax_cutoff": None,
 }
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
-NOT_WEIGHTS = re.compile(r".*\.(version|_float_tensor|_metadata)")
+NOT_WEIGHTS = re.compile(r".*\._float_tensor")
+FINAL_NORM_SINCE = {"encoder.version": 2, "decoder.version": 3}
 TAG = re.compile(r"<2(.+)>")
 FILLER = re.compile(r"madeupword\d+")  # fairseq's, that make a dictionary a round number
 
@@ -71,6 +72,7 @@ def from_state(state: Mapping[str, Any], path: Path, dictionary: str | Path | No
         raise UserError(
             f"{path}: no transformer for translation ({missing[0] if missing else 'no settings'} is missing)"
         )
+    _check_version(weights, path)
     weights.setdefault(EMBEDDINGS[2], weights[EMBEDDINGS[1]])  # fairseq's of before 2020 had no such name for it
     rest, blocks = released_blocks(weights)
     settings = _settings_of_ours(theirs, path) | _settings_of_blocks(theirs, blocks, path)
@@ -107,6 +109,13 @@ def _place_of_tag(symbol: str, places: Mapping[str, int]) -> int | None:
     """fairseq's multilingual tasks write <2en> as __en__ or [en]."""
     tag = TAG.fullmatch(symbol)
     return places.get(f"__{tag[1]}__", places.get(f"[{tag[1]}]")) if tag else None
+
+
+def _check_version(weights: Mapping[str, Tensor], path: Path) -> None:
+    """fairseq of before 2018 had no norm after the last layer; loading such a model changes the model."""
+    for name, since in FINAL_NORM_SINCE.items():
+        if name not in weights or float(weights[name][0]) < since:
+            raise UserError(f"{path}: of a fairseq that had no norm after the last layer ({name} is below {since})")
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -199,7 +208,7 @@ def _task_settings(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dictionary_beside(task: Mapping[str, Any], path: Path) -> Path:
     folder = Path(str(task.get("data") or "").split(":")[0])
-    found = sorted(folder.glob("dict*.txt")) if task.get("data") and folder.is_dir() else []
+    found = sorted(folder.glob("dict.*.txt")) or sorted(folder.glob("dict.txt")) if task.get("data") else []
     if not found:
         raise UserError(
             f"{path}: its dictionary is needed, and its data folder {folder} is not there; `smoe-mt checkpoint convert` takes "

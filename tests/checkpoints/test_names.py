@@ -107,7 +107,9 @@ def test_conditional_layers_repeat_the_names_of_their_experts() -> None:
     assert blocks["encoder.layers.1"].moe == "cmr"
 
 
-@pytest.mark.parametrize("name", ["moe_layer.experts.1.fc2.bias", "moe_layer.gate.1.wg.weight", "hmoe_layernorms.1.bias"])
+@pytest.mark.parametrize(
+    "name", ["moe_layer.experts.1.fc2.bias", "moe_layer.gate.1.wg.weight", "hmoe_layernorms.1.bias"]
+)
 def test_a_missing_weight_is_named(name: str) -> None:
     layer = released_layer(json.loads((GOLDEN / "smoe_2_2_2_2_train.json").read_text()))
     del layer[name]
