@@ -37,7 +37,9 @@ WAYS: Mapping[Way, Sequence[str]] = {
     (4, 2): ("stratified",),
     (4, 4): ("stratified",),
 }
-RESUMED = [((4, 2), (1, 1)), ((1, 1), (4, 4)), ((2, 2), (4, 2)), ((2, 1), (2, 2)), ((4, 4), (2, 1))]
+SPREAD = ((1, 1), (2, 2), (4, 4))
+RESUMED = [(first, then) for first in SPREAD for then in SPREAD if first != then]
+RESUMED += [((4, 2), (2, 1)), ((2, 1), (4, 2))]
 
 
 def train(rank: int, jobs: Sequence[tuple[Path, Way, str, int, str]], data: Path) -> None:
