@@ -1,7 +1,7 @@
 """``smoe-mt checkpoint average``: the mean of several checkpoints of a training, as one checkpoint.
 
 One checkpoint at a time is mapped from the disk, sums are kept in float64: memory is two models in float32 and the largest
-weight, whatever their number.
+weight, whatever their number, and one more model for sharded checkpoints, which cannot be mapped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import find_checkpoint
@@ -171,6 +172,7 @@ def average(chosen: Sequence[Summary]) -> dict[str, Any]:
     sums: dict[str, Tensor] = {}
     for one in tqdm(chosen, desc="averaging", unit="model", disable=None):
         state = _open(one.path)
+        fill(state, one.path, (MODEL,))
         for name, tensor in state["model"].items():
             if name in tied or not tensor.is_floating_point():
                 continue
@@ -188,7 +190,7 @@ def average(chosen: Sequence[Summary]) -> dict[str, Any]:
             mean[name] = tensor.clone()
     extra = {name: value for name, value in (state.get("extra_state") or {}).items() if name == "train_iterator"}
     return {
-        **{key: value for key, value in state.items() if key != "last_optimizer_state"},
+        **{key: value for key, value in state.items() if key not in (OPTIMISER, SHARDS)},
         "model": mean,
         "extra_state": {**extra, "val_loss": None, "averaged": [one.path.name for one in chosen]},
     }

@@ -1,6 +1,6 @@
 """``smoe-mt checkpoint convert``: a checkpoint in another form.
 
-- of smoe_mt, or an exported folder -> one file, with or without the optimiser's state, in another precision
+- of smoe_mt, or an exported folder -> one file or sharded, with or without the optimiser's state, in another precision
 - of fairseq's `transformer`, or of the paper's released code -> a model of smoe_mt, for a data folder of the same pieces
 """
 
@@ -18,11 +18,10 @@ from smoe_mt import register
 from smoe_mt.checkpoints.foreign import ForeignModel, fit_vocabulary, is_foreign, read_foreign
 from smoe_mt.checkpoints.reading import check_whole, first_sentence, open_checkpoint
 from smoe_mt.checkpoints.released import PART
-from smoe_mt.checkpoints.writing import write
+from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS, fill
+from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import DTYPES, TASK, find_checkpoint, pick_dtype
-
-OPTIMISER = "last_optimizer_state"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="IN", help="a checkpoint, a run folder, an exported folder; of a released model any file"
     )
     parser.add_argument("out", metavar="OUT", help="checkpoint to write (OUT.pt)")
+    parser.add_argument("--sharded", action="store_true", help="tensors into a folder beside OUT.pt (for large models)")
     parser.add_argument("--no-optimizer", action="store_true", help="leave out what only resuming a training needs")
     parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
     parser.add_argument("--data", help="foreign models: the data folder that they will be used with")
@@ -55,8 +55,7 @@ def run(args: argparse.Namespace) -> None:
         state.pop(OPTIMISER, None)
     if args.dtype:
         state["model"] = in_dtype(state["model"], pick_dtype(args.dtype))
-    write(state, out)
-    size = out.stat().st_size / 1e6
+    size = (write_sharded(state, out) if args.sharded else write(state, out)) / 1e6
     print(
         f"{out}: {size:,.1f} MB, {len(state['model'])} weights, "
         + ("with" if state.get(OPTIMISER) else "without")
@@ -69,7 +68,8 @@ def converted(path: Path, data: str | None, dictionary: str | None) -> dict[str,
     if not PART.fullmatch(path.stem):
         state = open_checkpoint(path)
         if not is_foreign(state):
-            return state
+            fill(state, path, PARTS)
+            return {key: value for key, value in state.items() if key != SHARDS}
     if not data:
         raise UserError(f"{path}: not a model of smoe_mt; say with --data which data folder it will be used with")
     return from_foreign(read_foreign(path, dictionary), data)

@@ -15,8 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.exported import PARTS
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.sharded import Shards
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import TASK, find_checkpoint
 from smoe_mt.models.config import HAS_STRATA
@@ -94,12 +96,18 @@ def unused_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
 
 def form_of(path: Path, state: Mapping[str, Any]) -> str:
     """How it lies on the disk."""
-    return "exported folder" if path.suffix == ".safetensors" else "one file"
+    if path.suffix == ".safetensors":
+        return "exported folder"
+    shards = Shards.of(state, path)
+    return f"sharded ({len(shards.files)} files in {shards.folder})" if shards else "one file"
 
 
 def files_of(path: Path, state: Mapping[str, Any]) -> list[Path]:
     """All files that the checkpoint consists of."""
-    return [path.parent / part for part in PARTS] if path.suffix == ".safetensors" else [path]
+    if path.suffix == ".safetensors":
+        return [path.parent / part for part in PARTS]
+    shards = Shards.of(state, path)
+    return [path, *(sharded.files_of(path, shards) if shards else ())]
 
 
 def damage_of(path: Path) -> str | None:

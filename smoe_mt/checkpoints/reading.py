@@ -1,7 +1,7 @@
 """How every part of the project reads a checkpoint: nothing in it can run, and a damaged one is a user's error.
 
-A checkpoint is a file that ``torch.save`` wrote (loaded with torch's ``weights_only`` safety on), or the safetensors file of
-an exported folder.
+A checkpoint is a file that ``torch.save`` wrote (loaded with torch's ``weights_only`` safety on), alone or with a folder of
+tensors beside it (``sharded``), or the safetensors file of an exported folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
 from smoe_mt.errors import UserError
 
 BLOCK = 1 << 20
-PROGRESS_AFTER = 2.0  # seconds of reading
+QUIET: dict[str, Any] = {"disable": None, "leave": False, "delay": 2.0}  # a bar for those who wait at a terminal
 
 
 def allow_namespaces() -> None:
@@ -33,27 +34,54 @@ def allow_namespaces() -> None:
 def open_checkpoint(path: str | Path) -> dict[str, Any]:
     """What a checkpoint holds, settings as plain values; tensors stay on the disk until they are used.
 
-    Raises:
-        UserError: a damaged file, or one that is no checkpoint of fairseq's with its model.
+    Those of a folder beside it are on the device "meta": `read_checkpoint` reads them. Raises UserError for a damaged file,
+    and for one that is no checkpoint of fairseq's with its model.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         state = read_exported(path)
         return {**state, "cfg": OmegaConf.to_container(state["cfg"])}
+    state = _mapped(path)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
+    return state
+
+
+def _mapped(path: Path) -> Any:
     allow_namespaces()
     try:
         # What torch wrote before its version 1.6 is no zip archive, and cannot be mapped.
-        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # other bytes in a file make the unpickler raise nearly anything
         raise damaged(path, error) from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
+
+
+def folder_named_by(path: Path) -> str | None:
+    """The folder of tensors that a file of torch's names; None where it names none. UserError for a damaged file."""
+    state = _mapped(path)
+    shards = Shards.of(state, path) if isinstance(state, dict) else None
+    return shards.folder if shards else None
+
+
+def read_checkpoint(path: str | Path, parts: Sequence[str] = (MODEL,)) -> dict[str, Any]:
+    """As `open_checkpoint`, after all bytes have been checked, with the tensors of these parts of it."""
+    check_whole(path)
+    state = open_checkpoint(path)
+    fill(state, Path(path), parts)
     return state
 
 
 def tied_names(state: Mapping[str, Any]) -> dict[str, str]:
     """Names of weights that are another one's -> that one's name."""
     weights: dict[str, Tensor] = state["model"]
+    if state.get(SHARDS):
+        prefix = f"{MODEL}."
+        tied: dict[str, str] = state[SHARDS]["tied"]
+        return {
+            name.removeprefix(prefix): kept.removeprefix(prefix)
+            for name, kept in tied.items()
+            if name.startswith(prefix)
+        }
     first: dict[tuple[int, torch.Size], str] = {}
     names = {name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in weights.items()}
     return {name: kept for name, kept in names.items() if name != kept}
@@ -62,31 +90,27 @@ def tied_names(state: Mapping[str, Any]) -> dict[str, str]:
 def check_whole(path: str | Path) -> None:
     """Read all of a checkpoint once. UserError for one that is cut, or has a byte that is not what was written."""
     path = Path(path)
-    open_checkpoint(path)  # of an exported folder this is all
-    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+    state = open_checkpoint(path)  # of an exported folder this is all
+    if path.suffix == ".safetensors":
         return
-    try:
-        _compare_check_sums(path)  # torch writes them, but does not look at them
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise damaged(path, error) from error
+    shards = Shards.of(state, path)
+    size = path.stat().st_size + (sum(one["bytes"] for one in shards.files.values()) if shards else 0)
+    with tqdm(total=size, desc=f"checking {path.name}", unit="B", unit_scale=True, **QUIET) as progress:
+        if zipfile.is_zipfile(path):
+            try:
+                _compare_check_sums(path, progress.update)  # torch writes them, but does not look at them
+            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+                raise damaged(path, error) from error
+        if shards:
+            check_folder(path, shards, progress.update)
 
 
-def _compare_check_sums(path: Path) -> None:
-    size = path.stat().st_size
-    progress = tqdm(
-        total=size,
-        desc=f"checking {path.name}",
-        unit="B",
-        unit_scale=True,
-        disable=None,
-        leave=False,
-        delay=PROGRESS_AFTER,
-    )
-    with progress, zipfile.ZipFile(path) as archive:
+def _compare_check_sums(path: Path, progress: Callable[[int], Any]) -> None:
+    with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as stream:
                 while block := stream.read(BLOCK):
-                    progress.update(len(block))
+                    progress(len(block))
 
 
 def damaged(path: str | Path, error: Exception) -> UserError:

@@ -8,11 +8,12 @@ the number of ranks that wrote or will read them, and nothing that could run.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,19 @@ from torch import Tensor, distributed
 from smoe_mt.checkpoints.exported import fingerprint
 from smoe_mt.errors import UserError
 from smoe_mt.files import PARTIAL, sync
+from smoe_mt.moe.experts import STACKED
 
 SHARDS = "shards"  # in the checkpoint: see `Shards.state`
 MODEL, OPTIMISER = "model", "last_optimizer_state"
 PARTS = (MODEL, OPTIMISER)  # of a checkpoint, whose tensors go into the folder
 FOLDER = re.compile(r"shards_\d+(_\d+)?")
+EXPERTS = re.compile(rf"\.experts\.({'|'.join(STACKED)})(\.|$)")  # in a name: a stack of them
 FILE = re.compile(r"[\w-]+\.safetensors")
 BYTES_OF_A_FILE = 1 << 30  # of a rank; a file is put together in memory before it is written
 REMEDY = "take another checkpoint, or copy its folder again"
 
-#: (name, this rank's tensor) -> the tensor itself where every rank has the same, or a DTensor that says which part it is.
-Place = Callable[[str, Tensor], Tensor]
-
-
-def same_everywhere(_name: str, tensor: Tensor) -> Tensor:
-    """The `Place` of a training whose ranks all have the whole model."""
-    return tensor
+#: Experts of a block -> the numbers of those that this rank has.
+Mine = Callable[[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,15 @@ def _count_parameters(optimiser: Mapping[str, Any]) -> int:
 
 
 def split(
-    state: Mapping[str, Any], parameters: Sequence[str] = (), place: Place = same_everywhere
+    state: Mapping[str, Any],
+    parameters: Sequence[str] = (),
+    mine: Mine = range,
+    counts: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
-    """A checkpoint without its tensors, the tensors by name as they are placed, and which names are tied to which.
+    """A checkpoint without its tensors, the tensors by name, and which names are tied to which; `state` stays as it is.
 
-    `state` itself stays as it is.
+    Stacks of experts are taken apart, as ranks may have any of them: expert 3 of NAME is NAME/3. `counts`: experts of the block
+    that a parameter belongs to, by its name, where `mine` are not all of them.
     """
     skeleton = {**state, **{part: _copied(state[part]) for part in PARTS if state.get(part) is not None}}
     tensors: dict[str, Tensor] = {}
@@ -114,14 +116,29 @@ def split(
     first: dict[Any, str] = {}
     for name, values, key in tensors_of(skeleton, parameters):
         tensor = values[key].detach()
-        same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        shape = tensor.shape
+        same = (tensor.data_ptr(), shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         kept = first.setdefault(same, name)
-        if kept == name:
-            tensors[name] = place(name, tensor.contiguous())
-        else:
+        if kept != name:
             tied[name] = kept
-        values[key] = torch.empty(tensors[kept].shape, dtype=tensor.dtype, device="meta")
+        elif EXPERTS.search(name):
+            experts = (counts or {}).get(_parameter(name), len(tensor))
+            tensors.update(zip(_apart(name, mine(experts)), tensor, strict=True))
+            shape = torch.Size((experts, *shape[1:]))
+        else:
+            tensors[name] = tensor.contiguous()
+        values[key] = torch.empty(shape, dtype=tensor.dtype, device="meta")
     return skeleton, tensors, tied
+
+
+def _apart(name: str, experts: Sequence[int]) -> list[str]:
+    return [f"{name}/{expert}" for expert in experts]
+
+
+def _parameter(name: str) -> str:
+    """That a tensor is, or is a state of the optimiser of."""
+    part, _, rest = name.partition(".")
+    return rest if part == MODEL else rest.rpartition(".")[0]
 
 
 def _copied(values: Any) -> Any:
@@ -164,11 +181,10 @@ def _save(partial: Path, tensors: Mapping[str, Tensor]) -> None:
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
 
-    writer = checkpoint.HuggingFaceStorageWriter(str(partial), _numbers_of_files(tensors), save_distributed=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process only
-            checkpoint.save(dict(tensors), storage_writer=writer, no_dist=not _several())
+            checkpoint.save(dict(tensors), storage_writer=_writer(partial), no_dist=not _several())
     except CheckpointException as error:
         causes = [cause for cause, _ in error.failures.values()]
         of_disk = next((cause for cause in causes if isinstance(cause, OSError)), None)
@@ -177,15 +193,27 @@ def _save(partial: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(of_disk.errno, of_disk.strerror) from error
 
 
-def _numbers_of_files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Which of a rank's files each tensor goes into, so that none is larger than need be."""
-    limit = BYTES_OF_A_FILE * (distributed.get_world_size() if _several() else 1)
+def _writer(partial: Path) -> Any:
+    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+    class SeveralFiles(HuggingFaceStorageWriter):
+        """What torch gave this rank to write, in files that are no larger than need be."""
+
+        def write_data(self, plan: Any, planner: Any) -> Any:
+            data = {**plan.storage_data, "fqn_to_index_mapping": _numbers_of_files(plan.items)}
+            return super().write_data(replace(plan, storage_data=data), planner)
+
+    return SeveralFiles(str(partial), save_distributed=True)
+
+
+def _numbers_of_files(items: Sequence[Any]) -> dict[str, int]:
     numbers, number, size = {}, 1, 0
-    for name, tensor in tensors.items():
-        bytes_ = tensor.numel() * tensor.element_size()
-        if size and size + bytes_ > limit:
+    for item in items:
+        described = item.tensor_data
+        bytes_ = math.prod(described.chunk.sizes) * described.properties.dtype.itemsize
+        if size and size + bytes_ > BYTES_OF_A_FILE:
             number, size = number + 1, 0
-        numbers[name] = number
+        numbers[item.index.fqn] = number
         size += bytes_
     return numbers
 
@@ -240,48 +268,40 @@ def remove_unnamed(run_folder: Path, name_of_folder: Callable[[Path], str | None
 # --- reading ---
 
 
-def fill(
-    state: Mapping[str, Any],
-    path: Path,
-    parts: Sequence[str] = PARTS,
-    place: Place = same_everywhere,
-    own: Mapping[str, Tensor] | None = None,
-) -> None:
+def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, mine: Mine = range) -> None:
     """Read the tensors of these parts of a checkpoint from the folder beside `path`; of one that is one file, nothing.
 
-    `own`: name of a parameter -> this rank's tensor, from which `place` knows which part of the whole the rank has. Each rank
-    reads what it needs, alone. Raises UserError for a damaged folder.
+    Each rank reads what it needs, alone: of experts its own. Raises UserError for a damaged folder.
     """
     shards = Shards.of(state, path)
     if shards is None:
         return
     places = list(tensors_of(state, shards.parameters, parts))
+    found: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     for name, values, key in places:
-        kept = shards.tied.get(name, name)
-        if kept not in targets:
-            targets[kept] = _target(name, values[key], place, own or {})
+        kept, shape = shards.tied.get(name, name), values[key].shape
+        if kept in found:
+            continue
+        experts = list(mine(shape[0])) if EXPERTS.search(kept) else None
+        if experts is None:
+            found[kept] = targets[kept] = torch.empty(shape, dtype=values[key].dtype)
+        else:
+            found[kept] = torch.empty((len(experts), *shape[1:]), dtype=values[key].dtype)
+            targets.update(zip(_apart(kept, experts), found[kept], strict=True))
     _load(targets, path, shards)
     for name, values, key in places:
-        target = targets[shards.tied.get(name, name)]
-        values[key] = target.to_local() if hasattr(target, "to_local") else target
-
-
-def _target(name: str, described: Tensor, place: Place, own: Mapping[str, Tensor]) -> Tensor:
-    """An empty tensor of the rank's part, as it is placed."""
-    parameter = own.get(name.partition(".")[2], own.get(name.partition(".")[2].rpartition(".")[0]))
-    shape = described.shape
-    if parameter is not None and place(name, parameter.detach()).shape == described.shape:
-        shape = parameter.shape
-    return place(name, torch.empty(shape, dtype=described.dtype))
+        values[key] = found[shards.tied.get(name, name)]
 
 
 def _load(targets: dict[str, Tensor], path: Path, shards: Shards) -> None:
     from torch.distributed import checkpoint
 
+    reader = checkpoint.HuggingFaceStorageReader(str(path.parent / shards.folder))
+    reader.fs = _only(files_of(path, shards))
     try:
-        reader = checkpoint.HuggingFaceStorageReader(str(path.parent / shards.folder))
-        reader.fs = _only(files_of(path, shards))
+        found = reader.read_metadata()  # which torch would do later, and print the trace of an error
+        reader.read_metadata = lambda: found  # type: ignore[method-assign]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no other process is asked
             checkpoint.load(targets, storage_reader=reader, no_dist=True)
@@ -316,6 +336,8 @@ def check_folder(path: Path, shards: Shards, progress: Callable[[int], Any] = la
             raise UserError(f"{file} is missing, and with it tensors of {path.name}; {REMEDY}")
         expected = shards.files[file.name]
         if file.stat().st_size != expected["bytes"]:
-            raise UserError(f"{file} has {file.stat().st_size:,} bytes, and {expected['bytes']:,} were written; {REMEDY}")
+            raise UserError(
+                f"{file} has {file.stat().st_size:,} bytes, and {expected['bytes']:,} were written; {REMEDY}"
+            )
         if fingerprint(file, progress)["sha256"] != expected["sha256"]:
             raise UserError(f"{file} is not what was written (its SHA-256 differs); {REMEDY}")

@@ -116,7 +116,7 @@ def load_model(
     register()
     checkpoint = find_checkpoint(path)
     target, precision = pick_device(device), pick_dtype(dtype)
-    state = read_checkpoint(checkpoint)
+    state = read_for_fairseq(checkpoint)
     config = _checked_config(state, checkpoint)
     _attach_data(config, data, checkpoint)
     with open_dict(config):
@@ -136,7 +136,7 @@ def load_model(
     return LoadedModel(model, task, config, checkpoint, int(history[-1].get("num_updates", 0)))
 
 
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint file holds, in fairseq's form: cfg, model, task_state, ... UserError for a damaged one."""
     from fairseq import checkpoint_utils
 

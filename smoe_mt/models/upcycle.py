@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from smoe_mt.checkpoints.foreign import fit_vocabulary, from_state, is_foreign
-from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
+from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.tasks.vocabulary import Vocabulary
 
@@ -26,8 +26,7 @@ def upcycle_from(
     path = Path(checkpoint)
     if not path.is_file():
         raise UserError(f"--init-experts-from: there is no checkpoint {path}")
-    check_whole(path)
-    state = open_checkpoint(path)
+    state = read_checkpoint(path)
     dense = state["model"]
     theirs = (state.get("task_state") or {}).get("vocabulary")
     if is_foreign(state):

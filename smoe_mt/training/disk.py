@@ -77,7 +77,8 @@ def check_room(cfg: Any, model: nn.Module) -> None:
         f"{readable(free)} free"
     )
     # A checkpoint is written beside the one that it replaces.
-    needed = total + size - _bytes_of(Path(folder).glob("checkpoint*.pt"))
+    there = (*Path(folder).glob("checkpoint*.pt"), *Path(folder).glob("shards_*/*"))
+    needed = total + size - _bytes_of(there)
     if needed > free:
         raise UserError(
             f"{folder}: the checkpoints need {readable(needed)} and {readable(free)} are free; keep fewer "

@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fairseq.trainer
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
@@ -26,13 +27,16 @@ from fairseq.trainer import Trainer
 from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
 
-from smoe_mt.checkpoints.reading import open_checkpoint
+from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
+from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, PARTS, SHARDS, fill
 from smoe_mt.errors import UserError
+from smoe_mt.moe.parallel import ExpertRanks
 from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel import (
     add_expert_norm,
+    expert_counts,
     experts_to_load,
     put_whole_experts,
     ranks_of,
@@ -44,6 +48,8 @@ from smoe_mt.training.memory import keep_freed_memory
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
+from smoe_mt.training.safe_loading import filled_by
+from smoe_mt.training.sharded_saving import ShardedSaving, check_sharded
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -70,6 +76,7 @@ class CheckingTrainer(Trainer):
         self._whole_experts: dict[str, Any] | None = None
         if self._expert_ranks is not None:
             check_expert_parallel(self.cfg)
+        self._shards = self._sharded_saving() if getattr(self.cfg.task, "sharded_checkpoints", False) else None
         check_finetuning(self.cfg.checkpoint.finetune_from_model)
         check_writing(self.cfg.checkpoint)
         forget_previous_job()
@@ -105,8 +112,17 @@ class CheckingTrainer(Trainer):
         return state
 
     def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        without_optimiser = bool(args[0] if args else kwargs.get("reset_optimizer"))
+
+        def fill_own(state: dict[str, Any], path: Path) -> None:
+            if state.get(SHARDS):
+                fill(state, path, (MODEL,) if without_optimiser else PARTS, self._own_experts)
+            if without_optimiser:
+                state[OPTIMISER] = None
+
         try:
-            return super().load_checkpoint(filename, *args, **kwargs)
+            with filled_by(fill_own):
+                return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
             raise
         except Exception as error:
@@ -132,11 +148,46 @@ class CheckingTrainer(Trainer):
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
-        if self._expert_ranks is not None and sys.exc_info()[0] is not None:
-            logger.error("no checkpoint of the crash: the experts of the other ranks cannot be had any more")
+        apart = self._expert_ranks is not None or (self._shards is not None and self._shards.ranks > 1)
+        if apart and sys.exc_info()[0] is not None:
+            logger.error("no checkpoint of the crash: what the other ranks have of it cannot be had any more")
             return None
         ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
-        return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+        extra = {**extra_state, STATE_KEY: ours}
+        return super().save_checkpoint(filename, extra) if self._shards is None else self._save_sharded(filename, extra)
+
+    def _save_sharded(self, filename: str, extra_state: dict[str, Any]) -> str:
+        state = self.state_dict()
+        state["extra_state"].update(extra_state)
+        state["cfg"]["task"]["expert_parallel_size"] = 1  # nothing in a checkpoint depends on it
+        rest = utils.move_to_cpu({key: value for key, value in state.items() if key not in PARTS})
+        whole = {**rest, **{part: state[part] for part in PARTS if part in state}}
+        assert self._shards is not None
+        logger.info(f"Saving checkpoint to {filename}, its tensors beside it")
+        written = self._shards.write(whole, Path(filename).parent, self.get_num_updates())
+        checkpoint_utils.torch_persistent_save(written, filename)
+        return str(Path(filename).absolute())
+
+    def _sharded_saving(self) -> ShardedSaving:
+        check_sharded(self.cfg)
+        named = [*self._model.named_parameters(), *self._criterion.named_parameters()]
+        blocks = expert_counts(self._model)
+        return ShardedSaving(
+            rank=self.data_parallel_rank,
+            ranks=self.data_parallel_world_size,
+            parameters=[name for name, parameter in named if parameter.requires_grad],
+            mine=self._own_experts,
+            counts={name: blocks[id(parameter)] for name, parameter in named if id(parameter) in blocks},
+        )
+
+    def _own_experts(self, num_experts: int) -> Sequence[int]:
+        return range(num_experts) if self._expert_ranks is None else self._expert_ranks.mine(num_experts)
+
+    def saving_together(self) -> AbstractContextManager[None]:
+        """Around fairseq's saving of a checkpoint, on all ranks."""
+        if self._shards is None:
+            return nullcontext()
+        return self._shards.together(Path(self.cfg.checkpoint.save_dir), self.state_dict)
 
     @property
     def model(self) -> Any:
@@ -157,8 +208,10 @@ class CheckingTrainer(Trainer):
     def consolidate_optimizer(self) -> None:
         """As fairseq's, which calls it on all ranks before it saves: experts that are spread over them come together."""
         super().consolidate_optimizer()
-        if self._expert_ranks is not None and sys.exc_info()[0] is None:  # not where this rank alone saves a crash
-            self._whole_experts = whole_experts(self._model, self.optimizer.optimizer, self._expert_ranks)
+        apart = self._expert_ranks is not None and self._shards is None
+        if apart and sys.exc_info()[0] is None:  # not where this rank alone saves a crash
+            ranks = cast(ExpertRanks, self._expert_ranks)
+            self._whole_experts = whole_experts(self._model, self.optimizer.optimizer, ranks)
 
     def state_dict(self) -> dict[str, Any]:
         """As fairseq's, with all experts."""
@@ -267,12 +320,13 @@ class CheckingTrainer(Trainer):
 
     def _whole(self, filename: str) -> str:
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
-        if Path(filename) != Path(self.cfg.checkpoint.save_dir) / LAST:
-            return filename
-        found, wrong = "", ""
+        found, wrong = filename, ""
         if self.data_parallel_rank == 0:
             try:
-                found = str(whole_checkpoint(filename))
+                if Path(filename) == Path(self.cfg.checkpoint.save_dir) / LAST:
+                    found = str(whole_checkpoint(filename))
+                else:
+                    check_whole(filename)
             except UserError as error:
                 wrong = str(error)
         if self.data_parallel_world_size > 1:
