@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
 from smoe_mt.training.launch_ranks import launch_in
-from smoe_mt.training.safe_loading import first_sentence
 
 Value = TypeVar("Value")
 # The others wait while the first scores.
@@ -71,7 +71,8 @@ def open_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     try:
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"WORLD_SIZE is {launch.size}, and the processes do not find each other ({first_sentence(error)}); "

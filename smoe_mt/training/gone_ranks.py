@@ -19,8 +19,8 @@ from datetime import timedelta
 
 from torch import distributed
 
+from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.training.safe_loading import first_sentence
 
 logger = logging.getLogger(__name__)
 

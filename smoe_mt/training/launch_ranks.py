@@ -21,9 +21,9 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import open_dict
 from torch import distributed
 
+from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
 from smoe_mt.training import gone_ranks
-from smoe_mt.training.safe_loading import first_sentence
 
 logger = logging.getLogger(__name__)
 

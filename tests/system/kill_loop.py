@@ -23,8 +23,9 @@ from pathlib import Path
 import torch
 from fairseq_cli import train
 
+from smoe_mt.checkpoints.reading import check_whole
 from smoe_mt.paths import user_dir
-from smoe_mt.training.resuming import LAST, check_whole
+from smoe_mt.training.resuming import LAST
 from smoe_mt.training.whole_files import PARTIAL
 from tests.toy import make_toy_folder
 
