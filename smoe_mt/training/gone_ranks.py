@@ -55,8 +55,6 @@ class Heartbeats:
         others = {rank: found for rank, found in self._read_all().items() if rank != self._rank}
         left = [rank for rank, (_, beat) in others.items() if beat == LEFT]
         silent = [rank for rank, found in others.items() if found == before[rank] and rank not in left]
-        if self._rank == 0:
-            time.sleep(3 * BEAT)  # without torchrun this process keeps the store, and the others ask too
         return [f"rank {rank} ({others[rank][0]})" for rank in silent or left]
 
     def _watch(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.options import get_training_parser, parse_args_and_arch
 from fairseq_cli import train
+from torch import distributed
 
 from smoe_mt.paths import user_dir
 from smoe_mt.training import preemption
@@ -62,6 +62,8 @@ class Ranks:
 
     processes: list[int]
     logs: list[Path]
+    #: Where they find each other, which torchrun keeps in a process of its own.
+    store: distributed.TCPStore
 
     def wait(self, seconds: float = 120) -> list[int]:
         """Their exit codes, negative for a signal. Those that take longer are killed, which fails the test."""
@@ -83,6 +85,10 @@ class Ranks:
         )
         return [codes[process] for process in self.processes]
 
+    def first(self) -> Ranks:
+        """The first of them alone."""
+        return Ranks(self.processes[:1], self.logs[:1], self.store)
+
     def log(self, rank: int) -> str:
         """The end of what a rank wrote."""
         return self.logs[rank].read_text()[-3000:]
@@ -96,16 +102,9 @@ class Ranks:
 def fork(ranks: int, run: Callable[[int], object], folder: Path) -> Ranks:
     """Call `run` with each rank, in processes that find in the environment what torchrun would put there."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     logs = [folder / f"rank{rank}.log" for rank in range(ranks)]
-    return Ranks([_fork(rank, ranks, port, run, log) for rank, log in enumerate(logs)], logs)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    return Ranks([_fork(rank, ranks, store.port, run, log) for rank, log in enumerate(logs)], logs, store)
 
 
 def _fork(rank: int, ranks: int, port: int, run: Callable[[int], object], log: Path) -> int:
@@ -122,6 +121,7 @@ def _fork(rank: int, ranks: int, port: int, run: Callable[[int], object], log: P
         preemption._noted.clear()
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         run(rank)
         code = 0
     except SystemExit as stop:
