@@ -23,6 +23,7 @@ from torch import distributed
 
 from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
+from smoe_mt.training import gone_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,18 @@ def put_in_place() -> None:
     """Let fairseq's trainings join the ranks. Doing it again changes nothing."""
     _join_before_main()
     _join_in_main()
+    distributed_utils._broadcast_object_slow = broadcast_pickled
+
+
+def broadcast_pickled(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
+    """For fairseq, which sends a checkpoint from the first rank to the others, tensors apart: what is not a tensor.
+
+    fairseq's own has torch.load read it, and that refuses what the first rank has made of the checkpoint by then.
+    """
+    box = [obj]
+    source = distributed.get_global_rank(group, src_rank)
+    distributed.broadcast_object_list(box, src=source, group=group, device=dist_device)
+    return box[0]
 
 
 def _join_before_main() -> None:
@@ -71,7 +84,7 @@ def _join_before_main() -> None:
 
     @wraps(original)
     def call_main(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
-        # Of fairseq's command lines that come here, training alone has it.
+        # Of fairseq's command lines that come here, training alone has one.
         if "Trainer" in getattr(main, "__globals__", {}):
             join_ranks(cfg)
         return original(cfg, main, **kwargs)
@@ -113,8 +126,12 @@ def join_ranks(cfg: Any) -> None:
     _check_sharding(settings)
     if settings.distributed_world_size > 1:
         _replace_backend(settings)
-    if launch is not None and launch.size > 1 and not distributed.is_initialized():
-        _open_group(settings, launch)
+    seconds = settings.heartbeat_timeout if settings.heartbeat_timeout > 0 else PATIENCE
+    if launch is not None and launch.size > 1:
+        with open_dict(settings):
+            settings.heartbeat_timeout = -1  # fairseq's own way would be an interrupt, which a waiting rank does not hear
+        if not distributed.is_initialized():  # by an earlier job of a multirun
+            _open_group(settings, launch, seconds)
 
 
 def _be_quiet() -> None:
@@ -169,9 +186,8 @@ def _replace_backend(settings: Any) -> None:
             settings.ddp_backend = "legacy_ddp"
 
 
-def _open_group(settings: Any, launch: Launch) -> None:
+def _open_group(settings: Any, launch: Launch, seconds: int) -> None:
     """The process group, with a time limit that fairseq does not know, and the group that fairseq makes of it."""
-    seconds = settings.heartbeat_timeout if settings.heartbeat_timeout > 0 else PATIENCE
     device = None
     if settings.distributed_backend == "nccl":
         device = torch.device("cuda", settings.device_id)
@@ -194,8 +210,7 @@ def _open_group(settings: Any, launch: Launch) -> None:
         ) from error
     if int(present) != launch.size:
         raise UserError(f"{int(present)} of {launch.size} ranks have found each other: start them with torchrun")
+    gone_ranks.listen(os.environ, launch.rank, launch.size)
     distributed_utils.get_global_group._global_group = group
-    with open_dict(settings):
-        settings.heartbeat_timeout = -1  # fairseq's own way would be an interrupt, which a waiting rank does not hear
     warnings.filterwarnings("ignore", message="Distributed is already initialized")
     logger.info(f"{launch.size} ranks ({settings.distributed_backend}); none waits for another longer than {seconds} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_down(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Of each update: `gradients` before they are clipped, `batches` of the rank, `keys` of its logs, what was logged (`output`
+    """Of each update: what its batches' gradients add up to (`by_hand`, where its rank has all), `gradients` before they are clipped, `batches` of the rank, `keys` of its logs, what was logged (`output`
     of the update, `metrics` so far) and `weights`; `valid`, what a validation after it logged."""
     written: list[dict[str, Any]] = []
     clip, step, log, stats = (
@@ -42,11 +43,14 @@ def write_down(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     )
 
     def clip_grad_norm(self: CheckingTrainer, norm: float) -> Any:
-        written[-1]["gradients"] = {name: weight.grad.clone() for name, weight in self.get_model().named_parameters()}
+        weights = self.get_model().named_parameters()
+        written[-1]["gradients"] = {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
         return clip(self, norm)
 
     def train_step(self: CheckingTrainer, samples: Any, *args: Any) -> Any:
         written.append({"keys": [], "batches": sum(map(bool, samples))})
+        if self.data_parallel_world_size == 1:
+            written[-1]["by_hand"] = summed_gradients(self, samples)
         output = step(self, samples, *args)
         logged = {key: float(value) for key, value in metrics.get_smoothed_values("train_inner").items()}
         weights = {name: value.clone() for name, value in self.get_model().state_dict().items()}
@@ -66,6 +70,17 @@ def write_down(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     patch.setattr(CheckingTrainer, "_aggregate_logging_outputs", aggregate)
     patch.setattr(train, "get_valid_stats", get_valid_stats)
     return written
+
+
+def summed_gradients(trainer: CheckingTrainer, samples: list[Any]) -> dict[str, torch.Tensor]:
+    """Per target token, one batch after the other through a copy of the model."""
+    model = copy.deepcopy(trainer.get_model()).train()
+    size = 0
+    for sample in samples:
+        loss, tokens, _ = trainer.get_criterion().train().forward(model, sample)
+        loss.backward()
+        size += tokens
+    return {name: weight.grad / size for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 Written = dict[tuple[str, int], list[list[dict[str, Any]]]]
@@ -115,6 +130,12 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 
 
 MANY = [*((kind, 2) for kind in KINDS), *((kind, 4) for kind in FOUR_RANKS)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_batches_are_added_up(written: Written, kind: str) -> None:
+    for note in written[kind, 1][0]:
+        assert apart(note["by_hand"], note["gradients"]) < 1e-6 * largest(note["gradients"])
 
 
 @pytest.mark.parametrize(("kind", "ranks"), MANY)
