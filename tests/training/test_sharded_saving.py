@@ -20,30 +20,29 @@ from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.training.resuming import whole_checkpoint
 from smoe_mt.training.sharded_saving import check_sharded
 from smoe_mt.training.trainer import CheckingTrainer
-from tests.ranks import on_ranks
-from tests.training.test_expert_parallel import MODELS, assert_same, train
+from tests.training.test_expert_parallel import assert_same, train_all
 
-MODEL = MODELS["stratified"]
-SHARDED = [*MODEL, "--sharded-checkpoints"]
+SHARDED = "--sharded-checkpoints"
 
 
-def trained(data: Path, folder: Path, ranks: int, shared_by: int, updates: int, *options: str) -> dict[str, Any]:
+def trained(data: Path, folder: Path, ranks: int, shared_by: int, updates: int, options: str = "") -> dict[str, Any]:
     """All of the last checkpoint."""
-    on_ranks(ranks, train, ranks, shared_by, data, folder, updates, *options)
+    job = (folder, (ranks, shared_by), "stratified", updates, f"--disable-validation {options}")
+    train_all([job], data, folder.parent / f"{folder.name}-logs")
     return read_checkpoint(folder / "checkpoint_last.pt", PARTS)
 
 
 @pytest.fixture(scope="module")
 def alone(toy_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process ends with, in one file."""
-    return trained(toy_text, tmp_path_factory.mktemp("alone"), 1, 1, 4, *MODEL)
+    return trained(toy_text, tmp_path_factory.mktemp("alone"), 1, 1, 4)
 
 
 @pytest.fixture(scope="module")
 def sharded_run(toy_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with sharded checkpoints, of updates 2 and 4."""
     folder = tmp_path_factory.mktemp("sharded") / "run"
-    trained(toy_text, folder, 1, 1, 4, *SHARDED)
+    trained(toy_text, folder, 1, 1, 4, SHARDED)
     return folder
 
 
@@ -76,21 +75,21 @@ def test_all_names_of_an_update_share_its_tensors(sharded_run: Path) -> None:
 def test_a_run_goes_on_with_other_ranks(
     first: tuple[int, int], then: tuple[int, int], alone: dict[str, Any], toy_text: Path, tmp_path: Path
 ) -> None:
-    halfway = trained(toy_text, tmp_path, *first, 2, *SHARDED)
+    halfway = trained(toy_text, tmp_path, *first, 2, SHARDED)
     assert halfway["optimizer_history"][-1]["num_updates"] == 2
-    assert_same(alone, trained(toy_text, tmp_path, *then, 4, *SHARDED))
+    assert_same(alone, trained(toy_text, tmp_path, *then, 4, SHARDED))
     assert load_model(tmp_path, device="cpu").updates == 4
 
 
 def test_one_file_becomes_sharded_and_back(alone: dict[str, Any], toy_text: Path, tmp_path: Path) -> None:
-    trained(toy_text, tmp_path, 2, 2, 2, *MODEL)
-    trained(toy_text, tmp_path, 2, 2, 3, *SHARDED)
-    assert_same(alone, trained(toy_text, tmp_path, 2, 2, 4, *MODEL))
+    trained(toy_text, tmp_path, 2, 2, 2)
+    trained(toy_text, tmp_path, 2, 2, 3, SHARDED)
+    assert_same(alone, trained(toy_text, tmp_path, 2, 2, 4))
 
 
 def test_folders_of_deleted_checkpoints_go_with_them(toy_text: Path, tmp_path: Path) -> None:
     (tmp_path / "shards_9.partial").mkdir()
-    on_ranks(1, train, 1, 1, toy_text, tmp_path, 4, *SHARDED, "--keep-interval-updates", "1")
+    trained(toy_text, tmp_path, 1, 1, 4, f"{SHARDED} --keep-interval-updates 1")
     assert [path.name for path in tmp_path.glob("shards_*")] == ["shards_4"]
     assert not list(tmp_path.glob("checkpoint_*_2.pt"))
 
@@ -128,7 +127,7 @@ def test_a_full_disk(toy_text: Path, tmp_path: Path, alone: dict[str, Any], monk
     original = CheckingTrainer.state_dict
     monkeypatch.setattr(FileSystem, "create_stream", write)
     monkeypatch.setattr(CheckingTrainer, "state_dict", state_dict)
-    end = trained(toy_text, tmp_path, 2, 2, 4, *SHARDED)
+    end = trained(toy_text, tmp_path, 2, 2, 4, SHARDED)
     assert_same(alone, end)
     assert [path.name for path in tmp_path.glob("shards_*")] == ["shards_4"]
     assert not list(tmp_path.glob("checkpoint_*_2.pt"))
