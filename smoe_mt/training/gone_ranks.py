@@ -38,13 +38,15 @@ class Heartbeats:
         self._store, self._rank, self._size = store, rank, size
         self._who = f"process {os.getpid()} on {socket.gethostname()}"
         self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
         """Begin, once all ranks are there."""
         self._write(str(self._beats))
         distributed.barrier()
         atexit.register(self._leave)
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._thread.start()
 
     def gone(self) -> list[str]:
         """The ranks that write no more or, where all do, those that have left; takes some seconds."""
@@ -61,18 +63,21 @@ class Heartbeats:
         watched = (self._rank + 1) % self._size
         last, silent = "", 0
         while silent < SILENCE:
-            time.sleep(BEAT)
-            self._beats += 1
+            if self._ended.wait(BEAT):
+                return
+            began = time.monotonic()
             try:
+                self._beats += 1
                 self._write(str(self._beats))
                 found = self._store.get(str(watched)).decode()
             except RuntimeError:  # the first rank, or its torchrun, which keeps the store
-                found, watched = last, 0
-            if found.endswith(LEFT):
-                return
-            silent = silent + 1 if found == last else 0
+                watched, last = 0, ""
+                silent += max(1, round((time.monotonic() - began) / BEAT))
+                continue
+            silent = silent + 1 if found == last and not found.endswith(f"|{LEFT}") else 0
             last = found
-        logger.error(f"rank {watched} has not been heard of for {SILENCE * BEAT:.0f} s ({last.partition('|')[0]}): {AGAIN}")
+        who = last.partition("|")[0] or "with it the store of the ranks' addresses"
+        logger.error(f"rank {watched} has not been heard of for {SILENCE * BEAT:.0f} s ({who}): {AGAIN}")
         sys.stdout.flush()
         os._exit(EXIT_ALONE)
 
@@ -85,6 +90,8 @@ class Heartbeats:
         return {rank: (who, beat) for rank, (who, _, beat) in enumerate(found)}
 
     def _leave(self) -> None:
+        self._ended.set()
+        self._thread.join()  # Python must not end while it is in the store's code
         try:
             self._write(LEFT)
         except RuntimeError:
@@ -97,7 +104,7 @@ _heartbeats: list[Heartbeats] = []
 
 def listen(environment: Mapping[str, str], rank: int, size: int) -> None:
     """Start the heartbeats of this process, over a connection of their own."""
-    seconds = timedelta(seconds=SILENCE * BEAT)
+    seconds = timedelta(seconds=SILENCE * BEAT / 4)  # that it takes to notice a store whose machine is off
     address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=seconds)
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -63,18 +63,6 @@ def put_in_place() -> None:
     """Let fairseq's trainings join the ranks. Doing it again changes nothing."""
     _join_before_main()
     _join_in_main()
-    distributed_utils._broadcast_object_slow = broadcast_pickled
-
-
-def broadcast_pickled(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
-    """For fairseq, which sends a checkpoint from the first rank to the others, tensors apart: what is not a tensor.
-
-    fairseq's own has torch.load read it, and that refuses what the first rank has made of the checkpoint by then.
-    """
-    box = [obj]
-    source = distributed.get_global_rank(group, src_rank)
-    distributed.broadcast_object_list(box, src=source, group=group, device=dist_device)
-    return box[0]
 
 
 def _join_before_main() -> None:

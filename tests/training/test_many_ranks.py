@@ -37,7 +37,7 @@ def train_on(ranks: int, data: Path, folder: Path, options: str = "", change: Ch
     cfg = config(data, folder, options=options)
 
     def run(rank: int) -> None:
-        gone_ranks.BEAT = 0.2
+        gone_ranks.BEAT = 0.5
         if change is not None:
             change(rank)
         start(cfg)
@@ -214,7 +214,7 @@ def test_a_rank_that_dies_ends_the_others(
 
 def test_a_rank_that_stands_still_ends_the_others(data: Path, tmp_path: Path) -> None:
     def change(rank: int) -> None:
-        gone_ranks.BEAT, gone_ranks.SILENCE = 0.1, 20
+        gone_ranks.BEAT, gone_ranks.SILENCE = 0.1, 60
         if rank == 1:
             at_batch(3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
@@ -225,7 +225,7 @@ def test_a_rank_that_stands_still_ends_the_others(data: Path, tmp_path: Path) ->
     finally:
         os.kill(ranks.processes[1], signal.SIGKILL)
         os.waitpid(ranks.processes[1], 0)
-    assert f"rank 1 has not been heard of for 2 s (process {ranks.processes[1]}" in ranks.log(0)
+    assert f"rank 1 has not been heard of for 6 s (process {ranks.processes[1]}" in ranks.log(0)
 
 
 def test_a_rank_that_does_not_answer(data: Path, tmp_path: Path) -> None:
