@@ -206,9 +206,11 @@ def test_a_rank_that_dies_ends_the_others(
     assert codes[killed] == KILLED
     for rank in {0, 1, 2} - {killed}:
         assert codes[rank] not in (0, KILLED)
-        # The first rank keeps the store here, where there is no torchrun.
-        said = f"rank {killed} (process {ranks.processes[killed]} on " if killed else "rank 0, or the torchrun"
-        assert said in ranks.log(rank), ranks.log(rank)
+        # The first rank keeps the store here, where there is no torchrun: whoever notices late finds it gone.
+        said = {f"rank {killed} (process {ranks.processes[killed]} on "} if killed else {"rank 0, or the torchrun"}
+        if rank:
+            said.add("rank 0, or the torchrun")
+        assert any(each in ranks.log(rank) for each in said), ranks.log(rank)
         assert "Traceback" not in ranks.log(rank)
 
 
@@ -279,13 +281,13 @@ BATCHES = 8  # of an update, over all ranks
 
 @pytest.fixture(scope="module")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four updates of one process."""
+    """Five updates of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    train_on(1, data, folder, f"--update-freq {BATCHES} --max-update 4 --disable-validation").succeed()
+    train_on(1, data, folder, f"--update-freq {BATCHES} --max-update 5 --disable-validation").succeed()
     return folder
 
 
-@pytest.mark.parametrize("numbers", [(1, 2, 4, 1), (2, 1, 4, 2)])
+@pytest.mark.parametrize("numbers", [(1, 2, 4, 1, 2), (2, 1, 4, 2, 1)])
 def test_goes_on_as_another_number_of_ranks(numbers: tuple[int, ...], data: Path, alone: Path, tmp_path: Path) -> None:
     """An update of each, in mid-epoch and over its end, comes to what one process makes of it, to rounding."""
     for made, ranks in enumerate(numbers, start=1):
@@ -299,5 +301,5 @@ def test_goes_on_as_another_number_of_ranks(numbers: tuple[int, ...], data: Path
             other = found["last_optimizer_state"]["state"][number][name]
             torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(moment), rtol=1e-3, atol=1e-5)
     positions = [each["extra_state"]["train_iterator"] for each in (found, expected)]
-    assert positions[0]["epoch"] == positions[1]["epoch"] == 2
-    assert positions[0]["batches_in_epoch"] == positions[1]["batches_in_epoch"]
+    assert positions[0]["epoch"] == positions[1]["epoch"] == 3
+    assert 0 < positions[0]["batches_in_epoch"] == positions[1]["batches_in_epoch"]
