@@ -13,6 +13,7 @@ each in new processes, round after round.
     to-all MiB      sent by a rank to others in exchanges (rows, words, gradients), counted; mean over ranks
     reduce MiB      sent by a rank in reductions: 2 (n - 1) / n of the counted bytes that it has reduced by n ranks
     exchange s      spent by a rank in waiting for exchanges, and reduce s in reductions; mean over ranks
+    Adam s          of the optimiser's step
     held M          parameters of a rank; optimiser MiB: its state
     peak MiB        growth of a rank's memory from its start to its peak, model, gradients and optimiser included
 
@@ -126,6 +127,7 @@ class Training:
         self.criterion = StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1)
         self.model = make_model(SYSTEM, args, task).train()
         self.reduce = self._reduction(ranks, way.ranks)
+        self.adam_s = 0.0
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
         torch.manual_seed(rank)
         self.sample = make_sample(args, task)
@@ -143,7 +145,17 @@ class Training:
         loss, size, _ = self.criterion(self.model, self.sample)
         (loss / size).backward()
         self.reduce()
+        began = time.perf_counter()
         self.optimizer.step()
+        self.adam_s = time.perf_counter() - began
+
+    def rows_a_token(self) -> float:
+        """Rows that the experts of a block compute for a token: served, not dropped; mean over blocks."""
+        with torch.no_grad():
+            extra = self.model(**self.sample["net_input"])[1]
+        blocks = [*extra["encoder_routing"], *extra["decoder_routing"]]
+        served = sum(int(load.served.sum()) for routing in blocks for load in routing.load)
+        return served / len(blocks) / int(self.sample["ntokens"])
 
     def held(self) -> dict[str, float]:
         state = [v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor) and v.dim()]
@@ -169,7 +181,7 @@ def steps_of_rank(rank: int, way: Way, args: argparse.Namespace) -> list[dict[st
             wall, cpu = time.perf_counter(), time.process_time()
             training.step()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            steps.append({"wall s": wall, "CPU s": cpu, **vars(traffic), **training.held()})
+            steps.append({"wall s": wall, "CPU s": cpu, "Adam s": training.adam_s, **vars(traffic), **training.held()})
     peak = (measuring.status_kib("VmHWM") - before) / 1024
     return [{**step, "peak MiB": peak} for step in steps]
 
@@ -201,7 +213,7 @@ def row(way: Way, steps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         "reduce MiB": middle["reduced"] / measuring.MIB,
         "exchange s": middle["exchange_s"],
         "reduce s": middle["reduce_s"],
-        **{name: middle[name] for name in ("held M", "optimiser MiB", "peak MiB")},
+        **{name: middle[name] for name in ("Adam s", "held M", "optimiser MiB", "peak MiB")},
     }
 
 
@@ -237,9 +249,10 @@ def timed(run: Callable[[], object], times: int) -> float:
     return statistics.median(seconds["run"])
 
 
-def work_of_a_step(_rank: int, args: argparse.Namespace) -> int:
+def about_a_step(_rank: int, args: argparse.Namespace) -> str:
     training = Training(Way(1), 0, args)
-    return count_flops(training.step)
+    flops, rows = count_flops(training.step), training.rows_a_token()
+    return f"a step on one rank: {flops / 1e9:.1f} GFLOPs, {rows:.3f} rows a token in a block"
 
 
 # --- modes of their own ---
@@ -262,7 +275,7 @@ def traced(rank: int, way: Way, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def block_overhead(_rank: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+def block_overhead(_rank: int, tokens: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Forward and backward of a block (d 512, FFN 2048, strata 4 and 12) whose experts are all here, with and without a mesh."""
     keep_freed_memory()
 
@@ -274,28 +287,25 @@ def block_overhead(_rank: int, args: argparse.Namespace) -> list[dict[str, Any]]
                 module.spread(ExpertRanks(expert_mesh(1, "cpu"), chunks))
         return block
 
-    def passes(block: nn.Module, x: Tensor) -> Callable[[], object]:
+    def passes(block: nn.Module) -> Callable[[], object]:
         def once() -> None:
             block.zero_grad(set_to_none=True)
             block(x)[0].sum().backward()
 
         return once
 
-    rows = []
     blocks = {"no mesh": made(0), "mesh of 1": made(1), "mesh of 1, 2 parts": made(2)}
-    for tokens in args.block_tokens:
-        x = torch.randn(tokens, 512, requires_grad=True)
-        seconds = measuring.interleaved({name: passes(b, x) for name, b in blocks.items()}, args.runs, "cpu")
-        rows += [
-            {
-                "block": name,
-                "tokens": tokens,
-                "ms": 1000 * statistics.median(seconds[name]),
-                "to no mesh": measuring.ratio(seconds[name], seconds["no mesh"]),
-            }
-            for name in blocks
-        ]
-    return rows
+    x = torch.randn(tokens, 512, requires_grad=True)
+    seconds = measuring.interleaved({name: passes(b) for name, b in blocks.items()}, args.runs, "cpu")
+    return [
+        {
+            "block": name,
+            "tokens": tokens,
+            "ms": 1000 * statistics.median(seconds[name]),
+            "to no mesh": measuring.ratio(seconds[name], seconds["no mesh"]),
+        }
+        for name in blocks
+    ]
 
 
 def main() -> None:
@@ -317,9 +327,10 @@ def main() -> None:
         measuring.show([on_ranks(2, traced, Way(2, 2, chunks), args)[0] for chunks in (1, 2)], args)
         return
     if args.block:
-        measuring.show(on_ranks(1, block_overhead, args)[0], args)
+        rows = [row for tokens in args.block_tokens for row in on_ranks(1, block_overhead, tokens, args)[0]]
+        measuring.show(rows, args)
         return
-    print(f"GFLOPs a step on one rank: {on_ranks(1, work_of_a_step, args)[0] / 1e9:.1f}")
+    print(on_ranks(1, about_a_step, args)[0])
     for ranks in args.ranks:
         if ranks > 1:
             print("ping: " + ", ".join(f"{k} {measuring.as_text(v)}" for k, v in on_ranks(ranks, ping_of_rank)[0].items()))

@@ -46,6 +46,7 @@ VERBS = {
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
     "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
+    "plan": Verb("smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"),
     "report": Verb("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
     "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
 }

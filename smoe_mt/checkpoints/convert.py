@@ -16,9 +16,9 @@ import torch
 
 from smoe_mt import register
 from smoe_mt.checkpoints.foreign import ForeignModel, fit_vocabulary, is_foreign, read_foreign
-from smoe_mt.checkpoints.reading import check_whole, first_sentence, open_checkpoint
+from smoe_mt.checkpoints.reading import first_sentence, read_checkpoint
 from smoe_mt.checkpoints.released import PART
-from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS, fill
+from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import DTYPES, TASK, find_checkpoint, pick_dtype
@@ -49,7 +49,6 @@ def run(args: argparse.Namespace) -> None:
     path = find_checkpoint(args.model)
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: it is what is to be converted; give another name")
-    check_whole(path)
     state = converted(path, args.data, args.dictionary)
     if args.no_optimizer:
         state.pop(OPTIMISER, None)
@@ -66,9 +65,8 @@ def run(args: argparse.Namespace) -> None:
 def converted(path: Path, data: str | None, dictionary: str | None) -> dict[str, Any]:
     """The checkpoint as one of smoe_mt. UserError where it cannot be one."""
     if not PART.fullmatch(path.stem):
-        state = open_checkpoint(path)
+        state = read_checkpoint(path, PARTS)
         if not is_foreign(state):
-            fill(state, path, PARTS)
             return {key: value for key, value in state.items() if key != SHARDS}
     if not data:
         raise UserError(f"{path}: not a model of smoe_mt; say with --data which data folder it will be used with")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from smoe_mt.checkpoints.names import Block, released_blocks
-from smoe_mt.checkpoints.reading import open_checkpoint
+from smoe_mt.checkpoints.reading import first_sentence, open_checkpoint
 from smoe_mt.checkpoints.released import PART, read_released
 from smoe_mt.errors import UserError
 
@@ -185,7 +185,7 @@ def _symbols(state: Mapping[str, Any], given: str | Path | None, rows: int, path
     try:
         dictionary = Dictionary.load(str(file))
     except Exception as error:  # fairseq raises several types, plain Exception among them
-        raise UserError(f"{file}: not a dictionary of fairseq's ({error})") from error
+        raise UserError(f"{file}: not a dictionary of fairseq's ({first_sentence(error)})") from error
     if len(dictionary) < rows:  # multilingual tasks add a token for each language
         augment_dictionary(dictionary, _languages(task), task.get("lang_tok_style") or "multilingual")
     if len(dictionary) != rows:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from smoe_mt.checkpoints.reading import open_checkpoint
+from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.errors import UserError
 
 PART = re.compile(r"(.+)-(shared|rank-(\d+))")
@@ -28,7 +28,7 @@ def read_released(path: Path) -> dict[str, Any]:
     shared = path.with_name(f"{stem}-shared{path.suffix}")
     if not shared.is_file():
         raise UserError(f"{shared} is missing: a released model is a shared file and one for each rank")
-    state = open_checkpoint(shared)
+    state = read_checkpoint(shared)
     model: dict[str, Tensor] = dict(state["model"])
     experts = max(
         (tensor.size(0) for name, tensor in model.items() if ".gate." in name and tensor.dim() == 2), default=0
@@ -37,7 +37,7 @@ def read_released(path: Path) -> dict[str, Any]:
     if not ranks or experts < 1:
         raise UserError(f"{shared}: there are no files of ranks beside it, or it has no gates")
     for rank, file in enumerate(ranks[:experts]):
-        rank_state = open_checkpoint(file)
+        rank_state = read_checkpoint(file)
         here = max(1, experts // len(ranks))  # experts of a rank
         for name, tensor in rank_state["model"].items():
             model[_renumbered(name, rank * here)] = tensor

@@ -61,9 +61,11 @@ class Shards:
             return None
         try:
             shards = cls(found["folder"], found["files"], found["tied"], found["parameters"])
-            sound = FOLDER.fullmatch(shards.folder) and all(FILE.fullmatch(name) for name in shards.files)
-        except (KeyError, TypeError):
-            sound = None
+            sound = bool(FOLDER.fullmatch(shards.folder)) and all(FILE.fullmatch(name) for name in shards.files)
+            sound &= all(isinstance(one["bytes"], int) and one["sha256"] for one in shards.files.values())
+            sound &= isinstance(shards.tied, dict) and isinstance(shards.parameters, list)
+        except (KeyError, TypeError, AttributeError):
+            sound = False
         if not sound:
             raise UserError(f"{path}: what it says of its folder of tensors makes no sense; {REMEDY}")
         return shards
@@ -123,7 +125,7 @@ def split(
             tied[name] = kept
         elif EXPERTS.search(name):
             experts = (counts or {}).get(_parameter(name), len(tensor))
-            tensors.update(zip(_apart(name, mine(experts)), tensor, strict=True))
+            tensors.update(zip(_apart(name, mine(experts)), tensor.contiguous(), strict=True))
             shape = torch.Size((experts, *shape[1:]))
         else:
             tensors[name] = tensor.contiguous()

@@ -12,6 +12,7 @@ from smoe_mt.report.content import Table
 from smoe_mt.report.run import Run
 
 NONE = "–"
+MANY = 30
 
 
 def overview(runs: Sequence[Run]) -> Table:
@@ -24,20 +25,24 @@ def overview(runs: Sequence[Run]) -> Table:
 
 
 def scores_table(runs: Sequence[Run], split: str) -> Table:
-    """A row for each direction and mean, all metrics of each run that was evaluated on the split."""
+    """A row for each direction and mean, all metrics of each run that was evaluated on the split; means first where directions
+    are so many that they are scrolled.
+    """
     scores = {run.name: run.scores[split] for run in runs if split in run.scores}
     directions = list(dict.fromkeys(direction for one in scores.values() for direction in one["directions"]))
     metrics = [m for m in METRICS if any(m.name in e for one in scores.values() for e in one["directions"].values())]
     compared = next(metric for metric in METRICS if metric.name == BASELINE_METRIC)
     columns = ["Direction", f"copy {compared.title}"]
     columns += [f"{name}: {metric.title}" for name in scores for metric in metrics]
+    each: list[tuple[tuple[str, ...], str]] = [(("directions", name), name) for name in directions]
+    groups = _groups(scores.values())
     rows = []
-    for path, title in [*((("directions", name), name) for name in directions), *_groups(scores.values())]:
+    for path, title in groups + each if len(each) > MANY else each + groups:
         copied = [_at(one, ("baselines", "copy", *path, compared.name)) for one in scores.values()]
         cells = [number(next((value for value in copied if value is not None), None), compared.decimals)]
         cells += [number(_at(one, (*path, m.name)), m.decimals) for one in scores.values() for m in metrics]
         rows.append([title, *cells])
-    means = frozenset(range(len(directions), len(rows)))
+    means = frozenset(range(len(groups)) if len(each) > MANY else range(len(each), len(rows)))
     return Table(columns, rows, f"Split {split}", marked=means)
 
 
@@ -88,6 +93,8 @@ def pairs_table(card: Mapping[str, Any]) -> Table:
     splits = {split: counts for split, counts in card["splits"].items() if counts}
     rows = [[pair, *(_count(counts.get(pair)) for counts in splits.values())] for pair in card["pairs"]]
     total = ["all", *(_count(sum(counts.values())) for counts in splits.values())]
+    if len(rows) > MANY:
+        return Table(("Sentence pairs", *splits), [total, *rows], marked=frozenset({0}))
     return Table(("Sentence pairs", *splits), [*rows, total], marked=frozenset({len(rows)}))
 
 

@@ -15,7 +15,16 @@ from typing import Any
 from torch import distributed
 
 from smoe_mt.checkpoints.reading import folder_named_by
-from smoe_mt.checkpoints.sharded import SHARDS, Mine, Shards, free_folder, remove_unnamed, split, write_tensors
+from smoe_mt.checkpoints.sharded import (
+    OPTIMISER,
+    SHARDS,
+    Mine,
+    Shards,
+    free_folder,
+    remove_unnamed,
+    split,
+    write_tensors,
+)
 from smoe_mt.errors import UserError
 
 
@@ -42,9 +51,20 @@ class ShardedSaving:
         return self._write(state, folder)
 
     def _write(self, state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        self._check_optimiser(state)
         skeleton, tensors, tied = split(state, self.parameters, self.mine, self.counts)
         shards = Shards(folder.name, write_tensors(folder, tensors), tied, self.parameters)
         return {**skeleton, SHARDS: shards.state()}
+
+    def _check_optimiser(self, state: Mapping[str, Any]) -> None:
+        """UserError where its states cannot be told to be those of experts, of which other ranks have others."""
+        spread = any(len(self.mine(count)) < count for count in self.counts.values())
+        groups = (state.get(OPTIMISER) or {}).get("param_groups", ())
+        if spread and groups and sum(len(group["params"]) for group in groups) != len(self.parameters):
+            raise UserError(
+                "task.sharded_checkpoints: this optimiser has other parameters than the model, so its states of the experts "
+                "cannot be told apart; leave out task.sharded_checkpoints or task.expert_parallel_size"
+            )
 
     @contextmanager
     def together(self, run_folder: Path, state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:

@@ -6,12 +6,16 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
+from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.command import write
 from smoe_mt.analysis.figures import FIGURES
+from smoe_mt.analysis.figures.base import MANY, PAGE
 from smoe_mt.analysis.figures.capacity_by_block import draw as by_block
 from smoe_mt.analysis.figures.capacity_by_direction import draw as by_direction
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
@@ -147,8 +151,66 @@ def test_violins_of_a_block_that_varies() -> None:
     assert low > high, "frequent tokens are on top"
 
 
-def test_many_languages_are_drawn_too() -> None:
-    many = {f"l{number}-en": [[1, 2]] for number in range(30)}
-    for figure in FIGURES:
-        if figure.name != "token_rank":
-            figure.draw(report(many, many)).canvas.draw()
+LANGUAGES = [f"l{number}" for number in range(MANY + 2)]
+CROWD = {f"{one}-{other}": [[1, 2]] for each in LANGUAGES for one, other in ((each, "en"), ("en", each))}
+
+
+@pytest.fixture(scope="module")
+def crowd() -> CapacityReport:
+    """More languages than figures show one by one."""
+    full = report(CROWD, CROWD)
+    for direction in CROWD:
+        full.extremes.extend(extremes(direction))
+    return full
+
+
+def drawn(name: str, of: CapacityReport) -> Any:
+    return next(figure for figure in FIGURES if figure.name == name).draw(of)
+
+
+@pytest.mark.parametrize("name", [figure.name for figure in FIGURES])
+def test_figures_of_many_languages_fit_a_page(name: str, crowd: CapacityReport) -> None:
+    drawing = drawn(name, crowd)
+    assert drawing.get_figwidth() <= PAGE + 1, "and a legend"
+
+
+def ticks(axis: Any) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_bars_of_many_directions_stand_in_lines(crowd: CapacityReport) -> None:
+    panels = drawn("capacity_by_direction", crowd).axes
+    shown = [name for panel in panels for name in ticks(panel.xaxis)]
+    assert shown == list(CROWD) * 2 and max(len(ticks(panel.xaxis)) for panel in panels) <= MANY
+    assert len({panel.get_xlim() for panel in panels}) == 1, "bars are equally wide"
+
+
+def test_violins_of_many_directions_are_those_of_groups(crowd: CapacityReport) -> None:
+    panel = drawn("token_rank", crowd).axes[-1]
+    assert ticks(panel.xaxis) == [f"all ({len(CROWD)})", f"xx-en ({MANY + 2})", f"en-xx ({MANY + 2})"]
+
+
+def test_heat_maps_of_many_languages_name_them_all_and_have_no_numbers(crowd: CapacityReport) -> None:
+    few = report(VARIED, VARIED)
+    assert drawn("stratum_load", few).axes[0].texts
+    for name in ("stratum_load", "expert_load", "language_overlap"):
+        panel = drawn(name, crowd).axes[0]
+        assert sorted(ticks(panel.yaxis)) == sorted([*LANGUAGES, "en"]) and not panel.texts
+
+
+def test_dots_of_many_directions_stand_side_by_side(crowd: CapacityReport) -> None:
+    for of, places in ((report(VARIED, VARIED), 1), (crowd, len(CROWD))):
+        dots = drawn("gate_entropy", of).axes[0].lines[0].get_xdata()
+        assert len(set(dots)) == places
+
+
+def test_many_languages_stand_beside_those_that_use_the_same_experts() -> None:
+    """Every second language asks the other expert: those of a kind come together."""
+    many = report(CROWD, CROWD)
+    for number, language in enumerate(LANGUAGES):
+        asked = many.load.asked[f"{language}-en"][BLOCKS[0]]
+        asked[0] = torch.tensor([0, 4] if number % 2 else [4, 0])
+        asked[1] = torch.tensor([0])
+    names = [name for name in ticks(drawn("language_overlap", many).axes[0].yaxis) if name != "en"]
+    kinds = [int(name[1:]) % 2 for name in names]
+    assert kinds in (sorted(kinds), sorted(kinds, reverse=True))

@@ -22,7 +22,10 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 COLOURS = {"encoder": PALETTE[0], "decoder": PALETTE[1]}
 HEAT = "cividis"  # made for all kinds of colour vision
 FORMATS = ("png", "svg")
-WIDE = 30  # inches; a figure wider than this gets fewer dots an inch
+LARGE = 24  # inches; a figure longer or wider than this gets fewer dots an inch
+PAGE = 16  # inches; panels that would be wider side by side stand one over the other
+CLOSE = 0.14  # inches between names that are many
+MANY = 40  # languages or directions; more of them are drawn closer together, without numbers
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,28 @@ def block_name(block: Block, short: bool = False) -> str:
 def panels(
     report: CapacityReport, width: float, height: float, legend: float = 0.0
 ) -> tuple[Drawing, dict[Block, Axes]]:
-    """A drawing with a panel of `width` x `height` inches for each block: a row for each side, layers from left to right."""
-    most = max(len(report.visits.side(side)) for side in report.sides)
-    drawing = canvas(width * most + legend, height * len(report.sides) + 0.5)
-    grid = drawing.subplots(len(report.sides), most, squeeze=False)
+    """A drawing with a panel of `width` x `height` inches for each block: a row for each side, layers from left to right; a
+    column of all where that is wider than a page.
+    """
+    rows = [report.visits.side(side) for side in report.sides]
+    if width * max(map(len, rows)) > PAGE:
+        rows = [(block,) for blocks in rows for block in blocks]
+    most = max(map(len, rows))
+    drawing = canvas(width * most + legend, height * len(rows) + 0.5)
+    grid = drawing.subplots(len(rows), most, squeeze=False)
     placed = {}
-    for row, side in zip(grid, report.sides):
-        for panel, block in zip(row, report.visits.side(side)):
+    for row, blocks in zip(grid, rows):
+        for panel, block in zip(row, blocks):
             panel.set_title(block_name(block), fontsize=10)
             placed[block] = panel
-        for panel in row[len(report.visits.side(side)) :]:
+        for panel in row[len(blocks) :]:
             panel.set_axis_off()
     return drawing, placed
+
+
+def length_of(names: int, each: float) -> float:
+    """Inches of an axis with so many names, `each` as long where they are few."""
+    return (each if names <= MANY else CLOSE) * names
 
 
 def heat_map(
@@ -106,11 +119,14 @@ def heat_map(
 ) -> Any:
     """Squares coloured from 0 to `top`, with their value in percent where they are few; returns what a colour bar needs."""
     image = panel.imshow(values, cmap=HEAT, vmin=0, vmax=top, aspect="auto")
-    panel.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) < 4 else 90)
+    upright = max(map(len, columns)) >= 4 or len(columns) > MANY
+    panel.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0)
     panel.set_yticks(range(len(rows)), rows)
-    panel.tick_params(labelsize=8 if max(len(rows), len(columns)) <= 40 else 5, length=0)
+    panel.tick_params(length=0)
+    for axis, names in (("x", columns), ("y", rows)):
+        panel.tick_params(axis, labelsize=8 if len(names) <= MANY else 7)  # type: ignore[arg-type]
     panel.spines[:].set_visible(False)
-    if len(rows) * len(columns) <= 320:
+    if len(rows) * len(columns) <= 320 and len(rows) <= MANY:
         for y, row in enumerate(values):
             for x, value in enumerate(row):
                 colour = "white" if value < 0.55 * top else "black"
@@ -122,7 +138,10 @@ def colour_bar(drawing: Drawing, image: Any, placed: Sequence[Axes], label: str)
     """A scale in percent beside the panels."""
     from matplotlib.ticker import PercentFormatter
 
-    bar = drawing.colorbar(image, ax=list(placed), format=PercentFormatter(1.0, decimals=0), shrink=0.9, pad=0.02)
+    height = drawing.get_figheight()
+    shrink = 0.9 if height <= PAGE else 0.3 * PAGE / height  # beside the first panels, not a mile long
+    percent = PercentFormatter(1.0, decimals=0)
+    bar = drawing.colorbar(image, ax=list(placed), format=percent, shrink=shrink, anchor=(0, 1), pad=0.02)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
@@ -146,7 +165,7 @@ def as_bytes(drawing: Drawing, kind: str) -> bytes:
     from matplotlib import rc_context
 
     content = io.BytesIO()
-    dpi = 200 if drawing.get_figwidth() <= WIDE else 100
+    dpi = 200 if max(drawing.get_size_inches()) <= LARGE else 100
     with rc_context({"svg.hashsalt": "smoe_mt", "svg.fonttype": "none"}):
         drawing.savefig(content, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
     return content.getvalue()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.figures.bars import bars, visits_axis
-from smoe_mt.analysis.figures.base import COLOURS, Figure, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, canvas, heading, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -25,23 +27,34 @@ def rows(report: CapacityReport) -> list[list[Any]]:
 
 
 def draw(report: CapacityReport) -> Drawing:
-    """A panel for the encoder and one for the decoder, a bar for each direction."""
+    """A bar for each direction, in a panel for the encoder and one for the decoder, or several where directions are many."""
+    lines = _lines(report.directions)
     stacked = len(report.directions) > BESIDE
-    grid = (len(report.sides), 1) if stacked else (1, len(report.sides))
-    width = max(4.5, 0.34 * len(report.directions) + 1.6)
-    drawing = canvas(width * grid[1], 3.4 * grid[0] + 0.4)
-    for place, (panel, side) in enumerate(zip(drawing.subplots(*grid, sharey=True, squeeze=False).flat, report.sides)):
-        means = [report.visits.side_mean(side, direction) for direction in report.directions]
-        bars(panel, report.directions, means, [COLOURS[side]] * len(means), [f"{mean:.2f}" for mean in means])
+    grid = (len(report.sides) * len(lines), 1) if stacked else (1, len(report.sides))
+    width = max(4.5, 0.34 * len(lines[0]) + 1.6)
+    drawing = canvas(width * grid[1], (3.4 if len(lines) == 1 else 2.2) * grid[0] + 0.4)
+    panels = drawing.subplots(*grid, sharey=True, squeeze=False).flat
+    for place, (panel, (side, line)) in enumerate(zip(panels, itertools.product(report.sides, lines))):
+        means = [report.visits.side_mean(side, direction) for direction in line]
+        bars(panel, line, means, [COLOURS[side]] * len(means), [f"{mean:.2f}" for mean in means])
+        panel.set_xlim(-0.7, len(lines[0]) - 0.3)
         visits_axis(panel, report.visits.strata)
         tidy(panel)
-        panel.set_title(_title(report, side), fontsize=10)
         panel.tick_params(axis="x", rotation=90)
-        panel.set_xlabel("Direction (source-target)")
+        if line is lines[0]:
+            panel.set_title(_title(report, side), fontsize=10)
+        if line is lines[-1]:
+            panel.set_xlabel("Direction (source-target)")
         if stacked or not place:
-            panel.set_ylabel(f"Mean visits per token (1 to {report.visits.strata})")
+            panel.set_ylabel(f"Mean visits per token\n(1 to {report.visits.strata})", fontsize=9)
     heading(drawing, report, FIGURE.title)
     return drawing
+
+
+def _lines(directions: Sequence[str]) -> list[Sequence[str]]:
+    """The directions in as many parts of equal length as they do not fit into one, the last with what is left."""
+    each = -(-len(directions) // -(-len(directions) // MANY))
+    return [directions[start : start + each] for start in range(0, len(directions), each)]
 
 
 def _title(report: CapacityReport, side: str) -> str:

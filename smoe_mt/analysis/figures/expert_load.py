@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import Figure, colour_bar, heading, heat_map, panels
+from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heading, heat_map, length_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -28,7 +28,9 @@ def draw(report: CapacityReport) -> Drawing:
     strata = report.load.strata
     experts = [str(number + 1) for number in range(sum(strata))]
     languages = max(len(report.load.languages(side)) for side in report.sides)
-    drawing, placed = panels(report, 1.2 + max(2.4, 0.36 * len(experts)), 1.0 + 0.27 * max(languages, 3), legend=0.9)
+    height = 1.0 + length_of(max(languages, 3), 0.27)
+    each = 0.36 if languages <= MANY else 0.22
+    drawing, placed = panels(report, 1.2 + max(2.4, each * len(experts)), height, legend=0.9)
     shares = {block: report.load.by_language(block) for block in placed}
     top = max(float(each.max()) for block in shares.values() for each in block.values())
     image = None

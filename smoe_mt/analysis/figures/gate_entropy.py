@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import COLOURS, Figure, block_name, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, block_name, canvas, heading, tidy
 from smoe_mt.analysis.visits import Block
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ def draw(report: CapacityReport) -> Drawing:
         panel.hlines(bound, x - 0.42, x + 0.42, color="black", linewidth=1.5)
         found = [report.entropy.means(block, direction)[gate] for direction in report.directions]
         dots = [value for value in found if value is not None]
-        panel.plot([x] * len(dots), dots, "o", color="black", markersize=3, alpha=0.6)
+        few = len(dots) <= MANY
+        across = [x] * len(dots) if few else np.linspace(x - 0.3, x + 0.3, len(dots))  # side by side, else they hide each other
+        panel.plot(across, dots, "o", color="black", markersize=3 if few else 1.5, alpha=0.6)
     panel.set_xticks(
         range(len(places)), [f"{block_name(block, short=True)}\ngate {gate + 1}" for block, gate in places]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import Figure, colour_bar, heading, heat_map, panels
+from smoe_mt.analysis.figures.base import Figure, colour_bar, heading, heat_map, length_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -25,7 +25,8 @@ def draw(report: CapacityReport) -> Drawing:
     """A heat map for each block: languages by strata."""
     names = [f"{stratum}\n({size})" for stratum, size in enumerate(report.load.strata, start=1)]
     languages = max(len(report.load.languages(side)) for side in report.sides)
-    drawing, placed = panels(report, 1.2 + max(2.0, 0.6 * len(names)), 1.15 + 0.27 * max(languages, 3), legend=0.9)
+    height = 1.15 + length_of(max(languages, 3), 0.27)
+    drawing, placed = panels(report, 1.2 + max(2.0, 0.6 * len(names)), height, legend=0.9)
     shares = {block: report.load.by_stratum(block) for block in placed}
     top = max(float(each.max()) for block in shares.values() for each in block.values())
     image = None

@@ -27,7 +27,8 @@ def check() -> None:
     if not path.is_file():
         raise UserError(
             f"spbleu needs the SentencePiece model of sacreBLEU's tokenizer {TOKENIZER}, and {path} is not there; "
-            f"`sacrebleu REFERENCE -i HYPOTHESES -tok {TOKENIZER}` fetches it, or copy it there from another machine"
+            f"`sacrebleu REFERENCE -i HYPOTHESES -tok {TOKENIZER}` fetches it, or copy it there from another machine "
+            "(SACREBLEU in the environment names another folder for what sacreBLEU keeps)"
         )
     try:
         scorer()
