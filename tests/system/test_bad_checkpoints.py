@@ -18,9 +18,9 @@ from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 
 MODEL = ["encoder_embed_dim=32", "encoder_ffn_embed_dim=64", "decoder_embed_dim=32", "decoder_ffn_embed_dim=64"]
-MODEL += ["moe=stratified", "strata=[2,2]", "max_source_positions=64", "max_target_positions=64"]
+MODEL += ["moe=stratified", "strata=[2,2]"]
 TRAIN = ["train", "model=smoe_2_2", "common.cpu=true", "dataset.max_tokens=500", "dataset.num_workers=0"]
-TRAIN += ["optimization.max_update=1", "task.tokens_per_update=0", *(f"model.{setting}" for setting in MODEL)]
+TRAIN += ["optimization.max_update=1", *(f"model.{setting}" for setting in MODEL)]
 
 Arguments = Callable[[Path, Path, Path], list[str]]  # of the checkpoint, the data folder, and a folder to write to
 READING: dict[str, Arguments] = {
