@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
@@ -19,16 +19,19 @@ from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
-from smoe_mt.generation import Decoding, Translator
+from smoe_mt.generation import Decoding, Text, Translator
+from smoe_mt.processes import processes_for, spread
 from smoe_mt.tasks.pieces import FolderPieces
 
 FORMAT = 1
+BYTES_TO_SCORE = 1 << 28  # of a process, at most
+WINDOW = 4000  # sentences that are translated together, and at most lost where an evaluation is interrupted
 
 
 @dataclass(frozen=True)
 class Request:
     """What to evaluate: a split, all of its directions or some, or text of one's own instead; all sentences or the first
-    `limit` of each direction; with which metrics.
+    `limit` of each direction; with which metrics; on how many processes (None: see `Translator.translate`).
     """
 
     split: str = "test"
@@ -36,6 +39,7 @@ class Request:
     limit: int | None = None
     decoding: Decoding = field(default_factory=Decoding)
     max_tokens: int = 4096
+    processes: int | None = None
     own_text: OwnText | None = None
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
 
@@ -116,7 +120,8 @@ def evaluate(
     corpora = _translate(translator, texts, kept, request, name, results, ranks)
     if not ranks.first:
         return None
-    scores, baselines = _score(corpora, request.metrics, name)
+    processes = processes_for(next(translator.loaded.model.parameters()).device, request.processes, BYTES_TO_SCORE)
+    scores, baselines = _score(corpora, request.metrics, name, processes)
     details = {
         **_about(translator, request, name),
         "reused": [direction for direction, hypotheses in kept.items() if hypotheses is not None],
@@ -159,59 +164,72 @@ def _translate(
     ranks: Ranks,
 ) -> list[Corpus]:
     """The texts with hypotheses on the first rank, with those of its own part on others."""
-    corpora = []
+    found = {text.direction: text.translated(kept[text.direction] or ()) for text in texts}
+    new = [text for text in texts if kept[text.direction] is None]
     with progress_bar(sum(len(text.sources) for text in texts), f"{name}: translating", shown=ranks.first) as bar:
-        for text in texts:
-            bar.set_postfix_str(text.direction)
-            hypotheses = kept[text.direction]
-            if hypotheses is None:
-                corpus = text.translated(_translate_shared(translator, text, request, ranks, bar.update))
+        bar.update(sum(len(corpus.hypotheses) for corpus in found.values()))
+        for together in windows(new):
+            directions = [text.direction for text in together]
+            bar.set_postfix_str(" ... ".join(dict.fromkeys((directions[0], directions[-1]))))
+            for text, hypotheses in zip(together, _translate_shared(translator, together, request, ranks, bar.update)):
+                found[text.direction] = text.translated(hypotheses)
                 if ranks.first:
-                    results.keep(corpus)
-            else:
-                corpus = text.translated(hypotheses)
-                bar.update(len(text.sources))
-            corpora.append(corpus)
-    return corpora
+                    results.keep(found[text.direction])
+    return list(found.values())
+
+
+def windows(texts: Sequence[Corpus]) -> Iterator[list[Corpus]]:
+    """The texts in turn, as many at a time as make `WINDOW` sentences."""
+    window: list[Corpus] = []
+    for text in texts:
+        window.append(text)
+        if sum(len(each.sources) for each in window) >= WINDOW:
+            yield window
+            window = []
+    if window:
+        yield window
 
 
 def _translate_shared(
-    translator: Translator, text: Corpus, request: Request, ranks: Ranks, report: Callable[[int], object]
-) -> list[str]:
-    """The hypotheses of a direction, on the first rank; each rank translates its share of them."""
-    decoding = request.decoding
-    source, target = text.direction.split("-")
-    places = ranks.share([len(line) for line in text.sources])
-    translations = translator.translate(
-        [text.sources[place] for place in places],
-        source,
-        target,
-        beam=decoding.beam,
-        lenpen=decoding.lenpen,
-        max_len_a=decoding.max_len_a,
-        max_len_b=decoding.max_len_b,
+    translator: Translator, texts: Sequence[Corpus], request: Request, ranks: Ranks, report: Callable[[int], object]
+) -> list[list[str]]:
+    """The hypotheses of each text, on the first rank; each rank translates its share of them."""
+    places = [ranks.share([len(line) for line in text.sources]) for text in texts]
+    mine = [
+        Text([text.sources[place] for place in own], *text.direction.split("-")) for text, own in zip(texts, places)
+    ]
+    translations = translator.translate_together(
+        mine,
+        request.decoding,
         max_tokens=request.max_tokens,
+        processes=request.processes,
         progress=lambda done: report(done * ranks.size),
     )
-    hypotheses = [""] * len(text.sources)
-    for part in ranks.gather(list(zip(places, translations))):
-        for place, translation in part:
-            hypotheses[place] = translation
+    translator.serve()
+    parts = [[(place, one.text) for place, one in zip(*own)] for own in zip(places, translations)]
+    hypotheses = [[""] * len(text.sources) for text in texts]
+    for part in ranks.gather(parts):
+        for lines, own in zip(hypotheses, part):
+            for place, translation in own:
+                lines[place] = translation
     return hypotheses
 
 
 def _score(
-    corpora: Sequence[Corpus], metrics: Sequence[Metric], name: str
+    corpora: Sequence[Corpus], metrics: Sequence[Metric], name: str, processes: int
 ) -> tuple[dict[str, DirectionScores], dict[str, dict[str, DirectionScores]]]:
-    scores: dict[str, DirectionScores] = {}
-    baselines: dict[str, dict[str, DirectionScores]] = {baseline: {} for baseline in BASELINES}
+    def of_direction(number: int) -> list[DirectionScores]:
+        corpus = corpora[number]
+        return [score(each, metrics) for each in (corpus, *(translate(corpus) for translate in BASELINES.values()))]
+
+    found: list[list[DirectionScores]] = [[]] * len(corpora)
     with progress_bar(sum(len(corpus.sources) for corpus in corpora), f"{name}: scoring") as bar:
-        for corpus in corpora:
-            scores[corpus.direction] = score(corpus, metrics)
-            for baseline, translate in BASELINES.items():
-                baselines[baseline][corpus.direction] = score(translate(corpus), metrics)
-            bar.update(len(corpus.sources))
-    return scores, baselines
+        for number, scores in spread(of_direction, len(corpora), processes):
+            found[number] = scores
+            bar.update(len(corpora[number].sources))
+    directions = [corpus.direction for corpus in corpora]
+    own, *baselines = (dict(zip(directions, column)) for column in zip(*found, strict=True))
+    return own, dict(zip(BASELINES, baselines, strict=True))
 
 
 def _versions() -> dict[str, str]:

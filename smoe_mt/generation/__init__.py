@@ -3,6 +3,6 @@
 from smoe_mt.generation.beam import Decoding
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, Visits
-from smoe_mt.generation.translator import Translator
+from smoe_mt.generation.translator import Text, Translator
 
-__all__ = ["Candidate", "Decoding", "LoadedModel", "Translation", "Translator", "Visits", "load_model"]
+__all__ = ["Candidate", "Decoding", "LoadedModel", "Text", "Translation", "Translator", "Visits", "load_model"]

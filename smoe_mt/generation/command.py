@@ -60,6 +60,18 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-len-b", type=int, default=10, help="output tokens (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=4096, help="source tokens in a batch (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="share the batches out to so many processes of a thread, on a CPU (default: one for each thread that "
+        "OMP_NUM_THREADS or the cores allow, as memory lasts)",
+    )
+
+
+def check_processes(processes: int | None) -> None:
+    """UserError for a number that is none."""
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes {processes}: it must be 1 or more")
 
 
 @dataclass
@@ -81,6 +93,7 @@ class Job:
             nbest=args.nbest,
             routing=args.routing,
             max_tokens=args.max_tokens,
+            processes=args.processes,
         )
         return [line for translation in found for line in self._printed(translation)]
 
@@ -112,6 +125,7 @@ def run(args: argparse.Namespace) -> None:
     """Translate what the arguments name. Raises UserError for a file, a language or a model that cannot be used."""
     if args.input is not None and not Path(args.input).is_file():
         raise UserError(f"{args.input}: no such file")
+    check_processes(args.processes)
     if args.buffer < 1:
         raise UserError(f"--buffer {args.buffer}: it must be 1 or more")
     if not 1 <= args.nbest <= args.beam:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,22 @@ from smoe_mt.generation.batching import batch_by_tokens
 from smoe_mt.generation.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
+from smoe_mt.generation.memory import bytes_to_search
+from smoe_mt.processes import processes_for, spread
 
 Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
+SHORTEST_BATCH = 512  # tokens for which a process is worth while
+BATCHES_EACH = 2  # at least, of a process
+
+
+@dataclass(frozen=True)
+class Text:
+    """Lines to translate, and their direction."""
+
+    lines: Sequence[str]
+    source: str
+    target: str
 
 
 class Translator:
@@ -86,51 +100,86 @@ class Translator:
         max_len_a: float = 2.0,
         max_len_b: int = 10,
         max_tokens: int = 4096,
+        processes: int | None = 1,
         progress: Progress = None,
     ) -> list[str]:
         """Translate each of `lines` from `source` to `target`; an empty line stays empty.
 
         Batches hold up to `max_tokens` source tokens; what else is in a batch does not change a translation. Lines longer
-        than the model's positions are cut, with a warning. `progress`: a bar on stderr (None: where a person watches a long
-        job), or a function that is told after each batch how many sentences it had. Raises UserError for an unknown
-        direction or setting.
+        than the model's positions are cut, with a warning. `processes` of one thread each share the batches on a CPU (None:
+        as many as torch would use threads, where there is memory for them). `progress`: a bar on stderr (None: where a person
+        watches a long job), or a function that is told after each batch how many sentences it had. Raises UserError for an
+        unknown direction or setting.
         """
         decoding = Decoding(beam, lenpen, max_len_a, max_len_b)
-        found = self.translate_in_detail(lines, source, target, decoding, max_tokens=max_tokens, progress=progress)
+        found = self.translate_in_detail(
+            lines, source, target, decoding, max_tokens=max_tokens, processes=processes, progress=progress
+        )
         return [translation.text for translation in found]
 
     def translate_in_detail(
+        self, lines: Sequence[str], source: str, target: str, decoding: Decoding | None = None, **options: Any
+    ) -> list[Translation]:
+        """As `translate`, with what `translate_together` can tell besides. Raises UserError as `translate`."""
+        return self.translate_together([Text(lines, source, target)], decoding, **options)[0]
+
+    def translate_together(
         self,
-        lines: Sequence[str],
-        source: str,
-        target: str,
+        texts: Sequence[Text],
         decoding: Decoding | None = None,
         *,
         nbest: int = 1,
         routing: bool = False,
         max_tokens: int = 4096,
+        processes: int | None = 1,
         progress: Progress = None,
-    ) -> list[Translation]:
-        """As `translate`, with the `nbest` best of each line (at most the beam), their scores and, with `routing`, the visits
-        of every source and target piece. A search may end with fewer than `nbest`. Raises UserError as `translate`.
+    ) -> list[list[Translation]]:
+        """The translations of each of `texts`, whatever its direction: sentences of equal length share batches.
+
+        Each line gets the `nbest` best (at most the beam; a search may end with fewer), their scores and, with `routing`, the
+        visits of every source and target piece. Raises UserError as `translate`.
         """
-        self.check(source, target)
+        for text in texts:
+            self.check(text.source, text.target)
         decoding = decoding or Decoding()
         if not 1 <= nbest <= decoding.beam:
             raise UserError(f"nbest is {nbest}: it must be from 1 to the beam size, {decoding.beam}")
-        found = [Translation(line, (Candidate("", 0.0),)) for line in lines]
-        places = [place for place, line in enumerate(lines) if line.strip()]
-        encoded = [self._encode(lines[place], target) for place in places]
+        lines = [(line, text.target) for text in texts for line in text.lines]
+        found = [Translation(line, (Candidate("", 0.0),)) for line, _ in lines]
+        places = [place for place, (line, _) in enumerate(lines) if line.strip()]
+        encoded = [self._encode(*lines[place]) for place in places]
+        batches, processes = self._share_out([len(tokens) for tokens in encoded], decoding, max_tokens, processes)
         decoder = BeamDecoder(self.loaded.model, self.loaded.task.dictionary, decoding)
-        with _reporter(progress, len(lines), f"{source}-{target}") as report:
+
+        def search(number: int) -> list[tuple[Candidate, ...]]:
+            sources = [encoded[index] for index in batches[number]]
+            best = [hypotheses[:nbest] for hypotheses in decoder(sources)]
+            return list(self._candidates(sources, best, routing, max_tokens))
+
+        with _reporter(progress, len(lines), ", ".join(f"{text.source}-{text.target}" for text in texts)) as report:
             report(len(lines) - len(places))
-            for batch in batch_by_tokens([len(tokens) for tokens in encoded], max_tokens):
-                sources = [encoded[index] for index in batch]
-                best = [hypotheses[:nbest] for hypotheses in decoder(sources)]
-                for index, candidates in zip(batch, self._candidates(sources, best, routing, max_tokens)):
-                    found[places[index]] = Translation(lines[places[index]], candidates)
-                report(len(batch))
-        return found
+            for number, candidates in spread(search, len(batches), processes):
+                for index, mine in zip(batches[number], candidates, strict=True):
+                    found[places[index]] = Translation(lines[places[index]][0], mine)
+                report(len(batches[number]))
+        rest = iter(found)
+        return [list(itertools.islice(rest, len(text.lines))) for text in texts]
+
+    def _share_out(
+        self, lengths: Sequence[int], decoding: Decoding, max_tokens: int, processes: int | None
+    ) -> tuple[list[list[int]], int]:
+        """Batches of at most `max_tokens` tokens, smaller ones where processes would have none, and the number of these."""
+        device = next(self.loaded.model.parameters()).device
+        if self.loaded.task.expert_ranks is not None:
+            if processes is not None and processes > 1:
+                raise UserError("experts are spread over ranks: start more of these, and leave out --processes")
+            processes = 1
+        most = processes_for(device, processes, each=0)
+        if most > 1:
+            max_tokens = min(max_tokens, max(SHORTEST_BATCH, sum(lengths) // (most * BATCHES_EACH)))
+        batches = batch_by_tokens(lengths, max_tokens)
+        shapes = [(len(batch), lengths[batch[0]]) for batch in batches]
+        return batches, processes_for(device, processes, bytes_to_search(self.loaded.model, shapes, decoding))
 
     def _candidates(
         self, sources: Sequence[Tensor], best: Sequence[Sequence[Hypothesis]], routing: bool, max_tokens: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,19 @@ from smoe_mt.moe.passing import PassSettings, empty_load, pass_gate
 from smoe_mt.moe.remote import ready_experts
 from smoe_mt.moe.routing import Routing
 from smoe_mt.moe.walk import Visit, walk
+
+
+class MoESettings(TypedDict, total=False):
+    """The settings of ``MoE`` besides its sizes and top_k, for blocks that are made of such layers."""
+
+    capacity_factor: float
+    variant: str
+    dropout: float
+    activation: str
+    backend: str
+    eom_p: float
+    second_choice: str
+    debug: bool
 
 
 class MoE(nn.Module):

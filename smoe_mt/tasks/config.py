@@ -64,6 +64,12 @@ class ManyToManyTranslationConfig(FairseqDataclass):
             "help": "updates whose loss or gradient is not finite are left out; so many in a row end the run; 0 = never"
         },
     )
+    sharded_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "for large models: all ranks write the tensors of a checkpoint, side by side, into a folder beside its file"
+        },
+    )
     max_source_positions: int = field(
         default=1024,
         metadata={"help": "longest source in tokens, tag and </s> included; longer ones are not trained on"},

@@ -218,14 +218,21 @@ class ManyToManyTranslationTask(FairseqTask):
             )
         return self.dataset_to_epoch_iter[dataset]
 
-    # --- validation ---
+    # --- training and validation ---
+
+    def train_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any, *args: Any, ignore_grad: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """As fairseq's; a sample that only stands in for a missing batch (`ignore_grad`) counts for nothing."""
+        loss, size, log = super().train_step(sample, model, criterion, *args, ignore_grad=ignore_grad, **kwargs)
+        return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model and, where validation translates, its beam search. A new one may start from a dense checkpoint."""
         self.expert_ranks = self._expert_ranks()
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and getattr(cfg, "init_experts_from", None):
-            upcycle_from(cfg.init_experts_from, model)
+            upcycle_from(cfg.init_experts_from, model, self.vocabulary, self.dictionary.symbols)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
             self._generator = self.build_generator(
@@ -247,9 +254,8 @@ class ManyToManyTranslationTask(FairseqTask):
             raise UserError(
                 f"--expert-parallel-size {size} needs as many ranks: start them with torchrun --nproc-per-node {size}"
             )
-        backend = distributed.get_backend()
         try:
-            mesh = expert_mesh(size, "cuda" if "nccl" in backend else "cpu")
+            mesh = expert_mesh(size, "cuda" if "nccl" in distributed.get_backend_config() else "cpu")
         except ValueError as error:
             raise UserError(f"--expert-parallel-size {size}: {error}") from error
         return ExpertRanks(mesh, self.cfg.expert_parallel_chunks)

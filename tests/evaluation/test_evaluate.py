@@ -14,7 +14,8 @@ import pytest
 import sacrebleu
 
 from smoe_mt import cli
-from smoe_mt.generation import Translator
+from smoe_mt.evaluation import evaluate as evaluation
+from smoe_mt.generation import Text, Translation, Translator
 from tests.conftest import TrainedRun
 
 DIRECTIONS = ["aa-en", "en-aa", "bb-en", "en-bb"]
@@ -77,6 +78,7 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
         (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
         (["--limit", "0"], "--limit 0: it must be 1 or more"),
         (["--beam", "0"], "beam is 0"),
+        (["--processes", "0"], "--processes 0: it must be 1 or more"),
         (["--out", "/dev/null/x"], "/dev/null/x: cannot be written (Not a directory)"),
         (["--metrics", "bleu", "ter"], "unknown metric 'ter': there are bleu, chrf"),
         (["--compare"], "--compare needs two runs or more"),
@@ -108,13 +110,13 @@ def test_finished_hypotheses_are_not_made_again(
     command = ["evaluate", str(trained_run.folder), "--out", str(tmp_path), "--limit", "3", "--device", "cpu"]
     assert cli.main([*command, "--directions", "aa-en"]) == 0
     translated = []
-    translate = Translator.translate
+    translate = Translator.translate_together
 
-    def watched(self: Translator, lines: list[str], source: str, target: str, **options: Any) -> list[str]:
-        translated.append(f"{source}-{target}")
-        return translate(self, lines, source, target, **options)
+    def watched(self: Translator, texts: list[Text], *arguments: Any, **options: Any) -> list[list[Translation]]:
+        translated.extend(f"{text.source}-{text.target}" for text in texts)
+        return translate(self, texts, *arguments, **options)
 
-    monkeypatch.setattr(Translator, "translate", watched)
+    monkeypatch.setattr(Translator, "translate_together", watched)
     assert cli.main([*command, "--directions", "aa-en", "en-aa", "--metrics", "bleu", "piece_bleu"]) == 0
     assert translated == ["en-aa"]
     assert "1 directions were translated already" in capsys.readouterr().out
@@ -155,6 +157,41 @@ def test_two_processes_give_the_results_of_one(trained_run: TrainedRun, tmp_path
     for direction in ("aa-en", "en-bb"):
         files = [tmp_path / name / "hypotheses" / f"{direction}.hyp" for name in ("one", "two")]
         assert files[0].read_text() == files[1].read_text()
+
+
+def test_interrupted_between_windows_what_was_translated_is_kept(
+    trained_run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", str(trained_run.folder), "--out", str(tmp_path), "--limit", "3", "--device", "cpu"]
+    monkeypatch.setattr(evaluation, "WINDOW", 6)
+    calls = []
+    translate = Translator.translate_together
+
+    def interrupted(self: Translator, texts: list[Text], *arguments: Any, **options: Any) -> list[list[Translation]]:
+        calls.append([f"{text.source}-{text.target}" for text in texts])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return translate(self, texts, *arguments, **options)
+
+    monkeypatch.setattr(Translator, "translate_together", interrupted)
+    assert cli.main(command) == cli.EXIT_INTERRUPTED
+    assert cli.main(command) == 0
+    assert calls == [DIRECTIONS[:2], DIRECTIONS[2:], DIRECTIONS[2:]]
+
+
+def test_shared_out_to_the_cores(
+    trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smoe_mt.generation.translator.SHORTEST_BATCH", 100)
+    command = ["evaluate", str(trained_run.folder), "--device", "cpu"]
+    assert cli.main([*command, "--processes", "1", "--out", str(tmp_path / "1")]) == 0
+    one = capsys.readouterr().out
+    assert cli.main([*command, "--processes", "2", "--out", str(tmp_path / "2")]) == 0
+    assert capsys.readouterr().out == one.replace(str(tmp_path / "1"), str(tmp_path / "2"))
+    for path in (tmp_path / "1" / "hypotheses").glob("*.tsv"):
+        assert (tmp_path / "2" / "hypotheses" / path.name).read_text() == path.read_text()
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("1", "2")]
+    assert scores[0]["directions"] == scores[1]["directions"] and scores[0]["baselines"] == scores[1]["baselines"]
 
 
 def test_compared(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from smoe_mt.errors import UserError
-from smoe_mt.generation import Decoding, Translator
+from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.generation.beam import BeamDecoder
+from smoe_mt.processes import spread
 from tests.conftest import TrainedRun
 
 
@@ -35,6 +38,52 @@ def test_alone_or_in_any_company_the_same(translator: Translator, sentences: lis
 def test_output_is_in_the_inputs_order(translator: Translator, sentences: list[str]) -> None:
     backwards = translator.translate(sentences[::-1], "aa", "en")
     assert backwards[::-1] == translator.translate(sentences, "aa", "en")
+
+
+def test_texts_of_several_directions_together(translator: Translator, sentences: list[str]) -> None:
+    english = translator.loaded.task.folder.references("test", "bb-en", side="target")
+    texts = [Text(sentences, "aa", "en"), Text([], "bb", "en"), Text(["", *english], "en", "bb")]
+    found = [[one.text for one in text] for text in translator.translate_together(texts)]
+    assert found == [translator.translate(text.lines, text.source, text.target) for text in texts]
+    with pytest.raises(UserError, match="unknown direction aa-bb"):
+        translator.translate_together([texts[0], Text([], "aa", "bb")])
+
+
+def test_processes_give_what_one_gives(
+    translator: Translator, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smoe_mt.generation.translator.SHORTEST_BATCH", 20)
+    counted: list[int] = []
+    one, two = (
+        translator.translate_in_detail(
+            ["", *sentences], "aa", "en", nbest=2, routing=True, processes=processes, progress=counted.append
+        )
+        for processes in (1, 2)
+    )
+    assert [each.source for each in two] == ["", *sentences]
+    for mine, theirs in zip(one, two, strict=True):
+        assert [candidate.text for candidate in mine.candidates] == [candidate.text for candidate in theirs.candidates]
+        for first, second in zip(mine.candidates, theirs.candidates):
+            assert first.score == pytest.approx(second.score, abs=1e-5)
+            assert (first.source_visits, first.target_visits) == (second.source_visits, second.target_visits)
+    assert sum(counted) == 2 * (len(sentences) + 1) and len(counted) > 4, "several batches in each pass"
+
+
+def test_no_more_processes_than_there_is_memory_for(
+    translator: Translator, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def watched(work: Callable[[int], Any], count: int, processes: int) -> Iterator[tuple[int, Any]]:
+        used.append(processes)
+        return spread(work, count)
+
+    monkeypatch.setattr("smoe_mt.generation.translator.spread", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    translator.translate(sentences, "aa", "en", processes=None)
+    monkeypatch.setattr("smoe_mt.processes.free_memory", lambda: 1000)
+    translator.translate(sentences, "aa", "en", processes=None)
+    assert used == [2, 1]
 
 
 def test_the_tag_decides(translator: Translator, sentences: list[str]) -> None:
