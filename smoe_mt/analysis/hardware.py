@@ -46,9 +46,10 @@ class DataSheet:
     devices_per_machine: int = 8
 
 
-# NVIDIA's data sheets: H100 SXM and DGX H100 (NVLink 900 GB/s both ways; a 400 Gb/s adapter a device), A100 SXM 80 GB and
-# DGX A100 (NVLink 600 GB/s both ways; a 200 Gb/s adapter a device).
+# NVIDIA's data sheets: H100 SXM and DGX H100, H200 SXM and DGX H200 (NVLink 900 GB/s both ways; a 400 Gb/s adapter a device),
+# A100 SXM 80 GB and DGX A100 (NVLink 600 GB/s both ways; a 200 Gb/s adapter a device).
 DATA_SHEETS = {
+    "h200": DataSheet(989e12, 67e12, 141e9, 4.8e12, 450e9, 50e9),
     "h100": DataSheet(989e12, 67e12, 80e9, 3.35e12, 450e9, 50e9),
     "a100": DataSheet(312e12, 19.5e12, 80e9, 2.039e12, 300e9, 25e9),
 }

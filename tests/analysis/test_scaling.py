@@ -193,7 +193,7 @@ def test_a_plan_as_a_table_for_own_hardware(tmp_path: Path, capsys: pytest.Captu
         (["--ranks", "32", "--expert-parallel-size", "32"], "16 experts cannot be spread"),
         (["model=dense", "--ranks", "2", "--expert-parallel-size", "2"], "a dense model has no experts"),
         (["--ranks", "0"], "--ranks 0: it must be above 0"),
-        (["--hardware", "abacus"], "one of h100, a100, or a JSON file"),
+        (["--hardware", "abacus"], "one of h200, h100, a100, or a JSON file"),
         (["--latency-s", "0"], "latency_s must be above 0"),
         (["dataset.max_tokens=null"], "Set dataset.max_tokens"),
     ],
