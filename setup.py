@@ -33,7 +33,7 @@ setup(
         "smoe_mt.configs.model": ["*.yaml"],
         "smoe_mt.configs.scale": ["*.yaml"],
         "smoe_mt.configs.hydra.launcher": ["*.yaml"],
-        "smoe_mt.scripts": ["environment.sh", "quickstart.sh", "benchmark.sh", "m4.sh", "m15.sh", "opus100.sh"],
+        "smoe_mt.scripts": ["environment.sh", "quickstart.sh", "benchmark.sh", "m4.sh", "m15.sh", "opus100.sh", "slurm.sh"],
         "smoe_mt.report": ["templates/*"],
     },
     install_requires=[

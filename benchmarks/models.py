@@ -18,6 +18,7 @@ from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 
 SIZES = {
     "tiny": {"embed_dim": 128, "ffn_embed_dim": 512, "layers": 2, "attention_heads": 4},
+    "small": {"embed_dim": 256, "ffn_embed_dim": 1024, "layers": 4, "attention_heads": 4},
     "base": {"embed_dim": 512, "ffn_embed_dim": 2048, "layers": 6, "attention_heads": 8},
     "big": {"embed_dim": 1024, "ffn_embed_dim": 4096, "layers": 6, "attention_heads": 16},
 }

@@ -115,7 +115,7 @@ for row in "${rows[@]}"; do
     average="$(folder "$row")/checkpoint_average.pt"
     regular=("$(folder "$row")"/checkpoint_[0-9]*_[0-9]*.pt)
     last=$((${#regular[@]} < 3 ? ${#regular[@]} : 3))
-    [ -e "$average" ] || smoe-mt average "$(folder "$row")" --last "$last" --out "$average"
+    [ -e "$average" ] || smoe-mt checkpoint average "$(folder "$row")" --last "$last" --out "$average"
     averages+=("$average")
     case "$row" in dense) ;; *) sparse+=("$average") ;; esac
 done

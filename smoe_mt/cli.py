@@ -39,14 +39,19 @@ VERBS = {
     "prepare": Verb("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
     "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
     "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
-    "average": Verb("smoe_mt.training.average", "checkpoints -> their mean, one checkpoint"),
+    "checkpoint inspect": Verb("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
+    "checkpoint convert": Verb("smoe_mt.checkpoints.convert", "checkpoint -> one of another form, also from fairseq's transformer"),
+    "checkpoint average": Verb("smoe_mt.checkpoints.average", "checkpoints -> their mean, one checkpoint"),
     "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
     "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
+    "plan": Verb("smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"),
     "report": Verb("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
     "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
 }
+
+SHORT_NAMES = {"average": "checkpoint average"}
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -79,9 +84,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
-    name, rest = arguments[0], arguments[1:]
-    if name not in VERBS:
-        raise UserError(f"unknown verb {name!r}: there are {', '.join(VERBS)}")
+    name, rest = _verb(arguments)
     _speak_plainly(name)
     room = importlib.import_module(VERBS[name].module)
     parser = Parser(prog=f"smoe-mt {name}", description=VERBS[name].help)
@@ -91,8 +94,20 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+def _verb(arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb, of one or two words, and the rest. UserError for one that there is not."""
+    for words in (1, 2):
+        name = " ".join(arguments[:words])
+        if name in VERBS:
+            return name, arguments[words:]
+    if arguments[0] in SHORT_NAMES:
+        return SHORT_NAMES[arguments[0]], arguments[1:]
+    begun = [name for name in VERBS if name.startswith(f"{arguments[0]} ")]
+    raise UserError(f"unknown verb {' '.join(arguments[: 2 if begun else 1])!r}: there are {', '.join(begun or VERBS)}")
+
+
 def _overview() -> str:
-    verbs = "\n".join(f"  {name:<10} {verb.help}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<20} {verb.help}" for name, verb in VERBS.items())
     return f"usage: smoe-mt VERB ...\n\n{verbs}\n\nsmoe-mt VERB --help says more; smoe-mt --version says which this is."
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from smoe_mt.errors import UserError
 
+PARTIAL = ".partial"  # behind the name of what is being written, where another process may have to know it
+
 
 @contextmanager
 def beside(path: str | Path, suffix: str | None = None) -> Iterator[Path]:

@@ -192,3 +192,13 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     errors = process.stderr.read().decode()
     assert process.wait() == 141
     assert "Error" not in errors
+
+
+def test_a_verb_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    room = Room()
+    use_room(monkeypatch, room)
+    assert cli.main(["checkpoint", "inspect", "a"]) == 0
+    assert cli.main(["average", "b"]) == 0
+    assert [args.names for args in room.seen] == [["a"], ["b"]]  # type: ignore[attr-defined]
+    assert cli.main(["checkpoint", "inspekt"]) == 2
+    assert "unknown verb 'checkpoint inspekt': there are checkpoint inspect, checkpoint" in capsys.readouterr().err

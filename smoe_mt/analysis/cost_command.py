@@ -177,7 +177,7 @@ def _comparison(rows: Sequence[Row]) -> str:
                 f"{(ours - theirs) / 1e6:+.1f}M",
             )
         )
-    return _columns(table)
+    return columns(table)
 
 
 def _terms(row: Row) -> str:
@@ -197,7 +197,8 @@ def _terms(row: Row) -> str:
     )
 
 
-def _columns(table: Sequence[Sequence[str]]) -> str:
+def columns(table: Sequence[Sequence[str]]) -> str:
+    """A table: names to the left, numbers to the right."""
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,7 +112,13 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             tokens = float(sum(log[f"ntokens/{direction}"] for log in logging_outputs if key in log))
             if tokens:
                 metrics.log_scalar(f"nll_loss/{direction}", nll / tokens / math.log(2), tokens, priority=1000, round=3)
-                metrics.log_scalar(f"ppl/{direction}", math.exp(min(nll / tokens, 50)), tokens, priority=1000, round=2)
+                # Of the mean: a mean of perplexities would depend on how sentences are batched and spread over ranks.
+                metrics.log_derived(f"ppl/{direction}", partial(perplexity, direction=direction), priority=1000)
+
+
+def perplexity(meters: Mapping[str, Any], direction: str) -> float:
+    """Of a direction, from fairseq's meters."""
+    return round(2.0 ** min(meters[f"nll_loss/{direction}"].avg, 70), 2)
 
 
 def mixing_gate_mean(blocks: Sequence[Routing]) -> Tensor | None:

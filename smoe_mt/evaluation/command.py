@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=0, help="print so many translations of each run")
     parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
     add_decoding_arguments(parser)
+    parser.add_argument(
+        "--expert-parallel-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="under torchrun: so many processes share out the experts of a model that is too large for one of them",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -96,6 +103,8 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
     if args.resamples < 1:
         raise UserError(f"--resamples {args.resamples}: it must be 1 or more")
     check_processes(args.processes)
+    if args.expert_parallel_size < 1:
+        raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
     if args.compare:
         comparable(metrics)
@@ -141,7 +150,10 @@ def _evaluate_all(
     evaluations = []
     first_texts: list[Corpus] | None = None
     for checkpoint, name, folder in zip(checkpoints, names, folders):
-        translator = Translator.from_pretrained(checkpoint, args.data, ranks.device(args.device))
+        device = ranks.device(args.device)
+        translator = Translator.from_pretrained(
+            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size
+        )
         texts = read_texts(translator, request)
         first_texts = first_texts or texts
         if args.compare:

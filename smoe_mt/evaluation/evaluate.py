@@ -205,6 +205,7 @@ def _translate_shared(
         processes=request.processes,
         progress=lambda done: report(done * ranks.size),
     )
+    translator.serve()
     parts = [[(place, one.text) for place, one in zip(*own)] for own in zip(places, translations)]
     hypotheses = [[""] * len(text.sources) for text in texts]
     for part in ranks.gather(parts):

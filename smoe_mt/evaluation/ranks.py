@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.training.safe_loading import first_sentence
+from smoe_mt.training.launch_ranks import launch_in
 
 Value = TypeVar("Value")
 # The others wait while the first scores.
@@ -65,18 +66,19 @@ def open_ranks() -> Iterator[Ranks]:
 
     Raises UserError where the processes do not find each other.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    launch = launch_in(os.environ)
+    if launch is None or launch.size == 1:
         yield Ranks()
         return
     try:
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"WORLD_SIZE is {size}, and the processes do not find each other ({first_sentence(error)}); "
+            f"WORLD_SIZE is {launch.size}, and the processes do not find each other ({first_sentence(error)}); "
             "start them with torchrun, or unset WORLD_SIZE"
         ) from error
     try:
-        yield Ranks(distributed.get_rank(), size)
+        yield Ranks(launch.rank, launch.size)
     finally:
         distributed.destroy_process_group()

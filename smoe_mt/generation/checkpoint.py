@@ -13,8 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from smoe_mt import register
+from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS, read_exported
+from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.generation.exported import CONFIG, REMEDY, WEIGHTS, read_exported
 from smoe_mt.generation.hub import fetch, looks_like_model_id
 
 TASK = "many_to_many_translation"
@@ -97,9 +98,15 @@ def pick_dtype(name: str) -> torch.dtype:
 
 
 def load_model(
-    path: str | Path, data: str | Path | None = None, device: str = "auto", dtype: str = "fp32"
+    path: str | Path,
+    data: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "fp32",
+    expert_parallel_size: int = 1,
 ) -> LoadedModel:
     """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
+
+    `expert_parallel_size`: so many ranks share out its experts, whatever it was trained on.
 
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
     file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
@@ -107,13 +114,13 @@ def load_model(
     from fairseq import checkpoint_utils
 
     register()
-    from smoe_mt.training.safe_loading import first_sentence
-
     checkpoint = find_checkpoint(path)
     target, precision = pick_device(device), pick_dtype(dtype)
-    state = read_checkpoint(checkpoint)
+    state = read_for_fairseq(checkpoint)
     config = _checked_config(state, checkpoint)
     _attach_data(config, data, checkpoint)
+    with open_dict(config):
+        config.task.expert_parallel_size = expert_parallel_size
     history = state.get("optimizer_history") or [{}]
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
@@ -129,7 +136,7 @@ def load_model(
     return LoadedModel(model, task, config, checkpoint, int(history[-1].get("num_updates", 0)))
 
 
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint file holds, in fairseq's form: cfg, model, task_state, ... UserError for a damaged one."""
     from fairseq import checkpoint_utils
 

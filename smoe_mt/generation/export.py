@@ -13,11 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smoe_mt import __version__
-from smoe_mt.errors import UserError
-from smoe_mt.files import whole_folder
-from smoe_mt.generation.card import model_card, read_scores
-from smoe_mt.generation.checkpoint import DTYPES, LoadedModel, load_model, pick_dtype
-from smoe_mt.generation.exported import (
+from smoe_mt.checkpoints.exported import (
     CONFIG,
     FORMAT,
     FROM_DATA_FOLDER,
@@ -27,6 +23,10 @@ from smoe_mt.generation.exported import (
     fingerprint,
     plain_sections,
 )
+from smoe_mt.errors import UserError
+from smoe_mt.files import whole_folder
+from smoe_mt.generation.card import model_card, read_scores
+from smoe_mt.generation.checkpoint import DTYPES, LoadedModel, load_model, pick_dtype
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

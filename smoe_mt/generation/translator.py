@@ -50,14 +50,26 @@ class Translator:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, data: str | Path | None = None, device: str = "auto", dtype: str = "fp32"
+        cls,
+        path: str | Path,
+        data: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "fp32",
+        expert_parallel_size: int = 1,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
         extra `hub`); `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
 
+        `expert_parallel_size`: so many ranks of torch.distributed share out the experts. Each then translates what it likes,
+        and calls `serve` when it has nothing left.
+
         Raises UserError for what cannot be loaded.
         """
-        return cls(load_model(path, data, device, dtype))
+        return cls(load_model(path, data, device, dtype, expert_parallel_size))
+
+    def serve(self) -> None:
+        """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
+        self.loaded.task.serve_other_ranks()
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -158,6 +170,10 @@ class Translator:
     ) -> tuple[list[list[int]], int]:
         """Batches of at most `max_tokens` tokens, smaller ones where processes would have none, and the number of these."""
         device = next(self.loaded.model.parameters()).device
+        if self.loaded.task.expert_ranks is not None:
+            if processes is not None and processes > 1:
+                raise UserError("experts are spread over ranks: start more of these, and leave out --processes")
+            processes = 1
         most = processes_for(device, processes, each=0)
         if most > 1:
             max_tokens = min(max_tokens, max(SHORTEST_BATCH, sum(lengths) // (most * BATCHES_EACH)))

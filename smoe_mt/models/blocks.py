@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe import ConditionalMoE, MoE, Routing, Stacking, StratifiedMoE
+from smoe_mt.moe.experts import Experts
+from smoe_mt.moe.parallel import ExpertRanks
 
 
 class PreNormBlock(nn.Module):
@@ -79,9 +81,18 @@ def build_block(cfg: TransformerConfig, embed_dim: int, ffn_dim: int) -> nn.Modu
         "debug": cfg.moe_debug,
     }
     try:
-        return BUILDERS[cfg.moe](cfg, common)
+        block = BUILDERS[cfg.moe](cfg, common)
+        spread(block, getattr(cfg, "expert_ranks", None))
+        return block
     except ValueError as error:
         raise UserError(f"--moe {cfg.moe}: {error}") from None
+
+
+def spread(block: nn.Module, ranks: ExpertRanks | None) -> None:
+    """Keep this rank's experts alone, block by block, so that no rank ever has all of a model."""
+    for module in block.modules():
+        if isinstance(module, Experts) and ranks is not None:
+            module.spread(ranks)
 
 
 def capacity_factor(cfg: TransformerConfig) -> float:

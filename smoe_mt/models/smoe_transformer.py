@@ -70,6 +70,9 @@ class SMoETransformerModel(TransformerModelBase):
                 f"moe_freq={nested.moe_freq} leaves {nested.encoder.layers} encoder and {nested.decoder.layers} decoder "
                 "layers without a MoE block on one side: lower moe_freq, or set moe to none"
             )
+        nested.expert_ranks = getattr(task, "expert_ranks", None)
+        if nested.expert_ranks is not None and nested.encoder.embed_dim != nested.decoder.embed_dim:
+            raise UserError("experts can be spread over ranks only where encoder_embed_dim is decoder_embed_dim")
         model = super().build_model(nested, task)
         for name, module in model.named_modules():
             if isinstance(module, Gate):

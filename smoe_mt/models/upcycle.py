@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fairseq import checkpoint_utils
 from torch import Tensor, nn
 
+from smoe_mt.checkpoints.foreign import fit_vocabulary, from_state, is_foreign
+from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.errors import UserError
+from smoe_mt.tasks.vocabulary import Vocabulary
 
 FFN_OF_EXPERTS = {"w_in": "fc1.weight", "b_in": "fc1.bias", "w_out": "fc2.weight", "b_out": "fc2.bias"}
 
 
-def upcycle_from(checkpoint: str | Path, model: nn.Module) -> None:
+def upcycle_from(
+    checkpoint: str | Path, model: nn.Module, vocabulary: Vocabulary | None = None, symbols: Sequence[str] = ()
+) -> None:
     """Copy the weights of a dense ``smoe_transformer`` or fairseq transformer into ``model``; gates stay as they are.
 
-    Raises:
-        UserError: no such checkpoint, or one of another size or vocabulary.
+    `vocabulary` and its `symbols`, in order: those of ``model``. Raises UserError for a checkpoint that is not there, and
+    for one of another size or vocabulary.
     """
     path = Path(checkpoint)
     if not path.is_file():
         raise UserError(f"--init-experts-from: there is no checkpoint {path}")
-    dense = checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]
+    state = read_checkpoint(path)
+    dense = state["model"]
+    theirs = (state.get("task_state") or {}).get("vocabulary")
+    if is_foreign(state):
+        dense, _ = fit_vocabulary(from_state(state, path), symbols)
+    elif theirs is not None and vocabulary is not None:
+        vocabulary.check(theirs)
     model.load_state_dict(upcycled_state(dense, model.state_dict(), str(path)))
 
 

@@ -1,6 +1,6 @@
 """How the experts of a block are computed: ``loop``, ``grouped``, or ``auto``, the faster one, behind one interface.
 
-    run = ready_experts(experts, x, backend)       once per pass through the block
+    run = ready_local(experts, dtype, backend)     once per pass through the block
     y_TD = run(x_TD, weights_TK, plan, first_expert)   at each gate
 
 ``loop``     one product per expert. Reads the number of rows of each expert back from the device.
@@ -58,6 +58,7 @@ class ReadyExperts:
     """The experts for one pass: their weights in the precision that they compute in.
 
     on_device  nothing may be read back from the device: plans have a row for every slot
+    skips_empty_gates  a gate without tokens need not be visited
     dropout    on each expert's output, before the combination
     packed     the weights once more, packed for few rows; None where they are of no use
     """
@@ -68,6 +69,7 @@ class ReadyExperts:
     dropout: float
     sink: WeightGradients | None = None
     packed: PackedWeights | None = None
+    skips_empty_gates: bool = True
 
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         """y = sum_k weights_TK[:, k] FFN_e(x) over the served slots (eq. 6); plan's expert 0 is ``first_expert``; [T, D]."""
@@ -77,20 +79,19 @@ class ReadyExperts:
             drop_SD = F.dropout(x_TD.new_ones(plan.slot_S.numel(), x_TD.size(1)), self.dropout)
         act = activation(self.experts.activation)
         if self.on_device:
-            grouped = grouped_call(plan, first_expert, self.experts.num_experts, act, drop_SD)
+            grouped = grouped_call(plan, first_expert, self.weights[0].size(0), act, drop_SD)
             return grouped_ffn(x_TD, weights_TK, self.weights, grouped)
         counts = plan.served_E.tolist()
         call = LoopCall(plan, counts, first_expert, act, drop_SD, self.sink, self.packed)
         return loop_ffn(x_TD, weights_TK, self.weights, call)
 
 
-def ready_experts(experts: Experts, x: Tensor, backend: str, dropout: float = 0.0) -> ReadyExperts:
-    """Get ``experts`` ready for one pass of ``x`` through their block; ``dropout`` as it applies now.
+def ready_local(experts: Experts, dtype: torch.dtype, backend: str, dropout: float = 0.0) -> ReadyExperts:
+    """Get the experts that this rank has ready for one pass, computing in ``dtype``; ``dropout`` as it applies now.
 
     Raises:
         ValueError: ``grouped`` where it cannot compute.
     """
-    dtype = compute_dtype(x)
     ffn_dim, embed_dim = experts.w_in.shape[1:]
     grouped = choose_backend(backend, dtype, embed_dim, ffn_dim) == "grouped"
     weights = experts.weights(dtype)

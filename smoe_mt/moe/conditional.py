@@ -9,6 +9,7 @@ which adds up each block's ``routing.gate_sum``.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 
 from smoe_mt.moe.activations import activation as known_activation
 from smoe_mt.moe.gating import at_least_float32
-from smoe_mt.moe.layer import MoE
+from smoe_mt.moe.layer import MoE, MoESettings
 from smoe_mt.moe.routing import Routing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ConditionalMoE(nn.Module):
@@ -39,23 +43,15 @@ class ConditionalMoE(nn.Module):
         ffn_dim: int,
         num_experts: int,
         top_k: int = 2,
-        capacity_factor: float = 2.0,
-        variant: str = "paper",
-        dropout: float = 0.0,
-        activation: str = "relu",
-        backend: str = "auto",
-        eom_p: float = 0.0,
-        second_choice: str = "argmax",
-        debug: bool = False,
+        *,
         gate_dropout: float = 0.1,
+        **settings: Unpack[MoESettings],
     ) -> None:
         super().__init__()
         if not 0 <= gate_dropout < 1:
             raise ValueError(f"gate_dropout must be at least 0 and below 1, not {gate_dropout}")
         self.gate_dropout = gate_dropout
-        self.activation = activation
-        settings = (top_k, capacity_factor, variant, dropout, activation, backend, eom_p, second_choice, debug)
-        self.moe = MoE(embed_dim, ffn_dim, num_experts, *settings)
+        self.moe = MoE(embed_dim, ffn_dim, num_experts, top_k, **settings)
         self.fc1 = nn.Linear(embed_dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, embed_dim)
         self.mix = nn.Linear(embed_dim, 1)
@@ -63,7 +59,7 @@ class ConditionalMoE(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
         experts, routing = self.moe(x, padding_mask)
-        shared = self.fc2(known_activation(self.activation).whole(self.fc1(x)))
+        shared = self.fc2(known_activation(self.moe.experts.activation).whole(self.fc1(x)))
         shared = F.dropout(shared, self.moe.settings.expert_dropout, self.training)
         g = self._mixing_gate(x)
         if padding_mask is not None:

@@ -56,7 +56,9 @@ def plan_dispatch(
     asked_E = edges.diff()
     if here_T is None and (capacity is None or int(capacity) >= tokens):
         row_of_slot = torch.empty_like(slot_of_row).scatter_(0, slot_of_row, number)
-        return Plan(slot_of_row, slot_of_row % tokens, row_of_slot.view(top_k, tokens).t(), None, asked_E, asked_E)
+        return Plan(
+            slot_of_row, slot_of_row % max(tokens, 1), row_of_slot.view(top_k, tokens).t(), None, asked_E, asked_E
+        )
     served = sorted_experts < num_experts
     if capacity is not None:
         served &= number - edges[sorted_experts] < capacity

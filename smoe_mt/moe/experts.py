@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,17 @@ from torch import Tensor, nn
 from smoe_mt.moe.activations import activation as known_activation
 from smoe_mt.moe.packed import PackedWeights
 
+if TYPE_CHECKING:
+    from smoe_mt.moe.parallel import ExpertRanks
+
+STACKED = ("w_in", "b_in", "w_out", "b_out")
+
 
 class Experts(nn.Module):
     """``num_experts`` FFNs; ``backends.py`` runs them.
 
     Parameters: ``w_in`` [E, F, D], ``b_in`` [E, F], ``w_out`` [E, D, F], ``b_out`` [E, D]; each expert starts as an
-    ``nn.Linear`` pair does, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    ``nn.Linear`` pair does, U(-1/sqrt(fan_in), 1/sqrt(fan_in)). After ``spread``, each rank has its own experts alone.
 
     Raises:
         ValueError: sizes that are not positive, or an unknown activation.
@@ -35,6 +41,8 @@ class Experts(nn.Module):
         self.w_out = nn.Parameter(torch.empty(num_experts, embed_dim, ffn_dim))
         self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim))
         self.packed = PackedWeights()
+        self.ranks: ExpertRanks | None = None
+        self.block = 0
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -48,6 +56,33 @@ class Experts(nn.Module):
         if mode:
             self.packed.drop()
         return super().train(mode)
+
+    def spread(self, ranks: ExpertRanks) -> None:
+        """Keep this rank's experts alone. The parameters get the mark ``expert``: no other rank has the same ones.
+
+        Raises:
+            ValueError: more ranks than experts.
+        """
+        if ranks.size > self.num_experts:
+            raise ValueError(
+                f"{self.num_experts} experts cannot be spread over {ranks.size} ranks: some would have none"
+            )
+        mine = ranks.mine(self.num_experts)
+        for name in STACKED:
+            weight = nn.Parameter(getattr(self, name).detach()[mine])
+            weight.expert = True  # type: ignore[attr-defined]
+            setattr(self, name, weight)
+        self.ranks, self.block = ranks, ranks.join(self)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Of a whole block's weights a rank takes its own."""
+        if self.ranks is not None:
+            mine = self.ranks.mine(self.num_experts)
+            for name in STACKED:
+                given = state_dict.get(prefix + name)
+                if given is not None and given.size(0) == self.num_experts:
+                    state_dict[prefix + name] = given[mine]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """w_in, b_in, w_out, b_out in ``dtype``."""

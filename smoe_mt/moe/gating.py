@@ -140,18 +140,20 @@ def balance_loss(probs_TE: Tensor, first_E: Tensor, here_T: Tensor | None = None
     ``p_e`` is the mean of G_e over the tokens that reach the gate: those of here_T bool [T], None for all.
     """
     tokens, experts = probs_TE.shape
-    mean_E = probs_TE.mean(dim=0) if here_T is None else _mean_over(probs_TE, here_T)
-    count = tokens if here_T is None else first_E.sum().clamp(min=1)
+    mean_E = _mean_over(probs_TE, here_T)
+    count = max(tokens, 1) if here_T is None else first_E.sum().clamp(min=1)
     return experts * (first_E.to(probs_TE.dtype) / count * mean_E).sum()
 
 
 def mean_entropy(probs_TE: Tensor, here_T: Tensor | None = None) -> Tensor:
     """Mean entropy of the gate's distribution over its tokens (here_T bool [T], None for all), in nats; no gradient."""
     entropy_T = torch.special.entr(probs_TE.detach()).sum(dim=1)
-    return entropy_T.mean() if here_T is None else _mean_over(entropy_T, here_T)
+    return _mean_over(entropy_T, here_T)
 
 
-def _mean_over(values: Tensor, here_T: Tensor) -> Tensor:
-    """Mean over the first dimension, of those that are here; 0 where nobody is."""
+def _mean_over(values: Tensor, here_T: Tensor | None) -> Tensor:
+    """Mean over the first dimension, of those that are here (None: all); 0 where nobody is."""
+    if here_T is None:
+        return values.mean(dim=0) if values.size(0) else values.sum(dim=0)
     here = here_T.view(-1, *[1] * (values.dim() - 1))
     return torch.where(here, values, 0.0).sum(dim=0) / here_T.sum().clamp(min=1)

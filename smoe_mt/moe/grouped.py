@@ -112,8 +112,11 @@ class _GroupedFFN(torch.autograd.Function):
         if call.drop_SD is not None:
             grad_out_SD.mul_(call.drop_SD)
         grad_a_SF = _products(grad_out_SD, w_out.transpose(1, 2), call)
-        grad_weight_S = (grad_a_SF * a_SF).sum(dim=1, dtype=weight_S.dtype)
-        grad_weight_S += (grad_out_SD * b_out.index_select(0, call.expert_S)).sum(dim=1, dtype=weight_S.dtype)
+        grad_weights_TK = None
+        if ctx.needs_input_grad[1]:
+            grad_weight_S = (grad_a_SF * a_SF).sum(dim=1, dtype=weight_S.dtype)
+            grad_weight_S += (grad_out_SD * b_out.index_select(0, call.expert_S)).sum(dim=1, dtype=weight_S.dtype)
+            grad_weights_TK = of_tokens(grad_weight_S, call.plan)
         grad_h_SF = call.activation.grad(grad_a_SF, kept_SF)
         gradients: tuple[Tensor | None, ...] = (None,) * 4
         if any(ctx.needs_input_grad[2:6]):
@@ -126,7 +129,7 @@ class _GroupedFFN(torch.autograd.Function):
                 _sums(grad_out_SD, ones_S, call),
             )
         grad_rows_SD = _products(grad_h_SF, w_in.transpose(1, 2), call).mul_(weight_S1)
-        return sum_rows(grad_rows_SD, call.plan), of_tokens(grad_weight_S, call.plan), *gradients, None
+        return sum_rows(grad_rows_SD, call.plan), grad_weights_TK, *gradients, None
 
 
 def grouped_ffn(x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: GroupedCall) -> Tensor:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 
-from smoe_mt.moe.backends import check_backend, ready_experts
+from smoe_mt.moe.backends import check_backend
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.gating import Gate
 from smoe_mt.moe.masking import ExpertOutputMask
 from smoe_mt.moe.passing import PassSettings, empty_load, pass_gate
+from smoe_mt.moe.remote import ready_experts
 from smoe_mt.moe.routing import Routing
 from smoe_mt.moe.walk import Visit, walk
+
+
+class MoESettings(TypedDict, total=False):
+    """The settings of ``MoE`` besides its sizes and top_k, for blocks that are made of such layers."""
+
+    capacity_factor: float
+    variant: str
+    dropout: float
+    activation: str
+    backend: str
+    eom_p: float
+    second_choice: str
+    debug: bool
 
 
 class MoE(nn.Module):
@@ -65,7 +81,7 @@ class MoE(nn.Module):
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
         x_ND = x.reshape(-1, x.size(-1))
-        walked = walk(x_ND, padding_N, 1, visit, run.on_device)
+        walked = walk(x_ND, padding_N, 1, visit, run)
         y_ND = walked.x_ND if padding_N is None else walked.x_ND.masked_fill(padding_N[:, None], 0.0)
         (passed,) = walked.passes
         visits = walked.visits_N.view(x.shape[:-1])

@@ -173,7 +173,8 @@ class _LoopFFN(torch.autograd.Function):
             gradients = buffers if new else NO_GRADIENTS
         weight_S = of_slots(weights_TK, call.plan)
         grad_rows_SD = x_TD.new_empty(kept_SF.size(0), x_TD.size(1))
-        grad_weight_S = torch.empty_like(weight_S)
+        # Nobody asks for it where these rows came from other ranks, which keep their weights.
+        grad_weight_S = torch.empty_like(weight_S) if ctx.needs_input_grad[1] else None
 
         def compute(number: int) -> None:
             e, rows = call.first_expert + number, row_slices[number]
@@ -183,8 +184,9 @@ class _LoopFFN(torch.autograd.Function):
             if call.drop_SD is not None:
                 grad_out.mul_(call.drop_SD[rows])
             grad_a = grad_out @ w_out[e]
-            torch.sum(grad_a * a, dim=1, dtype=weight_S.dtype, out=grad_weight_S[rows])
-            grad_weight_S[rows] += grad_out @ b_out[e]
+            if grad_weight_S is not None:
+                torch.sum(grad_a * a, dim=1, dtype=weight_S.dtype, out=grad_weight_S[rows])
+                grad_weight_S[rows] += grad_out @ b_out[e]
             grad_h = call.activation.grad(grad_a, kept)
             weight = weight_S[rows].to(x_TD.dtype)
             if sink is not None:
@@ -194,7 +196,8 @@ class _LoopFFN(torch.autograd.Function):
 
         row_slices = call.row_slices()
         for_each_expert(compute, call.counts, x_TD.device)
-        return sum_rows(grad_rows_SD, call.plan), of_tokens(grad_weight_S, call.plan), *gradients, None
+        grad_weights_TK = None if grad_weight_S is None else of_tokens(grad_weight_S, call.plan)
+        return sum_rows(grad_rows_SD, call.plan), grad_weights_TK, *gradients, None
 
 
 def loop_ffn(x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: LoopCall) -> Tensor:

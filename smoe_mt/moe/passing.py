@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoe_mt.moe.backends import ReadyExperts
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.gating import Gate, balance_loss, choose, combine_weights, first_choices, mean_entropy, slot_capacity
 from smoe_mt.moe.masking import ExpertOutputMask
+from smoe_mt.moe.remote import AnyExperts
 from smoe_mt.moe.routing import GateLoad
 
 VARIANTS = ("paper", "release")
@@ -63,14 +63,14 @@ def pass_gate(
     x_TD: Tensor,
     here_T: Tensor | None,
     gate: Gate,
-    run: ReadyExperts,
+    run: AnyExperts,
     first_expert: int,
     mask: ExpertOutputMask,
     settings: PassSettings,
 ) -> GatePass:
     """Send tokens through the experts that ``gate`` sees, numbers ``first_expert`` and up: y = sum_e G_e FFN_e(x).
 
-    x_TD float [T, D], T > 0; here_T bool [T], the tokens that count (None: all; y is 0 for the others). Choices are
+    x_TD float [T, D]; here_T bool [T], the tokens that count (None: all; y is 0 for the others). Choices are
     numbered from 0 among the visible experts. With ``gate`` in training mode there are capacity limits.
     """
     visible = gate.visible

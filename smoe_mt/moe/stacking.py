@@ -6,14 +6,17 @@ The control for strata: as many experts in as many groups, but every token passe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from smoe_mt.moe.layer import MoE
+from smoe_mt.moe.layer import MoE, MoESettings
 from smoe_mt.moe.routing import Routing
 from smoe_mt.moe.strata import parse_strata
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Stacking(nn.Module):
@@ -34,19 +37,11 @@ class Stacking(nn.Module):
         ffn_dim: int,
         strata: str | Sequence[int],
         top_k: int = 2,
-        capacity_factor: float = 2.0,
-        variant: str = "paper",
-        dropout: float = 0.0,
-        activation: str = "relu",
-        backend: str = "auto",
-        eom_p: float = 0.0,
-        second_choice: str = "argmax",
-        debug: bool = False,
+        **settings: Unpack[MoESettings],
     ) -> None:
         super().__init__()
         self.strata = parse_strata(strata)
-        settings = (top_k, capacity_factor, variant, dropout, activation, backend, eom_p, second_choice, debug)
-        self.layers = nn.ModuleList(MoE(embed_dim, ffn_dim, experts, *settings) for experts in self.strata)
+        self.layers = nn.ModuleList(MoE(embed_dim, ffn_dim, experts, top_k, **settings) for experts in self.strata)
         for number, layer in enumerate(self.layers, start=1):
             cast(MoE, layer).gate.where = f"the gate of layer {number}"
 

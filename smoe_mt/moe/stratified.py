@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.backends import ReadyExperts, check_backend, ready_experts
+from smoe_mt.moe.backends import check_backend
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.gating import Gate
 from smoe_mt.moe.masking import ExpertOutputMask
 from smoe_mt.moe.passing import GatePass, PassSettings, empty_load, pass_gate
+from smoe_mt.moe.remote import AnyExperts, ready_experts
 from smoe_mt.moe.routing import Routing
 from smoe_mt.moe.strata import parse_strata
 from smoe_mt.moe.walk import Visit, walk
@@ -90,7 +91,7 @@ class StratifiedMoE(nn.Module):
 
         x_ND = x.reshape(-1, x.size(-1))
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
-        walked = walk(x_ND, padding_N, len(self.strata), visit, run.on_device)
+        walked = walk(x_ND, padding_N, len(self.strata), visit, run)
         y_ND = self._exit(walked.x_ND, padding_N) if self.release else walked.x_ND
         return y_ND.view_as(x), self._routing(walked.passes, walked.visits_N.view(x.shape[:-1]))
 
@@ -101,7 +102,7 @@ class StratifiedMoE(nn.Module):
         padding_N1 = padding_N[:, None]
         return torch.where(padding_N1, x_ND, self.norms[-1](x_ND.masked_fill(padding_N1, 0.0)))
 
-    def _visit(self, i: int, x_TD: Tensor, here_T: Tensor | None, run: ReadyExperts) -> Visit:
+    def _visit(self, i: int, x_TD: Tensor, here_T: Tensor | None, run: AnyExperts) -> Visit:
         """The tokens at stratum i through its gate: x_j = y + x_i (eq. 4-7)."""
         normed_TD = self.norms[i](x_TD)
         first_expert = self.first_experts[i]

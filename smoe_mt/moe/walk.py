@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe.passing import GatePass
+from smoe_mt.moe.remote import AnyExperts
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class Walk:
 Gateway = Callable[[int, Tensor, Tensor | None], Visit]
 
 
-def walk(x_ND: Tensor, padding_N: Tensor | None, gates: int, visit: Gateway, on_device: bool) -> Walk:
-    """Through ``gates`` gates; padding_N bool [N] or None. ``on_device``: nothing may be read back from the device."""
-    return (walk_masked if on_device else walk_gathered)(x_ND, padding_N, gates, visit)
+def walk(x_ND: Tensor, padding_N: Tensor | None, gates: int, visit: Gateway, run: AnyExperts) -> Walk:
+    """Through ``gates`` gates to the experts that ``run`` has; padding_N bool [N] or None."""
+    if run.on_device:
+        return walk_masked(x_ND, padding_N, gates, visit)
+    return walk_gathered(x_ND, padding_N, gates, visit, run.skips_empty_gates)
 
 
-def walk_gathered(x_ND: Tensor, padding_N: Tensor | None, gates: int, visit: Gateway) -> Walk:
+def walk_gathered(
+    x_ND: Tensor, padding_N: Tensor | None, gates: int, visit: Gateway, skips_empty_gates: bool = True
+) -> Walk:
     """padding_N bool [N] or None; gate number ``gates`` means that a token has left."""
     at_N = starting_gates(x_ND, padding_N, gates)
     visits_N = torch.zeros_like(at_N)
@@ -53,7 +58,7 @@ def walk_gathered(x_ND: Tensor, padding_N: Tensor | None, gates: int, visit: Gat
         if i or padding_N is not None:
             here = (at_N == i).nonzero().squeeze(1)
             here = None if here.numel() == at_N.numel() else here
-        if (at_N if here is None else here).numel() == 0:
+        if skips_empty_gates and (at_N if here is None else here).numel() == 0:
             passes.append(None)
             continue
         if here is None:

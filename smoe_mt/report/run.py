@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from smoe_mt import register
+from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
 from smoe_mt.evaluation.paper import row_name
@@ -65,15 +64,9 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     """The run of a folder or checkpoint. UserError where there is no whole checkpoint of this plugin."""
     checkpoint = find_checkpoint(path)
     register()
-    from smoe_mt.training.safe_loading import damaged
-
-    try:
-        # Mapped: the weights of a large model are not read for a look at its settings.
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        config, history = state["cfg"], state.get("optimizer_history") or [{}]
-        task = config["task"]["_name"]
-    except Exception as error:  # other bytes in a file make the unpickler raise nearly anything
-        raise damaged(checkpoint, error) from error
+    state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
+    config, history = state.get("cfg") or {}, state.get("optimizer_history") or [{}]
+    task = (config.get("task") or {}).get("_name", "unknown")
     if task != TASK:
         raise UserError(f"{checkpoint}: a model of the task {task}, and smoe_mt reads those of {TASK}")
     folder = Path(data or config["task"].get("data") or "")

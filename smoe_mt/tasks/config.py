@@ -44,10 +44,30 @@ class ManyToManyTranslationConfig(FairseqDataclass):
             "0 = leave --update-freq as it is"
         },
     )
+    expert_parallel_size: int = field(
+        default=1,
+        metadata={
+            "help": "so many ranks share out the experts of a model, each has 1 / so many of them; 1 = every rank has all. "
+            "Start the ranks with torchrun; they must be a multiple of this"
+        },
+    )
+    expert_parallel_chunks: int = field(
+        default=1,
+        metadata={
+            "help": "with --expert-parallel-size, in training: compute one of so many parts of the experts while the tokens "
+            "of the next are on their way; 1 = one after the other"
+        },
+    )
     max_nonfinite_updates: int = field(
         default=10,
         metadata={
             "help": "updates whose loss or gradient is not finite are left out; so many in a row end the run; 0 = never"
+        },
+    )
+    sharded_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "for large models: all ranks write the tensors of a checkpoint, side by side, into a folder beside its file"
         },
     )
     max_source_positions: int = field(
@@ -89,7 +109,8 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         for name in ("epoch_pairs", "eval_bleu_sentences", "tokens_per_update", "max_nonfinite_updates"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
-        for name in ("eval_bleu_beam", "max_source_positions", "max_target_positions"):
+        at_least_one = ("eval_bleu_beam", "max_source_positions", "max_target_positions")
+        for name in (*at_least_one, "expert_parallel_size", "expert_parallel_chunks"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
         if (self.source_lang is None) != (self.target_lang is None):

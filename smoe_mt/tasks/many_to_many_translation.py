@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.tasks import FairseqTask, register_task
-from torch import Tensor
+from torch import Tensor, distributed
 
 from smoe_mt.errors import UserError
 from smoe_mt.models.upcycle import upcycle_from
+from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
+from smoe_mt.moe.remote import serve
 from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
@@ -45,6 +47,7 @@ class ManyToManyTranslationTask(FairseqTask):
         super().__init__(cfg)
         self.folder = folder
         self.dictionary = dictionary
+        self.expert_ranks: ExpertRanks | None = None
         #: The directions in use; `sample["direction"]` holds places in this tuple.
         self.directions: tuple[str, ...] = chosen_directions(cfg, folder)
         self.special = Special(pad=dictionary.pad(), eos=dictionary.eos())
@@ -215,13 +218,21 @@ class ManyToManyTranslationTask(FairseqTask):
             )
         return self.dataset_to_epoch_iter[dataset]
 
-    # --- validation ---
+    # --- training and validation ---
+
+    def train_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any, *args: Any, ignore_grad: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """As fairseq's; a sample that only stands in for a missing batch (`ignore_grad`) counts for nothing."""
+        loss, size, log = super().train_step(sample, model, criterion, *args, ignore_grad=ignore_grad, **kwargs)
+        return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model and, where validation translates, its beam search. A new one may start from a dense checkpoint."""
+        self.expert_ranks = self._expert_ranks()
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and getattr(cfg, "init_experts_from", None):
-            upcycle_from(cfg.init_experts_from, model)
+            upcycle_from(cfg.init_experts_from, model, self.vocabulary, self.dictionary.symbols)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
             self._generator = self.build_generator(
@@ -234,11 +245,32 @@ class ManyToManyTranslationTask(FairseqTask):
             )
         return model
 
+    def _expert_ranks(self) -> ExpertRanks | None:
+        """The ranks that share the next model's experts. UserError where there are none to share them."""
+        size = self.cfg.expert_parallel_size
+        if size == 1:
+            return None
+        if not distributed.is_initialized():
+            raise UserError(
+                f"--expert-parallel-size {size} needs as many ranks: start them with torchrun --nproc-per-node {size}"
+            )
+        try:
+            mesh = expert_mesh(size, "cuda" if "nccl" in distributed.get_backend_config() else "cpu")
+        except ValueError as error:
+            raise UserError(f"--expert-parallel-size {size}: {error}") from error
+        return ExpertRanks(mesh, self.cfg.expert_parallel_chunks)
+
+    def serve_other_ranks(self) -> None:
+        """Where ranks share experts: compute for those that still translate; returns on all of them at once."""
+        if self.expert_ranks is not None:
+            serve(self.expert_ranks)
+
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple[Any, Any, dict[str, Any]]:
         """The criterion's losses; with --eval-bleu also the statistics of the sample's translations."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self.cfg.eval_bleu:
             logging_output[LOG_KEY] = self._translation_statistics(sample, model)
+            self.serve_other_ranks()  # they take different numbers of steps
         return loss, sample_size, logging_output
 
     def _translation_statistics(self, sample: dict[str, Any], model: Any) -> Tensor:

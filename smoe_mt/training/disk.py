@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from smoe_mt.errors import UserError
+from smoe_mt.training.expert_parallel import expert_counts
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +20,13 @@ OPTIMISER_BYTES = 8  # of each trained parameter: two float32 moments, as Adam k
 
 
 def checkpoint_bytes(model: nn.Module, with_optimiser: bool) -> int:
-    """Size of one checkpoint, but for some kilobytes."""
-    weights = {id(parameter): parameter for parameter in model.parameters()}.values()
-    size = sum(weight.numel() * weight.element_size() for weight in weights)
-    if with_optimiser:
-        size += OPTIMISER_BYTES * sum(weight.numel() for weight in weights if weight.requires_grad)
+    """Size of one checkpoint, with the experts of all ranks, but for some kilobytes."""
+    weights = {id(parameter): parameter for parameter in model.parameters()}
+    experts = expert_counts(model)
+    size = 0
+    for key, weight in weights.items():
+        numbers = weight[0].numel() * experts[key] if key in experts else weight.numel()
+        size += numbers * (weight.element_size() + (OPTIMISER_BYTES if with_optimiser and weight.requires_grad else 0))
     return size
 
 
@@ -74,7 +77,8 @@ def check_room(cfg: Any, model: nn.Module) -> None:
         f"{readable(free)} free"
     )
     # A checkpoint is written beside the one that it replaces.
-    needed = total + size - _bytes_of(Path(folder).glob("checkpoint*.pt"))
+    there = (*Path(folder).glob("checkpoint*.pt"), *Path(folder).glob("shards_*/*"))
+    needed = total + size - _bytes_of(there)
     if needed > free:
         raise UserError(
             f"{folder}: the checkpoints need {readable(needed)} and {readable(free)} are free; keep fewer "

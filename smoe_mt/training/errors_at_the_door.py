@@ -1,7 +1,8 @@
 """A user's mistake is one line on the screen, in fairseq's command lines as in ours.
 
 fairseq-train, -generate and -interactive let an exception run up to Python, which prints a stack trace; under
-fairseq-hydra-train, Hydra catches it and prints its own. For a `UserError` both print `error: ...` instead.
+fairseq-hydra-train, Hydra catches it and prints its own. For a `UserError` both print `error: ...` instead, and where
+another rank has gone, which one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from smoe_mt.errors import UserError
+from smoe_mt.training.gone_ranks import explained
 
 EXIT_CODE = 2
 
@@ -39,7 +41,7 @@ def _install_excepthook() -> None:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        mistake = user_error_in(error)
+        mistake = user_error_in(error) or explained(error)
         if mistake is None:
             previous(kind, error, trace)
         else:
@@ -58,7 +60,8 @@ def _install_in_hydra() -> None:
         return
 
     def value(self: JobReturn) -> Any:
-        mistake = user_error_in(self._return_value) if self.status == JobStatus.FAILED else None
+        failed = self._return_value if self.status == JobStatus.FAILED else None
+        mistake = user_error_in(failed) or explained(failed)
         if mistake is None:
             return original.fget(self)
         print(one_line(mistake), file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from fairseq.logging import metrics
@@ -23,14 +23,25 @@ class NonFiniteUpdate(Exception):
     """The update must be left out; raised on all ranks alike, between the reduction of gradients and the optimiser's step."""
 
 
+class LossScaleLowered(NonFiniteUpdate):
+    """A gradient was not finite for the scale of the loss (`common.fp16`), which is lower from the next update on."""
+
+
+class LossScaleTooLow(NonFiniteUpdate):
+    """As above, and a lower scale would be below `common.min_loss_scale`."""
+
+
 class NonFiniteUpdates:
     """Watches an update's losses and counts the updates that were left out.
 
     `limit`: as many in a row end the run; 0 = never.
     """
 
-    def __init__(self, limit: int, criterion: nn.Module) -> None:
+    def __init__(self, limit: int, criterion: nn.Module, rank: int = 0) -> None:
         self._limit = limit
+        self._rank = rank
+        #: Ranks whose loss of this update is not finite, once all know of each other.
+        self.bad_ranks: list[int] = []
         self._losses: list[Tensor] = []
         self.total = 0
         self.in_a_row = 0
@@ -53,30 +64,44 @@ class NonFiniteUpdates:
         self.in_a_row = 0
         self.log()
 
-    def left_out(self, updates: int, samples: Any, folder: str, rank: int) -> None:
+    def left_out(self, reason: NonFiniteUpdate, updates: int, samples: Any, folder: str) -> None:
         """An update was left out after `updates` good ones. UserError if it is the last that is borne.
 
-        Its batch is then in `folder`: torch.load gives {"samples": fairseq's samples, "num_updates": int}.
+        Batches are then in `folder`, of the ranks whose loss is not finite, or of all where only the gradient is not:
+        torch.load gives {"samples": fairseq's samples, "num_updates": int}.
         """
+        if isinstance(reason, LossScaleLowered):  # nothing is wrong with the batch
+            if self._rank == 0:
+                logger.info(f"update {updates + 1} left out: its gradient overflowed; {reason}")
+            return
         self.total += 1
         self.in_a_row += 1
         self.log()
-        logger.warning(
-            f"update {updates + 1} left out: its loss or gradient is not finite ({self.in_a_row} in a row, "
-            f"{self.total} in all)"
-        )
-        if not self._limit or self.in_a_row < self._limit:
-            return
-        file = Path(folder) / (f"{BATCH_FILE}{rank or ''}.pt")
-        try:
-            save_whole({"samples": samples, "num_updates": updates}, str(file))
-            said = f"the last of the batches is in {file}"
-        except OSError as error:
-            said = f"the batch could not be written to {file} ({error.strerror})"
+        if self._rank == 0:
+            where = f" on rank {', '.join(map(str, self.bad_ranks))}" if self.bad_ranks else ""
+            logger.warning(
+                f"update {updates + 1} left out: its loss or gradient is not finite{where} ({self.in_a_row} in a row, "
+                f"{self.total} in all)"
+            )
+        if isinstance(reason, LossScaleTooLow) or (self._limit and self.in_a_row >= self._limit):
+            self._give_up(reason, updates, samples, folder)
+
+    def _give_up(self, reason: NonFiniteUpdate, updates: int, samples: Any, folder: str) -> NoReturn:
+        file = Path(folder) / (f"{BATCH_FILE}{self._rank or ''}.pt")
+        said = f"the last of the batches is in {file}"
+        if self.bad_ranks and self._rank not in self.bad_ranks:
+            said = f"the last of the batches is in {folder}/{BATCH_FILE}{self.bad_ranks[0]}.pt"
+        else:
+            try:
+                save_whole({"samples": samples, "num_updates": updates}, str(file))
+            except OSError as error:
+                said = f"the batch could not be written to {file} ({error.strerror})"
+        what = f"the loss or the gradient was not finite {self.in_a_row} times in a row after update {updates}"
+        if isinstance(reason, LossScaleTooLow):
+            what = f"the gradient still overflows after update {updates}, with the lowest scale of the loss"
         raise UserError(
-            f"the loss or the gradient was not finite {self.in_a_row} times in a row after update {updates}; {said}, and the "
-            f"checkpoints of {folder} are from before. A lower optimization.lr or optimization.clip_norm may help "
-            "(task.max_nonfinite_updates says how many are borne)"
+            f"{what}; {said}, and the checkpoints of {folder} are from before. A lower optimization.lr or "
+            "optimization.clip_norm may help (task.max_nonfinite_updates says how many are borne)"
         )
 
     def log(self) -> None:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import torch
-
+from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.errors import UserError
-from smoe_mt.training.safe_loading import damaged
 
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
 BEST = "best"  # in the names of checkpoints that are older than others
-
-
-def read_mapped(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds; the tensors stay on the disk. UserError for a damaged file."""
-    try:
-        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
-    except Exception as error:  # torch raises many types for a damaged file
-        raise damaged(path, error) from error
-
-
-def check_whole(path: str | Path) -> None:
-    """Read all of a checkpoint once. UserError for one that is cut, or has a byte that is not what was written."""
-    read_mapped(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()  # torch writes check sums, but does not look at them
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise damaged(path, error) from error
-    if wrong is not None:
-        raise damaged(path, ValueError(f"the check sum of {wrong} is wrong"))
 
 
 def whole_checkpoint(path: str | Path) -> Path:
@@ -78,7 +54,7 @@ def checkpoints_beside(path: Path) -> list[Path]:
 def _updates(path: Path) -> int | None:
     """Updates made by a checkpoint that can be gone on from; None for others (averages, damaged files)."""
     try:
-        state = read_mapped(path)
+        state = open_checkpoint(path)
         if "train_iterator" not in state["extra_state"] or state.get("last_optimizer_state") is None:
             return None
         return int(state["optimizer_history"][-1]["num_updates"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any, BinaryIO
 
@@ -92,11 +93,12 @@ def _survive_a_full_disk() -> None:
     original = checkpoint_utils.save_checkpoint
 
     @wraps(original)
-    def save_checkpoint(cfg: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_checkpoint(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
         # fairseq keeps the best score as an attribute of the function that has this name, which is this one.
         before = vars(save_checkpoint).get("best")
         try:
-            return original(cfg, *args, **kwargs)
+            with getattr(trainer, "saving_together", nullcontext)():
+                return original(cfg, trainer, *args, **kwargs)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise

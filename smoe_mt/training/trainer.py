@@ -12,26 +12,44 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fairseq.trainer
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
+from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
 
+from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
+from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, PARTS, SHARDS, fill
 from smoe_mt.errors import UserError
+from smoe_mt.moe.parallel import ExpertRanks
 from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
+from smoe_mt.training.expert_parallel import (
+    add_expert_norm,
+    expert_counts,
+    experts_to_load,
+    put_whole_experts,
+    ranks_of,
+    whole_experts,
+    wrapped,
+)
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.memory import keep_freed_memory
-from smoe_mt.training.nonfinite import NonFiniteUpdate, NonFiniteUpdates
-from smoe_mt.training.resuming import LAST, read_mapped, whole_checkpoint
+from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.precision import prepare_precision
+from smoe_mt.training.resuming import LAST, whole_checkpoint
+from smoe_mt.training.safe_loading import filled_by
+from smoe_mt.training.sharded_saving import ShardedSaving, check_sharded
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -41,7 +59,9 @@ OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq say
 
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
-UPDATE = Trainer.train_step.__wrapped__  # without its scope of metrics, which an exception would leave open: ours is around
+SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
+# Without its scope of metrics, which an exception would leave open: ours is around.
+UPDATE = Trainer.train_step.__wrapped__
 
 
 class CheckingTrainer(Trainer):
@@ -49,8 +69,14 @@ class CheckingTrainer(Trainer):
     be kept, lets the task check a checkpoint first, and on a CPU keeps the memory that a step frees.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, cfg: Any, *args: Any, **kwargs: Any) -> None:
+        prepare_precision(cfg)
+        super().__init__(cfg, *args, **kwargs)
+        self._expert_ranks = ranks_of(self._model)
+        self._whole_experts: dict[str, Any] | None = None
+        if self._expert_ranks is not None:
+            check_expert_parallel(self.cfg)
+        self._shards = self._sharded_saving() if getattr(self.cfg.task, "sharded_checkpoints", False) else None
         check_finetuning(self.cfg.checkpoint.finetune_from_model)
         check_writing(self.cfg.checkpoint)
         forget_previous_job()
@@ -61,19 +87,22 @@ class CheckingTrainer(Trainer):
             check_room(self.cfg, self._model)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._nonfinite = NonFiniteUpdates(getattr(self.cfg.task, "max_nonfinite_updates", 0), self.get_criterion())
-        self._bad_loss = self._leaving = self._saved_to_leave = False
+        limit = getattr(self.cfg.task, "max_nonfinite_updates", 0)
+        self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
+        self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
         preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged.
 
-        UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary.
+        UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary, or
+        that some ranks do not see.
         """
+        self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
-            self.task.load_state_dict(read_mapped(filename).get("task_state") or {})
+            self.task.load_state_dict(open_checkpoint(filename).get("task_state") or {})
         state = self._load(filename, *args, **kwargs)
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
@@ -83,8 +112,17 @@ class CheckingTrainer(Trainer):
         return state
 
     def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        without_optimiser = bool(args[0] if args else kwargs.get("reset_optimizer"))
+
+        def fill_own(state: dict[str, Any], path: Path) -> None:
+            if state.get(SHARDS):
+                fill(state, path, (MODEL,) if without_optimiser else PARTS, self._own_experts)
+            if without_optimiser:
+                state[OPTIMISER] = None
+
         try:
-            return super().load_checkpoint(filename, *args, **kwargs)
+            with filled_by(fill_own):
+                return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
             raise
         except Exception as error:
@@ -110,8 +148,78 @@ class CheckingTrainer(Trainer):
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
+        apart = self._expert_ranks is not None or (self._shards is not None and self._shards.ranks > 1)
+        if apart and sys.exc_info()[0] is not None:
+            logger.error("no checkpoint of the crash: what the other ranks have of it cannot be had any more")
+            return None
         ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
-        return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+        extra = {**extra_state, STATE_KEY: ours}
+        return super().save_checkpoint(filename, extra) if self._shards is None else self._save_sharded(filename, extra)
+
+    def _save_sharded(self, filename: str, extra_state: dict[str, Any]) -> str:
+        state = self.state_dict()
+        state["extra_state"].update(extra_state)
+        state["cfg"]["task"]["expert_parallel_size"] = 1  # nothing in a checkpoint depends on it
+        rest = utils.move_to_cpu({key: value for key, value in state.items() if key not in PARTS})
+        whole = {**rest, **{part: state[part] for part in PARTS if part in state}}
+        assert self._shards is not None
+        logger.info(f"Saving checkpoint to {filename}, its tensors beside it")
+        written = self._shards.write(whole, Path(filename).parent, self.get_num_updates())
+        checkpoint_utils.torch_persistent_save(written, filename)
+        return str(Path(filename).absolute())
+
+    def _sharded_saving(self) -> ShardedSaving:
+        check_sharded(self.cfg)
+        named = [*self._model.named_parameters(), *self._criterion.named_parameters()]
+        blocks = expert_counts(self._model)
+        return ShardedSaving(
+            rank=self.data_parallel_rank,
+            ranks=self.data_parallel_world_size,
+            parameters=[name for name, parameter in named if parameter.requires_grad],
+            mine=self._own_experts,
+            counts={name: blocks[id(parameter)] for name, parameter in named if id(parameter) in blocks},
+        )
+
+    def _own_experts(self, num_experts: int) -> Sequence[int]:
+        return range(num_experts) if self._expert_ranks is None else self._expert_ranks.mine(num_experts)
+
+    def saving_together(self) -> AbstractContextManager[None]:
+        """Around fairseq's saving of a checkpoint, on all ranks."""
+        if self._shards is None:
+            return nullcontext()
+        return self._shards.together(Path(self.cfg.checkpoint.save_dir), self.state_dict)
+
+    @property
+    def model(self) -> Any:
+        """As fairseq's; where experts are spread over ranks, with their own reduction of gradients."""
+        if self._expert_ranks is not None and self._wrapped_model is None:
+            module = self._model.to(self.device)
+            self._wrapped_model: Any = wrapped(module, self._expert_ranks, self.data_parallel_process_group)
+        return super().model
+
+    def _build_optimizer(self) -> None:
+        super()._build_optimizer()
+        ranks = self._expert_ranks
+        if ranks is not None:
+            self.optimizer.optimizer.register_load_state_dict_pre_hook(
+                lambda optimizer, state: experts_to_load(state, optimizer, ranks)
+            )
+
+    def consolidate_optimizer(self) -> None:
+        """As fairseq's, which calls it on all ranks before it saves: experts that are spread over them come together."""
+        super().consolidate_optimizer()
+        apart = self._expert_ranks is not None and self._shards is None
+        if apart and sys.exc_info()[0] is None:  # not where this rank alone saves a crash
+            ranks = cast(ExpertRanks, self._expert_ranks)
+            self._whole_experts = whole_experts(self._model, self.optimizer.optimizer, ranks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As fairseq's, with all experts."""
+        state: dict[str, Any] = super().state_dict()
+        if self._whole_experts is not None:
+            put_whole_experts(state, self._whole_experts)
+            self._whole_experts = None
+        return state
 
     def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's."""
@@ -127,38 +235,62 @@ class CheckingTrainer(Trainer):
             SystemExit: a scheduler has asked for it; the update before is saved.
         """
         if self._saved_to_leave:
+            self._wait_for_the_others()  # or whoever sees one leave may end the first, which may be writing still
             raise SystemExit(preemption.EXIT_PREEMPTED)
         self._nonfinite.begin()
+        output = None
         try:
-            output = UPDATE(self, samples, raise_oom)
+            output = UPDATE(self, stand_ins_first(samples), raise_oom)
             if output is not None:
                 self._nonfinite.good()
-        except NonFiniteUpdate:
-            output = None
+        except NonFiniteUpdate as reason:
             self.zero_grad()
-            folder = self.cfg.checkpoint.save_dir
-            self._nonfinite.left_out(self.get_num_updates(), samples, folder, self.data_parallel_rank)
+            self._nonfinite.left_out(reason, self.get_num_updates(), samples, self.cfg.checkpoint.save_dir)
         if self._leaving and not self._saved_to_leave:
             self._save_to_leave()
         return output
 
+    def _set_seed(self) -> None:
+        """Of the update, as fairseq's, and of the rank: else all of them would drop the same units."""
+        set_torch_seed(self.cfg.common.seed + self.get_num_updates() + SEEDS_APART * self.data_parallel_rank)
+
     def clip_grad_norm(self, clip_norm: float) -> Any:
         """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
         self._agree()
-        norm = super().clip_grad_norm(clip_norm)
-        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then fairseq leaves the update out and lowers the scale
-        if not scales_loss and (self._bad_loss or not torch.isfinite(torch.as_tensor(norm)).all()):
+        try:
+            norm = self._clip(clip_norm)
+        except OverflowError as error:  # of scaled gradients; what fairseq does of it needs a GPU
+            raise LossScaleLowered(str(error)) from error
+        except FloatingPointError as error:
+            raise LossScaleTooLow(str(error)) from error
+        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then it is the scale that is too high, as a rule
+        if not scales_loss and (self._nonfinite.bad_ranks or not torch.isfinite(torch.as_tensor(norm)).all()):
             raise NonFiniteUpdate
         return norm
 
+    def _clip(self, clip_norm: float) -> Any:
+        ranks, optimizer = self._expert_ranks, self.optimizer
+        if ranks is None:
+            return super().clip_grad_norm(clip_norm)
+        parameters = getattr(optimizer, "fp32_params", None) or list(optimizer.params)
+        return optimizer.clip_grad_norm(
+            clip_norm, aggregate_norm_fn=lambda norm: add_expert_norm(norm, iter(parameters), ranks)
+        )
+
     def _agree(self) -> None:
-        """Whether any rank has a bad loss, and whether any was asked to leave."""
-        mine = [self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None]
-        if self.data_parallel_world_size > 1:
-            flags = torch.tensor(mine, dtype=torch.float32, device=self.device)
+        """Which ranks have a bad loss, and whether any was asked to leave."""
+        ranks, rank = self.data_parallel_world_size, self.data_parallel_rank
+        flags = torch.zeros(ranks + 1, device=self.device)
+        flags[rank], flags[ranks] = self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None
+        if ranks > 1:
             distributed_utils.all_reduce(flags, group=self.data_parallel_process_group)
-            mine = [bool(flag) for flag in flags.tolist()]
-        self._bad_loss, self._leaving = mine
+        *bad, leaving = flags.tolist()
+        self._nonfinite.bad_ranks = [number for number, flag in enumerate(bad) if flag]
+        self._leaving = bool(leaving)
+
+    def _wait_for_the_others(self) -> None:
+        if self.data_parallel_world_size > 1:
+            distributed_utils.all_reduce(torch.zeros(1, device=self.device), group=self.data_parallel_process_group)
 
     def _save_to_leave(self) -> None:
         """Save now, for a scheduler may not wait for long; leave before the next update.
@@ -166,19 +298,35 @@ class CheckingTrainer(Trainer):
         In between fairseq validates and saves, if it is time for that: a run without an interruption would have done so.
         """
         asked = preemption.asked_to_leave()
-        who = asked.name if asked else "another rank"
-        logger.warning(f"{who} asks to leave: saving after {self.get_num_updates():,} updates")
+        if asked or self.is_data_parallel_master:
+            who = asked.name if asked else "another rank"
+            logger.warning(f"{who} asks to leave: saving after {self.get_num_updates():,} updates")
         checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self._epochs, None)
         self._saved_to_leave = True
 
+    def _check_that_all_see(self, filename: str) -> None:
+        """Each rank reads the checkpoint itself: fairseq's broadcast of it is refused by torch's safe loading."""
+        ranks = self.data_parallel_world_size
+        if ranks == 1:
+            return
+        with open_dict(self.cfg):
+            self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        seen = torch.tensor([float(PathManager.isfile(filename))], device=self.device)
+        distributed_utils.all_reduce(seen, group=self.data_parallel_process_group)
+        if 0 < int(seen) < ranks:
+            raise UserError(
+                f"{filename}: {int(seen)} of {ranks} ranks see it; checkpoint.save_dir must be a folder that all machines share"
+            )
+
     def _whole(self, filename: str) -> str:
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
-        if Path(filename) != Path(self.cfg.checkpoint.save_dir) / LAST:
-            return filename
-        found, wrong = "", ""
+        found, wrong = filename, ""
         if self.data_parallel_rank == 0:
             try:
-                found = str(whole_checkpoint(filename))
+                if Path(filename) == Path(self.cfg.checkpoint.save_dir) / LAST:
+                    found = str(whole_checkpoint(filename))
+                else:
+                    check_whole(filename)
             except UserError as error:
                 wrong = str(error)
         if self.data_parallel_world_size > 1:
@@ -189,6 +337,22 @@ class CheckingTrainer(Trainer):
         if wrong:
             raise UserError(wrong)
         return found
+
+
+def check_expert_parallel(cfg: Any) -> None:
+    """Refuse what does not go with experts that are spread over ranks, by a UserError; let fp16 keep parameters apart."""
+    if cfg.ema.store_ema:
+        raise UserError("task.expert_parallel_size and ema.store_ema do not go together: leave one of them out")
+    with open_dict(cfg):
+        cfg.common.fp16_no_flatten_grads = True  # one flat vector could not tell experts from what all ranks have
+
+
+def stand_ins_first(samples: Sequence[Any]) -> list[Any]:
+    """The samples of an update, those in front that the rank only takes part in because others have a batch.
+
+    fairseq looks at the last one alone, and would then count none of the others.
+    """
+    return sorted(samples, key=bool)
 
 
 def check_writing(settings: Any) -> None:

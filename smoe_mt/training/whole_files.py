@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from smoe_mt.files import beside
-
-PARTIAL = ".partial"  # behind the name of a file that is being written
+from smoe_mt.files import PARTIAL, beside
 
 
 @contextmanager
@@ -40,9 +38,12 @@ def copy_whole(source: str | Path, target: str | Path) -> None:
 def remove_leftovers(folder: str | Path) -> list[Path]:
     """Remove what a killed run left half-written in a folder, and return it."""
     found = sorted(Path(folder).glob(f"*.pt{PARTIAL}")) + sorted(Path(folder).glob("*.pt.tmp"))  # the latter: fairseq's
+    folders = sorted(Path(folder).glob(f"shards_*{PARTIAL}"))
     for path in found:
         path.unlink(missing_ok=True)
-    return found
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)
+    return found + folders
 
 
 def _copy_by_file_system(original: BinaryIO, copy: BinaryIO) -> None:

@@ -21,7 +21,7 @@ def test_processes_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    message = "WORLD_SIZE is 2, and the processes do not find each other .*torchrun"
+    message = "WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT not set: start the processes with torchrun"
     with pytest.raises(UserError, match=message), open_ranks():
         pass
 

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 
 from smoe_mt import Translator, cli
+from smoe_mt.checkpoints.exported import PARTS
 from smoe_mt.errors import UserError
 from smoe_mt.generation import export as export_module
 from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.generation.export import export
-from smoe_mt.generation.exported import PARTS
 from tests.conftest import TrainedRun
 
 

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
-from smoe_mt.moe.backends import choose_backend, ready_experts
+from smoe_mt.moe.backends import choose_backend
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts import Experts
+from smoe_mt.moe.remote import ready_experts
 
 DIM, FFN = 16, 24
 BLOCKS: dict[str, Callable[..., nn.Module]] = {

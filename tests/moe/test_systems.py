@@ -75,7 +75,7 @@ def fixed_mask(mask: ExpertOutputMask, training: bool) -> Callable[[int, int], f
 @settings(max_examples=40, deadline=None)
 def test_conditional(seed: int, top_k: int, capacity_factor: float, training: bool) -> None:
     x, mask = make_input(seed)
-    block = ConditionalMoE(DIM, FFN, 4, top_k, capacity_factor, gate_dropout=0.0).double().train(training)
+    block = ConditionalMoE(DIM, FFN, 4, top_k, capacity_factor=capacity_factor, gate_dropout=0.0).double().train(training)
     decide(block)
     y, routing = block(x, mask)
     want = reference_conditional(x, mask, block)
@@ -89,7 +89,7 @@ def test_conditional(seed: int, top_k: int, capacity_factor: float, training: bo
 @settings(max_examples=40, deadline=None)
 def test_stacking(strata: tuple[int, ...], seed: int, top_k: int, capacity_factor: float, training: bool) -> None:
     x, mask = make_input(seed)
-    block = Stacking(DIM, FFN, strata, top_k, capacity_factor).double().train(training)
+    block = Stacking(DIM, FFN, strata, top_k, capacity_factor=capacity_factor).double().train(training)
     decide(block)
     y, routing = block(x, mask)
     want = reference_layers(x, mask, list(block.layers))

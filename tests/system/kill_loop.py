@@ -1,7 +1,8 @@
 """Kills a training again and again, and compares its weights at the end with those of one that was left alone.
 
 ``python -m tests.system.kill_loop --kills 20``; some minutes, so it is no part of the suite. Every other kill aims at the
-moment in which a checkpoint is copied to another of its names; the others come at random. After each kill all checkpoints must
+moment in which a checkpoint is copied to another of its names (``--sharded``: in which its tensors are written); the others come
+at random. After each kill all checkpoints must
 be whole. Each run is a forked process: what took long to import is there already.
 """
 
@@ -17,14 +18,16 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from fairseq_cli import train
 
+from smoe_mt.checkpoints.reading import check_whole, read_checkpoint
+from smoe_mt.checkpoints.sharded import PARTS
 from smoe_mt.paths import user_dir
-from smoe_mt.training.resuming import LAST, check_whole
+from smoe_mt.training.resuming import LAST
 from smoe_mt.training.whole_files import PARTIAL
 from tests.toy import make_toy_folder
 
@@ -32,7 +35,9 @@ COPIES = (LAST, "checkpoint_best.pt")
 SIZES = "--encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 64"
 OPTIONS = f"--task many_to_many_translation --arch smoe_transformer_tiny {SIZES} --dropout 0.2 --cpu --num-workers 0"
 OPTIONS += " --moe stratified --strata 2,2 --eom-p 0.2 --second-choice gumbel --criterion stratified_routing"
-OPTIONS += " --max-source-positions 64 --max-target-positions 64 --optimizer adam --lr 0.003 --lr-scheduler inverse_sqrt"
+OPTIONS += (
+    " --max-source-positions 64 --max-target-positions 64 --optimizer adam --lr 0.003 --lr-scheduler inverse_sqrt"
+)
 OPTIONS += " --warmup-updates 10 --max-tokens 100 --update-freq 2 --save-interval-updates 3 --keep-interval-updates 2"
 OPTIONS += " --keep-last-epochs 2 --no-progress-bar --log-interval 1000"
 
@@ -42,17 +47,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--sharded", action="store_true", help="checkpoints with their tensors in a folder beside them")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        return kill_loop(Path(home), args.kills, args.updates, random.Random(args.seed))
+        return kill_loop(Path(home), args.kills, args.updates, args.sharded, random.Random(args.seed))
 
 
-def kill_loop(home: Path, kills: int, updates: int, rng: random.Random) -> int:
+def kill_loop(home: Path, kills: int, updates: int, sharded: bool, rng: random.Random) -> int:
     """As `main`."""
     data = make_toy_folder(home / "data", sizes={"train": 150, "valid": 12, "test": 9})
     command = ["fairseq-train", str(data), "--user-dir", str(user_dir()), *OPTIONS.split()]
-    command += ["--max-update", str(updates), "--save-dir"]
+    command += [*(["--sharded-checkpoints"] if sharded else []), "--max-update", str(updates), "--save-dir"]
+    targets = [f"shards_*{PARTIAL}"] if sharded else [f"{name}{PARTIAL}" for name in COPIES]
     began = time.monotonic()
     if wait(start([*command, str(home / "alone")], home / "log")) != 0:
         sys.exit((home / "log").read_text()[-3000:])
@@ -61,8 +68,9 @@ def kill_loop(home: Path, kills: int, updates: int, rng: random.Random) -> int:
     done: Counter[str] = Counter()
     whole_runs, run = 0, home / "run"
     while done.total() < kills:
-        aim = "copy" if done.total() % 2 else "random"
-        died = killed([*command, str(run)], home, aimed_at_copy(run, rng) if aim == "copy" else at_random(seconds, rng))
+        aim = "writing" if done.total() % 2 else "random"
+        now = aimed_at(run, targets, rng) if aim == "writing" else at_random(seconds, rng)
+        died = killed([*command, str(run)], home, now)
         if died:
             done[aim] += 1
             print(f"kill {done.total()}: {aim}; left {look_at(run)}", flush=True)
@@ -122,14 +130,14 @@ def at_random(seconds: float, rng: random.Random) -> Callable[[], bool]:
     return lambda: time.monotonic() > end
 
 
-def aimed_at_copy(run: Path, rng: random.Random) -> Callable[[], bool]:
-    """The moment in which a copy is being written, of the first few one."""
+def aimed_at(run: Path, targets: Sequence[str], rng: random.Random) -> Callable[[], bool]:
+    """The moment in which one of these is being written, of the first few one."""
     left = rng.randint(1, 4)
     seen = False
 
     def now() -> bool:
         nonlocal left, seen
-        writing = any((run / f"{name}{PARTIAL}").exists() for name in COPIES)
+        writing = any(next(run.glob(target), None) for target in targets)
         left -= writing and not seen
         seen = writing
         return left == 0
@@ -149,7 +157,7 @@ def look_at(run: Path) -> str:
 def equal(alone: Path, run: Path) -> bool:
     """Whether last and best checkpoints have the same weights, bit for bit, and the last the same optimiser state."""
     for name in COPIES:
-        one, other = (torch.load(folder / name, weights_only=True) for folder in (alone, run))
+        one, other = (read_checkpoint(folder / name, PARTS) for folder in (alone, run))
         parts = [(one["model"], other["model"])]
         for number, state in one["last_optimizer_state"]["state"].items():
             parts.append((state, other["last_optimizer_state"]["state"][number]))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from fairseq_cli import train
 
+from smoe_mt.checkpoints.reading import check_whole
 from smoe_mt.errors import UserError
 from smoe_mt.paths import user_dir
-from smoe_mt.training.resuming import check_whole, whole_checkpoint
+from smoe_mt.training.resuming import whole_checkpoint
 from tests.training.test_trainer import OPTIONS
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,13 @@ def _check_part(path: Path, expected: dict[str, Any]) -> None:
         raise UserError(f"{path} is not the file that was exported (its size or SHA-256 differs); {REMEDY}")
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file."""
+def fingerprint(path: Path, progress: Callable[[int], Any] = lambda _: None) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file; `progress` is told how many bytes were read."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            progress(len(block))
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 

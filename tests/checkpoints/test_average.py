@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from smoe_mt import cli
+from smoe_mt.checkpoints.average import average, check_alike, choose, summarise
+from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Translator
 from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.paths import user_dir
-from smoe_mt.training.average import average, check_alike, choose, open_checkpoint, summarise
 from tests.conftest import TrainedRun
 
 

@@ -1,7 +1,7 @@
-"""``smoe-mt average``: the mean of several checkpoints of a training, as one checkpoint.
+"""``smoe-mt checkpoint average``: the mean of several checkpoints of a training, as one checkpoint.
 
 One checkpoint at a time is mapped from the disk, sums are kept in float64: memory is two models in float32 and the largest
-weight, whatever their number.
+weight, whatever their number, and one more model for sharded checkpoints, which cannot be mapped.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
+from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
-from smoe_mt.files import whole_file
 from smoe_mt.generation.checkpoint import find_checkpoint
-from smoe_mt.generation.exported import read_exported
-from smoe_mt.training.safe_loading import allow_namespaces, damaged
 
 #: Settings in which models of equal shapes may still compute something else.
 MEANING = ("moe", "strata", "top_k", "variant", "activation_fn")
@@ -64,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     if any(out.exists() and out.samefile(one.path) for one in chosen):
         raise UserError(f"--out {out}: it is one of the checkpoints to average; give another name")
     check_alike(chosen)
+    for one in chosen:
+        check_whole(one.path)
     write(average(chosen), out)
     for one in chosen:
         print(f"{one.path}: {one.updates:,} updates" + ("" if one.loss is None else f", validation {one.loss:.4g}"))
@@ -111,7 +112,7 @@ def checkpoints_of(run_folder: Path) -> list[Summary]:
 
 def summarise(path: Path) -> Summary:
     """Look at a checkpoint; its tensors stay on the disk. UserError for a damaged one."""
-    state = open_checkpoint(path)
+    state = _open(path)
     extra, settings = state.get("extra_state") or {}, _settings(state)
     loss = extra.get("val_loss")
     weights: dict[str, Tensor] = state["model"]
@@ -124,24 +125,15 @@ def summarise(path: Path) -> Summary:
         higher_is_better=bool((settings.get("checkpoint") or {}).get("maximize_best_checkpoint_metric")),
         averaged="averaged" in extra,
         shapes={name: tuple(tensor.shape) for name, tensor in weights.items()},
-        tied=tied_names(weights),
+        tied=tied_names(state),
         vocabulary=(state.get("task_state") or {}).get("vocabulary", {}).get("sha256"),
         meaning=meaning,
     )
 
 
-def open_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of fairseq's, mapped and never run, or an exported model. UserError for a damaged or foreign file."""
-    if path.suffix == ".safetensors":
-        state = read_exported(path)
-        return {**state, "cfg": OmegaConf.to_container(state["cfg"])}
-    allow_namespaces()
-    try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise damaged(path, error) from error
-    whole = isinstance(state, dict) and {"model", "optimizer_history"} <= set(state)
-    if not whole or not isinstance(_settings(state).get("model"), dict):
+def _open(path: Path) -> dict[str, Any]:
+    state = open_checkpoint(path)
+    if "optimizer_history" not in state or not isinstance(_settings(state).get("model"), dict):
         raise UserError(f"{path}: not a checkpoint of fairseq's with its settings; give one that training wrote")
     return state
 
@@ -149,13 +141,6 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
 def _settings(state: dict[str, Any]) -> dict[str, Any]:
     settings = state.get("cfg")
     return settings if isinstance(settings, dict) else {}
-
-
-def tied_names(weights: dict[str, Tensor]) -> dict[str, str]:
-    """Names of weights that are another one's -> that one's name."""
-    first: dict[tuple[int, torch.Size], str] = {}
-    names = {name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in weights.items()}
-    return {name: kept for name, kept in names.items() if name != kept}
 
 
 def check_alike(chosen: Sequence[Summary]) -> None:
@@ -186,7 +171,8 @@ def average(chosen: Sequence[Summary]) -> dict[str, Any]:
     tied = chosen[-1].tied
     sums: dict[str, Tensor] = {}
     for one in tqdm(chosen, desc="averaging", unit="model", disable=None):
-        state = open_checkpoint(one.path)
+        state = _open(one.path)
+        fill(state, one.path, (MODEL,))
         for name, tensor in state["model"].items():
             if name in tied or not tensor.is_floating_point():
                 continue
@@ -204,13 +190,7 @@ def average(chosen: Sequence[Summary]) -> dict[str, Any]:
             mean[name] = tensor.clone()
     extra = {name: value for name, value in (state.get("extra_state") or {}).items() if name == "train_iterator"}
     return {
-        **{key: value for key, value in state.items() if key != "last_optimizer_state"},
+        **{key: value for key, value in state.items() if key not in (OPTIMISER, SHARDS)},
         "model": mean,
         "extra_state": {**extra, "val_loss": None, "averaged": [one.path.name for one in chosen]},
     }
-
-
-def write(state: dict[str, Any], out: Path) -> None:
-    """Save the checkpoint, whole or not at all. UserError where `out` cannot be written."""
-    with whole_file(out) as temporary, open(temporary, "wb") as stream:
-        torch.save(state, stream)

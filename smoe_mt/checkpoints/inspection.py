@@ -1,0 +1,177 @@
+"""``smoe-mt checkpoint inspect``: what a checkpoint holds, and whether all of its bytes are what was written.
+
+Tensors are mapped, not loaded: memory stays small whatever the size of the model. Nothing in the file can run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from smoe_mt.checkpoints import sharded
+from smoe_mt.checkpoints.exported import PARTS
+from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.sharded import Shards
+from smoe_mt.errors import UserError
+from smoe_mt.generation.checkpoint import TASK, find_checkpoint
+from smoe_mt.models.config import HAS_STRATA
+
+#: Settings that say what a model is, where it has them.
+SETTINGS = (
+    *("moe", "strata", "num_experts", "top_k", "moe_freq", "variant", "second_choice"),
+    *("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"),
+    *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
+)
+BUFFERS = (".version", "._float_tensor")  # fairseq's, which are no parameters
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the verb."""
+    parser.add_argument("model", metavar="FILE", help="a checkpoint, a run folder, or an exported folder")
+    parser.add_argument("--format", default="text", choices=("text", "json"), help="default: %(default)s")
+    parser.add_argument("--weights", action="store_true", help="name, shape and type of each weight as well")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is found. UserError for a file that cannot be read, and at the end for one that is not whole."""
+    path = find_checkpoint(args.model)
+    found = inspect_checkpoint(path, args.weights)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if args.format == "json" else as_text(found))
+    if found["damage"]:
+        raise UserError(found["damage"])
+
+
+def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]:
+    """All that is known of a checkpoint, in plain values. UserError where it cannot be opened."""
+    state = open_checkpoint(path)
+    history = (state.get("optimizer_history") or [{}])[-1]
+    extra, settings = state.get("extra_state") or {}, settings_of(state)
+    model = settings.get("model") or {}
+    loss = extra.get("val_loss")
+    found = {
+        "path": str(path),
+        "form": form_of(path, state),
+        "bytes": sum(file.stat().st_size for file in files_of(path, state) if file.is_file()),
+        "damage": damage_of(path),
+        "uses": uses_of(state, settings),
+        "updates": history.get("num_updates"),
+        "epoch": (extra.get("train_iterator") or {}).get("epoch"),
+        "validation_loss": None if loss is None else float(loss),
+        "mean_of": extra.get("averaged"),
+        "task": (settings.get("task") or {}).get("_name") or settings.get("task_name"),
+        "architecture": model.get("_name") or model.get("arch"),
+        "model": {name: model[name] for name in SETTINGS if name in model and name not in unused_settings(model)},
+        "parameters": count_parameters(state),
+        "precision": dict(Counter(type_name(weight) for weight in state["model"].values())),
+        "vocabulary": (state.get("task_state") or {}).get("vocabulary"),
+    }
+    if with_weights:
+        found["weights"] = [[name, list(one.shape), type_name(one)] for name, one in state["model"].items()]
+    return found
+
+
+def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """cfg, in plain values; of older checkpoints args, all of which belong to the model as far as can be told."""
+    settings = state.get("cfg")
+    if isinstance(settings, dict):
+        model = settings.get("model")
+        return {**settings, "model": vars(model) if isinstance(model, argparse.Namespace) else model}
+    args = vars(state["args"]) if isinstance(state.get("args"), argparse.Namespace) else {}
+    return {"model": args, "task_name": args.get("task")}
+
+
+def unused_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings of the experts that this kind of model does not read."""
+    if model.get("moe") == "none":
+        return ("strata", "num_experts", "top_k", "moe_freq", "variant", "second_choice")
+    return ("num_experts",) if model.get("moe") in HAS_STRATA else ("strata",)
+
+
+def form_of(path: Path, state: Mapping[str, Any]) -> str:
+    """How it lies on the disk."""
+    if path.suffix == ".safetensors":
+        return "exported folder"
+    shards = Shards.of(state, path)
+    return f"sharded ({len(shards.files)} files in {shards.folder})" if shards else "one file"
+
+
+def files_of(path: Path, state: Mapping[str, Any]) -> list[Path]:
+    """All files that the checkpoint consists of."""
+    if path.suffix == ".safetensors":
+        return [path.parent / part for part in PARTS]
+    shards = Shards.of(state, path)
+    return [path, *(sharded.files_of(path, shards) if shards else ())]
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with its bytes; None if they are what was written."""
+    try:
+        check_whole(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def uses_of(state: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What can be done with it."""
+    if (settings.get("task") or {}).get("_name") != TASK:
+        return ["convert"]
+    going_on = state.get("last_optimizer_state") is not None and "train_iterator" in (state.get("extra_state") or {})
+    return [*(["resume"] if going_on else []), "translate", "fine-tune"]
+
+
+def count_parameters(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights in all, of experts, and of each MoE block; tied ones count once."""
+    tied = tied_names(state)
+    sizes = {
+        name: math.prod(weight.shape)
+        for name, weight in state["model"].items()
+        if name not in tied and not name.endswith(BUFFERS)
+    }
+    blocks: Counter[str] = Counter()
+    for name, size in sizes.items():
+        layer, block, _ = name.partition(".block.")
+        if block:
+            blocks[layer] += size
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    return {"total": sum(sizes.values()), "experts": experts, "blocks": dict(blocks)}
+
+
+def type_name(tensor: Tensor) -> str:
+    """float32, ..."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The same for people."""
+    parameters, vocabulary = found["parameters"], found["vocabulary"] or {}
+    rows = [
+        (found["path"], f"{found['form']}, {found['bytes'] / 1e6:,.1f} MB"),
+        ("whole", "no" if found["damage"] else "yes, all bytes are what was written"),
+        ("good to", ", ".join(found["uses"])),
+        ("task", found["task"]),
+        ("architecture", found["architecture"]),
+        ("updates", None if found["updates"] is None else f"{found['updates']:,}"),
+        ("epoch", found["epoch"]),
+        ("validation loss", found["validation_loss"]),
+        ("mean of", ", ".join(found["mean_of"] or [])),
+        ("precision", ", ".join(f"{count} weights {name}" for name, count in found["precision"].items())),
+        ("parameters", f"{parameters['total']:,}, of which {parameters['experts']:,} are experts'"),
+        *((f"  {layer}", f"{size:,} (MoE block)") for layer, size in parameters["blocks"].items()),
+        (
+            "vocabulary",
+            f"{vocabulary['size']:,} entries, sha256 {vocabulary['sha256']}" if vocabulary else "not stated",
+        ),
+        *((name, value) for name, value in found["model"].items()),
+        *((name, f"{type_} {shape}") for name, shape, type_ in found.get("weights", [])),
+    ]
+    shown = [(name, str(value)) for name, value in rows if value not in (None, "")]
+    width = max(len(name) for name, _ in shown[1:])
+    return "\n".join([": ".join(shown[0]), *(f"  {name:<{width}}  {value}" for name, value in shown[1:])])

@@ -1,0 +1,150 @@
+"""Training with experts spread over ranks: gradients, their norm, and checkpoints that know nothing of ranks.
+
+All other weights are those of plain data parallel training. An expert's gradient holds already what the tokens of all ranks
+that share experts make of it, so it is added up over the replicas alone, and divided as the others are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
+from torch import Tensor, distributed, nn
+
+from smoe_mt.moe.experts import STACKED, Experts
+from smoe_mt.moe.parallel import ExpertRanks
+
+BUFFER = 2**28  # gradients reduced at a time, at most
+
+
+def ranks_of(model: nn.Module) -> ExpertRanks | None:
+    """The ranks that a model's experts are spread over; None where they are all here."""
+    return next((module.ranks for module in model.modules() if isinstance(module, Experts)), None)
+
+
+class ExpertDataParallel(LegacyDistributedDataParallel):
+    """fairseq's data parallel model, which leaves alone what has the mark ``expert``, and the reduction of that."""
+
+    def __init__(self, module: nn.Module, ranks: ExpertRanks, process_group: Any) -> None:
+        shared = sum(parameter.numel() for parameter in module.parameters() if not hasattr(parameter, "expert"))
+        # All of the buffer travels, so it must be of one size on all ranks, which may have different numbers of experts.
+        super().__init__(module, process_group, buffer_size=min(BUFFER, shared))
+        self.ranks = ranks
+
+    def all_reduce_grads(self) -> None:
+        """As fairseq's; called once an update, when all gradients are there."""
+        super().all_reduce_grads()
+        if self.accumulate_grads:
+            return
+        replicas = self.ranks.mesh["replica"]
+        for parameter in self.module.parameters():
+            if hasattr(parameter, "expert") and parameter.grad is not None:
+                parameter.grad.div_(self.world_size)
+                if replicas.size() > 1:
+                    distributed.all_reduce(parameter.grad, group=replicas.get_group())
+
+
+def wrapped(module: nn.Module, ranks: ExpertRanks, process_group: Any) -> nn.Module:
+    """A model for fairseq's trainer."""
+    return ModuleProxyWrapper(ExpertDataParallel(module, ranks, process_group))
+
+
+def add_expert_norm(norm: Tensor, parameters: Iterator[nn.Parameter], ranks: ExpertRanks) -> Tensor:
+    """The norm of all gradients from that of the ones which every rank has; scalars, the same on all ranks."""
+    gradients = [p.grad for p in parameters if hasattr(p, "expert") and p.grad is not None]
+    square = torch.stack([torch.linalg.vector_norm(grad, dtype=torch.float32) ** 2 for grad in gradients]).sum()
+    distributed.all_reduce(square, group=ranks.group)
+    return (norm**2 + square).sqrt()
+
+
+def experts_to_load(state: dict[str, Any], optimizer: torch.optim.Optimizer, ranks: ExpertRanks) -> dict[str, Any]:
+    """This rank's part of an optimiser's state of all experts, in the form of torch.optim's."""
+    parameters = _numbered(optimizer)
+    mine = {
+        number: {key: _own(value, parameters[number], ranks) for key, value in entry.items()}
+        for number, entry in state["state"].items()
+    }
+    return {**state, "state": mine}
+
+
+def whole_experts(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: ExpertRanks) -> dict[str, Any] | None:
+    """All experts' weights and optimiser state on the first rank, in memory of the CPU: {"model": {name: [E, ...]},
+    "optimizer": {number: {key: [E, ...]}}}; None on the others. All ranks call this.
+    """
+    if ranks.mesh["replica"].get_local_rank() != 0:
+        return None
+    sizes = expert_counts(model)
+    weights = {name: _gathered(parameter, sizes[id(parameter)], ranks) for name, parameter in _experts_of(model)}
+    of_optimizer: dict[int, dict[str, Tensor | None]] = {}
+    copies = _copies(model, optimizer)
+    for number, parameter in _numbered(optimizer).items():
+        if not hasattr(parameter, "expert"):
+            continue
+        state = optimizer.state.get(parameter, {})
+        of_optimizer[number] = {
+            key: _gathered(value, sizes[copies[number]], ranks)
+            for key, value in state.items()
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+        }
+    return {"model": weights, "optimizer": of_optimizer} if ranks.rank == 0 else None
+
+
+def put_whole_experts(state: dict[str, Any], whole: Mapping[str, Any]) -> None:
+    """Put what ``whole_experts`` gathered into fairseq's checkpoint, in place of the first rank's part."""
+    state["model"] = {**state["model"], **whole["model"]}
+    state["cfg"]["task"]["expert_parallel_size"] = 1  # nothing in a checkpoint depends on it
+    optimizer = state.get("last_optimizer_state")
+    if optimizer is not None:
+        entries = dict(optimizer["state"])
+        for number, entry in whole["optimizer"].items():
+            entries[number] = {**entries.get(number, {}), **entry}
+        state["last_optimizer_state"] = {**optimizer, "state": entries}
+
+
+def expert_counts(model: nn.Module) -> dict[int, int]:
+    """Experts of the block that each stacked parameter belongs to, by the parameter's id."""
+    blocks = [module for module in model.modules() if isinstance(module, Experts)]
+    return {id(getattr(block, name)): block.num_experts for block in blocks for name in STACKED}
+
+
+def _experts_of(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if hasattr(parameter, "expert")]
+
+
+def _numbered(optimizer: torch.optim.Optimizer) -> dict[int, nn.Parameter]:
+    """Parameters by their numbers in the optimiser's state."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return dict(enumerate(parameters))
+
+
+def _copies(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, int]:
+    """The id of the model's parameter that each of the optimiser's is, or is a float32 copy of: they come in one order."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return {number: id(parameter) for number, parameter in zip(_numbered(optimizer), trained)}
+
+
+def _own(value: Any, parameter: nn.Parameter, ranks: ExpertRanks) -> Any:
+    whole = isinstance(value, Tensor) and value.dim() > 0 and hasattr(parameter, "expert")
+    if not whole or value.shape == parameter.shape:
+        return value
+    return value[ranks.mine(value.size(0))]
+
+
+def _gathered(own: Tensor, num_experts: int, ranks: ExpertRanks) -> Tensor | None:
+    """A stack of all experts from each rank's, [E, ...]; on the first rank of those that share them."""
+    own = own.detach()
+    most = math.ceil(num_experts / ranks.size)
+    padded = own.new_zeros(most, *own.shape[1:])
+    padded[: own.size(0)] = own
+    parts = [torch.empty_like(padded) for _ in range(ranks.size)] if ranks.rank == 0 else None
+    distributed.gather(padded, parts, dst=distributed.get_global_rank(ranks.group, 0), group=ranks.group)
+    if parts is None:
+        return None
+    whole = own.new_empty(num_experts, *own.shape[1:])
+    for rank, part in enumerate(parts):
+        places = range(rank, num_experts, ranks.size)
+        whole[rank :: ranks.size] = part[: len(places)]
+    return whole.cpu()
