@@ -33,7 +33,7 @@ from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import parse_strata
 from smoe_mt.moe.experts import STACKED, Experts
 from smoe_mt.training.batch import update_freq_for
-from smoe_mt.training.expert_parallel import BUFFER
+from smoe_mt.training.expert_parallel import BUFFER, buckets
 
 BACKWARD = 2  # FLOPs of a backward pass to those of the forward one
 TRIPS = 4
@@ -118,6 +118,13 @@ class ModelFacts:
     def held(self, shared_by: int) -> tuple[int, int]:
         """(shared parameters, experts' parameters) of the fullest rank."""
         return self.shared_parameters, sum(s.most_experts(shared_by) * s.parameters for s in self.expert_sets)
+
+    def stacks_held(self, shared_by: int) -> list[int]:
+        """Parameters of each tensor of experts, of the fullest rank."""
+        blocks = (module for module in self.model.modules() if isinstance(module, Experts))
+        return [
+            math.ceil(block.num_experts / shared_by) * getattr(block, name)[0].numel() for block in blocks for name in STACKED
+        ]
 
 
 def facts(model_cfg: Any, vocabulary: int, length: int, rows: float | None = None) -> ModelFacts:
@@ -334,7 +341,7 @@ def reduction_seconds(model: ModelFacts, setup: Setup, on: Hardware) -> float:
     replicas = setup.ranks // setup.shared_by
     steps = 2 * (setup.ranks - 1)
     if setup.shared_by > 1 and replicas > 1:
-        steps += len(STACKED) * len(model.expert_sets) * 2 * (replicas - 1)
+        steps += len(buckets(model.stacks_held(setup.shared_by), min(BUFFER, model.shared_parameters))) * 2 * (replicas - 1)
     return sum(reduced_bytes(model, setup)) / rate + steps * on.latency_s
 
 

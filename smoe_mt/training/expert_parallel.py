@@ -7,7 +7,7 @@ that share experts make of it, so it is added up over the replicas alone, and di
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,36 @@ class ExpertDataParallel(LegacyDistributedDataParallel):
         super().all_reduce_grads()
         if self.accumulate_grads:
             return
+        gradients = [p.grad for p in self.module.parameters() if hasattr(p, "expert") and p.grad is not None]
+        torch._foreach_div_(gradients, self.world_size)
         replicas = self.ranks.mesh["replica"]
-        for parameter in self.module.parameters():
-            if hasattr(parameter, "expert") and parameter.grad is not None:
-                parameter.grad.div_(self.world_size)
-                if replicas.size() > 1:
-                    distributed.all_reduce(parameter.grad, group=replicas.get_group())
+        if replicas.size() > 1:
+            for together in buckets([grad.numel() for grad in gradients], self.buffer.numel()):
+                self._add_up([gradients[i] for i in together], replicas.get_group())
+
+    def _add_up(self, gradients: Sequence[Tensor], group: Any) -> None:
+        """Over the ranks of a group, in one reduction: of many small ones, each would wait for its messages."""
+        if len(gradients) == 1:
+            distributed.all_reduce(gradients[0], group=group)
+            return
+        sizes = [grad.numel() for grad in gradients]
+        flat = torch.cat([grad.reshape(-1) for grad in gradients], out=self.buffer[: sum(sizes)])
+        distributed.all_reduce(flat, group=group)
+        for grad, part in zip(gradients, flat.split(sizes)):
+            grad.copy_(part.view_as(grad))
+
+
+def buckets(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Places of neighbours that are together no larger than `most`; what is larger stays alone."""
+    found: list[list[int]] = []
+    total = 0
+    for place, size in enumerate(sizes):
+        if not found or total + size > most:
+            found.append([])
+            total = 0
+        found[-1].append(place)
+        total += size
+    return found
 
 
 def wrapped(module: nn.Module, ranks: ExpertRanks, process_group: Any) -> nn.Module:

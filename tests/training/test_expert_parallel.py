@@ -16,6 +16,7 @@ from smoe_mt.generation import Translator
 from smoe_mt.moe import MoE
 from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
 from smoe_mt.training.disk import checkpoint_bytes
+from smoe_mt.training.expert_parallel import buckets
 from tests.ranks import on_ranks
 from tests.training.forked import config, fork, start
 
@@ -162,6 +163,11 @@ def translate_other_lines(rank: int, run: Path, data: Path) -> None:
     sharing = Translator.from_pretrained(run, device="cpu", expert_parallel_size=2)
     assert sharing.translate(lines, "aa", "en", max_tokens=20) == whole
     sharing.serve()
+
+
+def test_gradients_that_are_reduced_together() -> None:
+    assert buckets([3, 3, 3, 9, 1, 1], 6) == [[0, 1], [2], [3], [4, 5]]
+    assert buckets([], 6) == []
 
 
 def test_experts_to_share_need_ranks(trained: Path) -> None:
