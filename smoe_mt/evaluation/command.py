@@ -116,7 +116,8 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         limit=args.limit,
         decoding=Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
         max_tokens=args.max_tokens,
-        processes=args.processes,
+        # Ranks that share experts take every step together: none of them can send others in its place.
+        processes=args.processes if args.expert_parallel_size == 1 else 1,
         own_text=_own_text(args),
         metrics=metrics,
     )
