@@ -180,15 +180,16 @@ def _open_group(settings: Any, launch: Launch, seconds: int) -> None:
     if settings.distributed_backend == "nccl":
         device = torch.device("cuda", settings.device_id)
         torch.cuda.set_device(device)
+    limit = timedelta(seconds=seconds)
+    # torchrun keeps its store when it starts ranks again, and in it the addresses of those that have gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
+        store, rank, size = next(distributed.rendezvous("env://", launch.rank, launch.size, timeout=limit))
+        store = distributed.PrefixStore(f"smoe_mt/attempt/{attempt}", store)
         distributed.init_process_group(
-            settings.distributed_backend,
-            init_method=settings.distributed_init_method,
-            world_size=launch.size,
-            rank=launch.rank,
-            timeout=timedelta(seconds=seconds),
+            settings.distributed_backend, store=store, rank=rank, world_size=size, timeout=limit
         )
-        group = distributed.new_group(timeout=timedelta(seconds=seconds))
+        group = distributed.new_group(timeout=limit)
         present = torch.ones((), device=device)
         distributed.all_reduce(present, group=group)
     except (ValueError, RuntimeError) as error:
