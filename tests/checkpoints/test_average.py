@@ -193,6 +193,21 @@ def test_mean_of_a_checkpoint_and_an_exported_folder(trained_run: TrainedRun, sh
         assert torch.allclose(tensor, expected, atol=1e-6), name
 
 
+def test_the_mean_of_sharded_checkpoints(trained_run: TrainedRun, shifted: Path, tmp_path: Path) -> None:
+    """Is that of the same checkpoints in one file each."""
+    files = [trained_run.folder / "checkpoint_best.pt", shifted]
+    sharded = [tmp_path / f"{number}" / "sharded.pt" for number in range(2)]
+    for file, target in zip(files, sharded):
+        target.parent.mkdir()
+        assert cli.main(["checkpoint", "convert", str(file), str(target), "--sharded"]) == 0
+        assert target.stat().st_size < file.stat().st_size / 4
+    for name, parts in (("one.pt", files), ("other.pt", sharded)):
+        assert cli.main(["checkpoint", "average", *map(str, parts), "--out", str(tmp_path / name)]) == 0
+    one, other = (open_checkpoint(tmp_path / name)["model"] for name in ("one.pt", "other.pt"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_fairseq_generate_reads_the_mean(trained_run: TrainedRun, shifted: Path, tmp_path: Path) -> None:
     out = tmp_path / "mean.pt"
     assert cli.main(["average", str(trained_run.folder), str(shifted), "--out", str(out)]) == 0
