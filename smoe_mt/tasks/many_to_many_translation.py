@@ -252,7 +252,8 @@ class ManyToManyTranslationTask(FairseqTask):
             return None
         if not distributed.is_initialized():
             raise UserError(
-                f"--expert-parallel-size {size} needs as many ranks: start them with torchrun --nproc-per-node {size}"
+                f"--expert-parallel-size {size} needs as many ranks: start them with torchrun --nproc-per-node {size} (to "
+                "translate with such a model, `smoe-mt evaluate`; fairseq-generate has all experts in one process)"
             )
         try:
             mesh = expert_mesh(size, "cuda" if "nccl" in distributed.get_backend_config() else "cpu")
