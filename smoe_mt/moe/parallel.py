@@ -49,7 +49,7 @@ class ExpertRanks:
         self.blocks: list[Experts] = []  # this rank's part of each
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> ExpertRanks:
-        raise NotImplementedError("a model whose experts are spread over ranks cannot be copied")
+        raise TypeError("a model whose experts are spread over ranks cannot be copied")
 
     def mine(self, num_experts: int) -> list[int]:
         """This rank's experts of a block, in order; its n-th one is number ``rank + n * size`` of the block."""

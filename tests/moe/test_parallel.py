@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -169,6 +170,8 @@ def load_and_gather(rank: int) -> None:
     assert torch.equal(shared.experts.w_in, whole.experts.w_in[rank::2])
     shared.load_state_dict(shared.state_dict())
     assert torch.equal(shared.experts.w_out, whole.experts.w_out[rank::2])
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(shared)
 
 
 def test_a_rank_takes_its_own_of_a_whole_blocks_weights() -> None:
