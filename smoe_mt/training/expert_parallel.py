@@ -119,7 +119,6 @@ def whole_experts(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Exp
 def put_whole_experts(state: dict[str, Any], whole: Mapping[str, Any]) -> None:
     """Put what ``whole_experts`` gathered into fairseq's checkpoint, in place of the first rank's part."""
     state["model"] = {**state["model"], **whole["model"]}
-    state["cfg"]["task"]["expert_parallel_size"] = 1  # nothing in a checkpoint depends on it
     optimizer = state.get("last_optimizer_state")
     if optimizer is not None:
         entries = dict(optimizer["state"])

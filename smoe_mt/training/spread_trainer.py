@@ -71,6 +71,8 @@ class SpreadTrainer(Trainer):
     def state_dict(self) -> dict[str, Any]:
         """As fairseq's, with all experts."""
         state: dict[str, Any] = super().state_dict()
+        if self._expert_ranks is not None:
+            state["cfg"]["task"]["expert_parallel_size"] = 1  # nothing in a checkpoint depends on it
         if self._whole_experts is not None:
             put_whole_experts(state, self._whole_experts)
             self._whole_experts = None
@@ -114,7 +116,6 @@ class SpreadTrainer(Trainer):
     def _save_sharded(self, filename: str, extra_state: dict[str, Any]) -> str:
         state = self.state_dict()
         state["extra_state"].update(extra_state)
-        state["cfg"]["task"]["expert_parallel_size"] = 1  # nothing in a checkpoint depends on it
         rest = utils.move_to_cpu({key: value for key, value in state.items() if key not in PARTS})
         whole = {**rest, **{part: state[part] for part in PARTS if part in state}}
         assert self._shards is not None
