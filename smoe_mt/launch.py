@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from smoe_mt import register
 from smoe_mt.errors import UserError
 from smoe_mt.paths import configs, user_dir
+from smoe_mt.allowed.config import check_config as check_settings
+from smoe_mt.allowed.overrides import checked
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,7 +35,10 @@ def run(args: argparse.Namespace) -> None:
     """Train. Raises UserError for a config or an override that Hydra cannot use, and for what the task refuses."""
     folder = config_folder(args.config_dir)
     check_config(folder, args.config)
-    _train(command_line(folder, args.config, args.overrides, args.multirun))
+    overrides = checked(args.overrides, args.multirun)
+    if not args.multirun:  # jobs of a multirun are checked when each begins
+        compose(folder, args.config, overrides)
+    _train(command_line(folder, args.config, overrides, args.multirun))
 
 
 def config_folder(given: str | None) -> Path:
@@ -51,7 +56,7 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     """The configuration that a training would start with, Hydra's own part included, without starting it.
 
     Raises:
-        UserError: no such config, or overrides that Hydra cannot use.
+        UserError: no such config, overrides that Hydra cannot use, or a value that makes no sense.
     """
     import hydra
     from fairseq.dataclass.initialize import add_defaults, hydra_init
@@ -60,6 +65,7 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     from omegaconf.errors import OmegaConfBaseException
 
     check_config(folder, config)
+    overrides = checked(overrides)
     register()
     hydra_init(config)
     GlobalHydra.instance().clear()
@@ -69,6 +75,7 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
             add_defaults(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
+    check_settings(composed)
     return composed
 
 

@@ -21,6 +21,7 @@ from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import find_checkpoint
+from smoe_mt.allowed import flags
 
 #: Settings in which models of equal shapes may still compute something else.
 MEANING = ("moe", "strata", "top_k", "variant", "activation_fn")
@@ -51,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run folder (with --last or --best), or checkpoints and exported folders",
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last", type=int, metavar="N", help="the N checkpoints of RUN with the most updates")
-    which.add_argument("--best", type=int, metavar="N", help="the N checkpoints of RUN with the best validation loss")
+    which.add_argument(
+        "--last", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the most updates"
+    )
+    which.add_argument(
+        "--best", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the best validation loss"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")
 
 
@@ -80,8 +85,6 @@ def choose(models: Sequence[str], last: int | None, best: int | None) -> list[Su
         return sorted((summarise(find_checkpoint(path)) for path in models), key=lambda one: one.updates)
     if len(models) > 1 or not Path(models[0]).is_dir():
         raise UserError("--last and --best choose from one run folder; without them, name the checkpoints")
-    if wanted < 1:
-        raise UserError(f"--last or --best {wanted}: it must be 1 or more")
     found = checkpoints_of(Path(models[0]))
     if best is not None:
         found = sorted((one for one in found if one.loss is not None), key=_badness, reverse=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
-from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing
+from smoe_mt.allowed.config import check_values
 
 
 @register_criterion("stratified_routing", dataclass=StratifiedRoutingConfig)
@@ -42,11 +42,10 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         cmr_budget: float = 0.8,
         cmr_weight: float = 0.01,
     ) -> None:
-        for flag, weight in (("--balance-weight", balance_weight), ("--cmr-weight", cmr_weight)):
-            if weight < 0:
-                raise UserError(f"{flag} must be 0 or positive, not {weight}")
-        if not 0 <= cmr_budget <= 1:
-            raise UserError(f"--cmr-budget is a share between 0 and 1, not {cmr_budget}")
+        ours = {"balance_weight": balance_weight, "cmr_budget": cmr_budget, "cmr_weight": cmr_weight}
+        check_values(
+            "criterion", {"label_smoothing": label_smoothing, "ignore_prefix_size": ignore_prefix_size, **ours}
+        )
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.balance_weight = balance_weight
         self.cmr_budget = cmr_budget

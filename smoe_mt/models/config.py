@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from smoe_mt.errors import UserError
 from smoe_mt.moe import parse_strata
 from smoe_mt.moe.backends import BACKENDS
+from smoe_mt.allowed.config import check_model, check_values
+from smoe_mt.allowed.keys import KEYS
 
 MOE_KINDS = ("none", "vanilla", "switch", "eom", "cmr", "stacking", "stratified")
 HAS_STRATA = ("stacking", "stratified")
@@ -120,16 +122,10 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
 
 
 def _check(flat: dict[str, Any]) -> None:
+    check_values("model", {name: value for name, value in flat.items() if f"model.{name}" in KEYS})
+    check_model(flat)
     for side in ("encoder", "decoder"):
         if not flat[f"{side}_normalize_before"]:
             raise UserError(f"MoE blocks are pre-norm only: set {side}_normalize_before to true")
-        dim, heads = flat[f"{side}_embed_dim"], flat[f"{side}_attention_heads"]
-        if dim % heads:
-            raise UserError(f"{side}_embed_dim={dim} is no multiple of {side}_attention_heads={heads}: change one")
     if flat["moe"] != "none" and flat["moe_freq"] < 1:
         raise UserError(f"moe_freq must be at least 1 (a MoE block in every layer), not {flat['moe_freq']}")
-    if flat["moe"] in HAS_STRATA:
-        try:
-            parse_strata(flat["strata"])
-        except ValueError as error:
-            raise UserError(f"--strata: {error}") from None

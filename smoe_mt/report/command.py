@@ -9,6 +9,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
 from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.generation.checkpoint import find_checkpoint
+from smoe_mt.allowed import flags
 from smoe_mt.report.curves import read_curves
 from smoe_mt.report.pages import sections
 from smoe_mt.report.render import write_html, write_markdown
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=flags.device, default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from torch import distributed
 
 from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
+from smoe_mt.allowed.config import check_config
 from smoe_mt.training import gone_ranks
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def _join_before_main() -> None:
     def call_main(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
         # Of fairseq's command lines that come here, training alone has one.
         if "Trainer" in getattr(main, "__globals__", {}):
+            check_config(cfg)
             join_ranks(cfg)
         return original(cfg, main, **kwargs)
 
@@ -89,6 +91,7 @@ def _join_in_main() -> None:
             continue
 
         def add_defaults(cfg: Any, original: Callable[[Any], None] = original) -> None:
+            check_config(cfg)
             if not distributed.is_initialized():
                 join_ranks(cfg)
                 if distributed.is_initialized():
