@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoe_mt import register
-from smoe_mt.errors import UserError
-from smoe_mt.paths import configs, user_dir
 from smoe_mt.allowed.config import check_config as check_settings
 from smoe_mt.allowed.overrides import checked
+from smoe_mt.errors import UserError
+from smoe_mt.paths import configs, user_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

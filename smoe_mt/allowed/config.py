@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from smoe_mt.errors import UserError
 from smoe_mt.allowed.keys import GROUPS, KEYS
 from smoe_mt.allowed.kinds import refusal, shown
 from smoe_mt.allowed.overrides import check
+from smoe_mt.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from smoe_mt.errors import UserError
 from smoe_mt.allowed.keys import KEYS
 from smoe_mt.allowed.kinds import Kind, Several, refusal, shown
+from smoe_mt.errors import UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

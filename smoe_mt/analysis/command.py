@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from smoe_mt.allowed import flags
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
 from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
@@ -14,9 +15,8 @@ from smoe_mt.analysis.tokens import TokenCapacity
 from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import partial_text, write_json, write_text
-from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.generation.checkpoint import LoadedModel, load_model, results_folder, run_name_parts
-from smoe_mt.allowed import flags
+from smoe_mt.progress import progress_bar
 
 NUMBERS = "requested_capacity.json"
 TABLE = "requested_capacity.csv"

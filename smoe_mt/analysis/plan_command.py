@@ -8,11 +8,11 @@ from dataclasses import asdict, fields
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from smoe_mt.allowed import flags
 from smoe_mt.analysis.cost_command import VOCABULARIES, columns
 from smoe_mt.analysis.hardware import DATA_SHEETS, SHARE_OF_FLOPS, SHARE_OF_LINKS, Hardware, hardware
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
-from smoe_mt.allowed import flags
 
 if TYPE_CHECKING:
     from smoe_mt.analysis.scaling import Forecast

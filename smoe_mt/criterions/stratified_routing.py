@@ -14,10 +14,10 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
 from smoe_mt.moe import Routing
-from smoe_mt.allowed.config import check_values
 
 
 @register_criterion("stratified_routing", dataclass=StratifiedRoutingConfig)

@@ -10,11 +10,11 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf
 
+from smoe_mt.allowed.config import check_model, check_values
+from smoe_mt.allowed.keys import KEYS
 from smoe_mt.errors import UserError
 from smoe_mt.moe import parse_strata
 from smoe_mt.moe.backends import BACKENDS
-from smoe_mt.allowed.config import check_model, check_values
-from smoe_mt.allowed.keys import KEYS
 
 MOE_KINDS = ("none", "vanilla", "switch", "eom", "cmr", "stacking", "stratified")
 HAS_STRATA = ("stacking", "stratified")

@@ -7,9 +7,9 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
 
-from smoe_mt.errors import UserError
 from smoe_mt.allowed.config import check_values
 from smoe_mt.allowed.keys import KEYS
+from smoe_mt.errors import UserError
 
 
 # fairseq reads these annotations to make flags: they must be types, not strings (no `from __future__ import annotations`), and
