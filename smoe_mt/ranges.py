@@ -50,12 +50,11 @@ MODEL: Mapping[str, Range] = {
     **{f"{side}_layers": LAYERS for side in ("encoder", "decoder")},
     **{f"{side}_attention_heads": HEADS for side in ("encoder", "decoder")},
     **{f"max_{side}_positions": POSITIONS for side in ("source", "target")},
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "cmr_gate_dropout"), PROBABILITY),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "cmr_gate_dropout", "eom_p"), DROPOUT),
     "moe_freq": Range(1, 1_000),
     "num_experts": Range(1, MOST_EXPERTS),
     "top_k": Range(1, 2),
     "capacity_factor": Range(0, 1e6),
-    "eom_p": PROBABILITY,
 }
 TASK: Mapping[str, Range] = {
     "sampling_temperature": Range(0, 1e6, open_low=True),

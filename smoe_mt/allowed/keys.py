@@ -8,23 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from smoe_mt.allowed.kinds import Choice, Either, Flag, Kind, Maybe, Only, Real, Several, Table, Text, Whole
+from smoe_mt import ranges
+from smoe_mt.allowed.kinds import (
+    Choice,
+    Either,
+    Flag,
+    Kind,
+    Maybe,
+    Only,
+    Real,
+    Several,
+    Table,
+    Text,
+    Whole,
+    real,
+    whole,
+)
 
 UPDATES = Whole(0, 10**9)
 OFF_OR_UPDATES = Whole(-1, 10**9)  # -1: not at all
-PROBABILITY = Real(0, 1, below=True)  # 1 would leave nothing
 SHARE = Real(0, 1)
-WEIGHT = Real(0, 1e6)
 RATE = Real(0, 1e3)
 TOKENS = Whole(1, 10**9)
-DIMENSION = Whole(1, 2**16)
-LAYERS = Whole(1, 512)
-POSITIONS = Whole(1, 2**17)
 PATH = Text()
 
 NOT_HERE = "it needs what is no part of this installation"
 CPU_OR_GPU = Only(False, "trainings run on GPUs and CPUs")
 LETTERS = Text(empty=True)
+TOKENIZERS = ("13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "spm", "zh")
 SCHEDULERS = (
     "cosine",
     "fixed",
@@ -218,73 +229,41 @@ SCHEDULE: Mapping[str, Kind] = {
     "max_update": UPDATES,
 }
 
+# The ranges of our own settings are those that checkpoints are held to; `ranges` has them.
 TASK: Mapping[str, Kind] = {
+    **{name: whole(allowed) for name, allowed in ranges.TASK.items()},
     "data": Maybe(PATH),
     "directions": Maybe(Either((LETTERS, Several(Text(), most=10**5)))),
     "source_lang": Maybe(Text()),
     "target_lang": Maybe(Text()),
-    "sampling_temperature": Real(0, 1e6, above=True),
-    "epoch_pairs": Whole(0, 10**12),
-    "tokens_per_update": Whole(0, 10**9),
-    "expert_parallel_size": Whole(1, 2**16),
-    "expert_parallel_chunks": Whole(1, 1024),
-    "max_nonfinite_updates": UPDATES,
+    "sampling_temperature": real(ranges.TASK["sampling_temperature"]),
     "sharded_checkpoints": Flag(),
-    "max_source_positions": POSITIONS,
-    "max_target_positions": POSITIONS,
     "eval_bleu": Flag(),
-    "eval_bleu_sentences": Whole(0, 10**9),
-    "eval_bleu_beam": Whole(1, 1000),
-    "eval_bleu_max_len_a": Real(0, 1000),
-    "eval_bleu_max_len_b": Whole(0, 10**5),
-    "eval_bleu_tokenizer": Choice(
-        ("13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "spm", "zh")
-    ),
+    "eval_bleu_max_len_a": real(ranges.TASK["eval_bleu_max_len_a"]),
+    "eval_bleu_tokenizer": Choice(TOKENIZERS),
 }
 
+OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout", "cmr_gate_dropout")
 MODEL: Mapping[str, Kind] = {
-    **{
-        f"{side}_{name}": kind
-        for side in ("encoder", "decoder")
-        for name, kind in {
-            "embed_dim": DIMENSION,
-            "ffn_embed_dim": Whole(1, 2**20),
-            "layers": LAYERS,
-            "attention_heads": Whole(1, 1024),
-            "normalize_before": Flag(),
-        }.items()
-    },
+    **{name: whole(allowed) for name, allowed in ranges.MODEL.items()},
+    **{name: real(ranges.MODEL[name]) for name in OF_REAL_NUMBERS},
+    **{name: Maybe(real(ranges.MODEL[name])) for name in ("capacity_factor", "eom_p")},
+    "encoder_normalize_before": Flag(),
+    "decoder_normalize_before": Flag(),
     "share_all_embeddings": Flag(),
-    "activation_fn": PATH,
-    "dropout": PROBABILITY,
-    "attention_dropout": PROBABILITY,
-    "activation_dropout": PROBABILITY,
-    "max_source_positions": POSITIONS,
-    "max_target_positions": POSITIONS,
-    "moe": PATH,
-    "moe_freq": Whole(0, 512),
-    "strata": Several(Whole(1, 2**14), most=64),
-    "num_experts": Whole(1, 2**14),
-    "top_k": Whole(1, 2),
-    "capacity_factor": Maybe(Real(0, 1e6)),
-    "eom_p": Maybe(PROBABILITY),
-    "cmr_gate_dropout": PROBABILITY,
+    "strata": Several(Whole(1, ranges.MOST_EXPERTS), most=ranges.MOST_STRATA),
     "variant": Choice(("paper", "release")),
     "second_choice": Choice(("argmax", "gumbel")),
-    "moe_backend": PATH,
     "moe_debug": Flag(),
     "init_experts_from": Maybe(LETTERS),
     "cpu_bf16": Choice(("off", "on", "auto")),
 }
 
 CRITERION: Mapping[str, Kind] = {
-    "label_smoothing": PROBABILITY,
+    **{name: real(allowed) for name, allowed in ranges.CRITERION.items()},
+    "ignore_prefix_size": whole(ranges.CRITERION["ignore_prefix_size"]),
     "report_accuracy": Flag(),
-    "ignore_prefix_size": Whole(0, 10**6),
     "sentence_avg": Flag(),
-    "balance_weight": WEIGHT,
-    "cmr_budget": SHARE,
-    "cmr_weight": WEIGHT,
 }
 
 GENERATION: Mapping[str, Kind] = {

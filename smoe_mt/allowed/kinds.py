@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-LONGEST_TEXT = 4096  # letters: as long as a path may be
+from smoe_mt.ranges import LONGEST_TEXT, Range
+
 TRUE, FALSE = ("y", "yes", "on", "t", "true", "1"), ("n", "no", "off", "f", "false", "0")  # as OmegaConf reads them
 
 
@@ -225,6 +226,16 @@ class Table:
         if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
             raise NotAllowed
         return found
+
+
+def whole(allowed: Range) -> Whole:
+    """Whole numbers in a range."""
+    return Whole(int(allowed.low), int(allowed.high))
+
+
+def real(allowed: Range) -> Real:
+    """Finite numbers in a range."""
+    return Real(allowed.low, allowed.high, allowed.open_low, allowed.open_high)
 
 
 def refusal(kind: Kind, value: object) -> str | None:

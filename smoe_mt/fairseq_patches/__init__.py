@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoe_mt.fairseq_patches import errors, flags, known_warnings, progress_bar
+from smoe_mt.fairseq_patches import errors, flags, known_warnings, progress_bar, writers
 from smoe_mt.tasks import lookahead
 from smoe_mt.training import launch_ranks, safe_loading, saving, trainer
 
@@ -12,6 +12,7 @@ def put_shims_in_place() -> None:
     errors.install()
     flags.put_in_place()
     progress_bar.shorten_text_log()
+    writers.put_in_place()
     launch_ranks.put_in_place()
     trainer.put_in_place()
     lookahead.put_in_place()

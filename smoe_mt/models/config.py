@@ -127,5 +127,3 @@ def _check(flat: dict[str, Any]) -> None:
     for side in ("encoder", "decoder"):
         if not flat[f"{side}_normalize_before"]:
             raise UserError(f"MoE blocks are pre-norm only: set {side}_normalize_before to true")
-    if flat["moe"] != "none" and flat["moe_freq"] < 1:
-        raise UserError(f"moe_freq must be at least 1 (a MoE block in every layer), not {flat['moe_freq']}")

@@ -146,7 +146,7 @@ def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:
         ({"top_k": 3}, r"model\.top_k=3: it must be a whole number from 1 to 2"),
         ({"encoder_normalize_before": False}, "pre-norm only"),
         ({"moe_freq": 3}, "moe_freq=3 leaves"),
-        ({"moe_freq": 0}, "moe_freq must be at least 1"),
+        ({"moe_freq": 0}, r"model\.moe_freq=0: it must be a whole number from 1"),
         ({"encoder_attention_heads": 3}, "no multiple"),
         ({"activation_fn": "gelu_fast"}, "unknown activation"),
     ],
