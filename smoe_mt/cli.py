@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import NoReturn
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, one_line
 
 # Threads of a parallel region that wait actively keep others from their cores: experts computed side by side lose a tenth
 # of their time. Read when torch is loaded, which is later.
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -77,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain once more when it flushes stdout at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(one_line(UserError(f"{error.filename}: {error.strerror}")), file=sys.stderr)
+        return EXIT_USER_ERROR
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
@@ -88,6 +94,8 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, rest = _verb(arguments)
     _speak_plainly(name)
     room = importlib.import_module(VERBS[name].module)

@@ -8,3 +8,9 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with 2; library callers can catch it as a ``ValueError``.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What is printed for a mistake: names of files and values may hold line breaks and what a terminal would obey."""
+    text = " ".join(str(error).split())
+    return "error: " + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoe_mt import register
 from smoe_mt.allowed.config import check_config as check_settings
-from smoe_mt.allowed.overrides import checked
+from smoe_mt.allowed.overrides import checked, first_of_sweeps
 from smoe_mt.errors import UserError
 from smoe_mt.paths import configs, user_dir
 
@@ -36,8 +36,7 @@ def run(args: argparse.Namespace) -> None:
     folder = config_folder(args.config_dir)
     check_config(folder, args.config)
     overrides = checked(args.overrides, args.multirun)
-    if not args.multirun:  # jobs of a multirun are checked when each begins
-        compose(folder, args.config, overrides)
+    compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
     _train(command_line(folder, args.config, overrides, args.multirun))
 
 
@@ -75,8 +74,19 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
             add_defaults(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
+    except Exception as error:  # of a file that is no config; Hydra lets whatever its parser says pass
+        raise UserError(f"{folder}: {config}.yaml or what it names cannot be read: {_message(error)}") from error
+    check_named(composed)
     check_settings(composed)
     return composed
+
+
+def check_named(composed: DictConfig) -> None:
+    """UserError for a config that does not say which task and which model."""
+    for group in ("task", "model"):
+        part = composed.get(group)
+        if not (isinstance(part, Mapping) and isinstance(part.get("_name"), str)):
+            raise UserError(f"the config has no {group}._name, so it is unknown which {group} is meant")
 
 
 def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:

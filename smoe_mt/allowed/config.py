@@ -62,15 +62,12 @@ def _plain(cfg: Any, group: str) -> dict[str, Any]:
     for name in part:
         try:
             value = part[name]
-        except (
-            OmegaConfBaseException
-        ):  # refers to what is known later, such as Hydra's choices; or is to be given (???)
-            continue
-        if isinstance(value, DictConfig | ListConfig):
-            try:
+            if isinstance(value, DictConfig | ListConfig):
                 value = OmegaConf.to_container(value, resolve=True)
-            except OmegaConfBaseException:
-                continue
+        except OmegaConfBaseException as error:
+            if "HydraConfig was not set" in str(error) or OmegaConf.is_missing(part, name):
+                continue  # it is known when the training starts, or is still to be given (???)
+            raise UserError(f"{group}.{name}: {' '.join(str(error).split())}") from error
         values[str(name)] = getattr(value, "value", value)  # fairseq's choices are enums
     return values
 

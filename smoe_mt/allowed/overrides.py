@@ -23,6 +23,18 @@ def checked(overrides: Sequence[str], multirun: bool = False) -> list[str]:
     return [_checked(text, multirun) for text in overrides]
 
 
+def first_of_sweeps(overrides: Sequence[str]) -> list[str]:
+    """The overrides of the first job of a multirun; sweeps that Hydra alone can draw from are left out."""
+    found = []
+    for text in overrides:
+        override = _parsed(text)
+        if not override.is_sweep_override():
+            found.append(text)
+        elif override.is_choice_sweep() or override.is_range_sweep():
+            found.append(f"{text.partition('=')[0]}={next(iter(override.sweep_string_iterator()))}")
+    return found
+
+
 def _checked(text: str, multirun: bool) -> str:
     if any(ord(letter) < 32 or "\ud800" <= letter <= "\udfff" for letter in text):
         raise UserError(f"{shown(text)}: an override is KEY=VALUE, on one line and in UTF-8")

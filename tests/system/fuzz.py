@@ -30,7 +30,7 @@ from typing import Any
 
 from smoe_mt import cli, launch, register
 from smoe_mt.allowed.keys import KEYS
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, one_line
 from tests.conftest import train
 from tests.system import damage
 from tests.toy import make_toy_folder
@@ -244,7 +244,6 @@ def _parse_flags(arguments: Sequence[str]) -> int:
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     from smoe_mt.allowed.config import check_config
-    from smoe_mt.fairseq_patches.errors import one_line
 
     try:
         args = options.parse_args_and_arch(options.get_training_parser(), [*arguments])
@@ -278,7 +277,7 @@ def call(run: Callable[[], int]) -> Outcome:
     def stop(*_: object) -> None:
         raise Hangs(f"it hangs: more than {SECONDS} s")
 
-    printed, errors = _Text(), _Text()
+    printed, errors = _Text("strict"), _Text("backslashreplace")
     stdin, before = sys.stdin, signal.signal(signal.SIGALRM, stop)
     showing, disabled = warnings.showwarning, logging.root.manager.disable
     sys.stdin = io.TextIOWrapper(io.BytesIO(b"fofo\n"))
@@ -301,8 +300,8 @@ def call(run: Callable[[], int]) -> Outcome:
 class _Text(io.TextIOWrapper):
     """Captured text, with a buffer beneath it and in UTF-8 as a terminal has it."""
 
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
+    def __init__(self, errors: str) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", errors=errors, write_through=True)
 
     def getvalue(self) -> str:
         return self.buffer.getvalue().decode("utf-8", "replace")  # type: ignore[attr-defined]
