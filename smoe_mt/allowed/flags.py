@@ -31,11 +31,16 @@ def device(text: str) -> str:
     return text
 
 
+def path(text: str) -> str:
+    """Text that may name a file. ``${`` is refused: OmegaConf, through which fairseq hands paths on, takes it for a reference."""
+    if "${" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} must be a path without ${{")
+    return str(of(Text())(text))
+
+
 count = of(Whole(0, 10**9))
 positive_int = of(Whole(1, 10**9))
 positive_float = of(Real(0, 1e30, above=True))
-path = of(Text())
-name = of(Text())
 seed = of(Whole(0, 2**31 - 1))
 beam = of(Whole(1, 1000))
 processes = of(Whole(1, 1024))

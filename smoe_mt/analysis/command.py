@@ -27,7 +27,7 @@ SENTENCES = "sentences.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")

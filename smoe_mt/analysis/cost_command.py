@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=flags.positive_int, help="tokens that attention looks at (default: fitted to the paper)"
     )
-    parser.add_argument("--data", help="of a RUN: its data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="of a RUN: its data folder, where it is not where it was in training")
     parser.add_argument("--split", default="test", help="of a RUN: split to measure on (default: %(default)s)")
     parser.add_argument(
         "--limit", type=flags.positive_int, help="of a RUN: only the first LIMIT sentences of each direction"

@@ -37,7 +37,7 @@ SAYS_LITTLE = re.compile(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument("--split", help=f"split to translate (default: {DEFAULT_SPLIT})")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")

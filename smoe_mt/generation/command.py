@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
     )
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
     parser.add_argument("-t", "--target", help="language of the output")
     parser.add_argument(

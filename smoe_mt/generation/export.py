@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smoe_mt import __version__
+from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.exported import (
     CONFIG,
     FORMAT,
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
     parser.add_argument("out", metavar="OUT", help="folder to write")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
     parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
     parser.add_argument(

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
     parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument(
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
     )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from smoe_mt import register
+from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, is_foreign, read_foreign
 from smoe_mt.checkpoints.reading import first_sentence, read_checkpoint
 from smoe_mt.checkpoints.released_files import PART
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sharded", action="store_true", help="tensors into a folder beside OUT.pt (for large models)")
     parser.add_argument("--no-optimizer", action="store_true", help="leave out what only resuming a training needs")
     parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
-    parser.add_argument("--data", help="foreign models: the data folder that they will be used with")
+    parser.add_argument("--data", type=flags.path, help="foreign models: the data folder that they will be used with")
     parser.add_argument(
         "--dictionary", metavar="FILE", help="foreign models: their dict.txt, where it is not in their data folder"
     )
