@@ -52,7 +52,7 @@ class CurvesIfPossible:
         self.given_up = False
         self.folder = log_dir
         try:
-            super().__init__(log_dir, *args, **kwargs)
+            super().__init__(log_dir, *args, **kwargs)  # type: ignore[call-arg]
         except OSError as error:
             self.given_up = True
             say_once(f"curves cannot be written to {log_dir}", error)
