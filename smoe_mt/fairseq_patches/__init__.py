@@ -15,5 +15,5 @@ def put_shims_in_place() -> None:
     trainer.put_in_place()
     lookahead.put_in_place()
     saving.put_in_place()
-    known_warnings.hush()
+    known_warnings.suppress_known_warnings()
     safe_loading.put_in_place()

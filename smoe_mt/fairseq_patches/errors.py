@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.rank_failure import explained
+from smoe_mt.training.rank_failure import diagnose_peer_failure
 
 EXIT_CODE = 2
 
@@ -41,7 +41,7 @@ def _install_excepthook() -> None:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        mistake = user_error_in(error) or explained(error)
+        mistake = user_error_in(error) or diagnose_peer_failure(error)
         if mistake is None:
             previous(kind, error, trace)
         else:
@@ -61,7 +61,7 @@ def _install_in_hydra() -> None:
 
     def value(self: JobReturn) -> Any:
         failed = self._return_value if self.status == JobStatus.FAILED else None
-        mistake = user_error_in(failed) or explained(failed)
+        mistake = user_error_in(failed) or diagnose_peer_failure(failed)
         if mistake is None:
             return original.fget(self)
         print(one_line(mistake), file=sys.stderr)

@@ -19,7 +19,7 @@ NOISE = (
 )
 
 
-def hush() -> None:
+def suppress_known_warnings() -> None:
     """Ignore them from now on, in this process and those it forks."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)

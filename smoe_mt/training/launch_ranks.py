@@ -201,7 +201,7 @@ def _open_group(settings: Any, launch: Launch, seconds: int) -> None:
         ) from error
     if int(present) != launch.size:
         raise UserError(f"{int(present)} of {launch.size} ranks have found each other: start them with torchrun")
-    rank_failure.listen(os.environ, launch.rank, launch.size)
+    rank_failure.start_heartbeat(os.environ, launch.rank, launch.size)
     distributed_utils.get_global_group._global_group = group
     warnings.filterwarnings("ignore", message="Distributed is already initialized")
     logger.info(f"{launch.size} ranks ({settings.distributed_backend}); none waits for another longer than {seconds} s")

@@ -100,7 +100,7 @@ AGAIN = "the others end too; started again, the training goes on from its last c
 _heartbeats: list[Heartbeats] = []
 
 
-def listen(environment: Mapping[str, str], rank: int, size: int) -> None:
+def start_heartbeat(environment: Mapping[str, str], rank: int, size: int) -> None:
     """Start the heartbeats of this process, over a connection of their own."""
     seconds = timedelta(seconds=SILENCE * BEAT / 4)  # that it takes to notice a store whose machine is off
     address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
@@ -111,7 +111,7 @@ def listen(environment: Mapping[str, str], rank: int, size: int) -> None:
     _heartbeats[:] = [heartbeats]
 
 
-def explained(error: BaseException | None) -> UserError | None:
+def diagnose_peer_failure(error: BaseException | None) -> UserError | None:
     """What to say of an error that other ranks are the cause of; None for another one."""
     for one in _chain(error):
         if not _heartbeats or not isinstance(one, RuntimeError) or not any(word in str(one) for word in BROKEN):

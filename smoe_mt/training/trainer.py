@@ -32,7 +32,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
-from smoe_mt.training.expert_parallel_trainer import SpreadTrainer
+from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.precision import prepare_precision
@@ -51,7 +51,7 @@ SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what a
 UPDATE = Trainer.train_step.__wrapped__
 
 
-class CheckingTrainer(SpreadTrainer):
+class SMoETrainer(ExpertParallelTrainer):
     """fairseq's Trainer that starts each job of a process afresh, spreads the batch over the ranks, says which checkpoints will
     be kept, lets the task check a checkpoint first, and on a CPU keeps the memory that a step frees.
     """
@@ -143,7 +143,7 @@ class CheckingTrainer(SpreadTrainer):
         self._nonfinite.begin()
         output = None
         try:
-            output = UPDATE(self, stand_ins_first(samples), raise_oom)
+            output = UPDATE(self, dummy_batches_first(samples), raise_oom)
             if output is not None:
                 self._nonfinite.good()
         except NonFiniteUpdate as reason:
@@ -233,7 +233,7 @@ class CheckingTrainer(SpreadTrainer):
         return found
 
 
-def stand_ins_first(samples: Sequence[Any]) -> list[Any]:
+def dummy_batches_first(samples: Sequence[Any]) -> list[Any]:
     """The samples of an update, those in front that the rank only takes part in because others have a batch.
 
     fairseq looks at the last one alone, and would then count none of the others.
@@ -263,8 +263,8 @@ def check_finetuning(checkpoint: str | None) -> None:
 
 def put_in_place() -> None:
     """Let fairseq's command lines use the Trainer above. Doing it again changes nothing."""
-    fairseq.trainer.Trainer = CheckingTrainer
+    fairseq.trainer.Trainer = SMoETrainer
     for name in ("fairseq_cli.train", "__main__"):  # the latter for python -m fairseq_cli.train
         module = sys.modules.get(name)
         if getattr(module, "Trainer", None) is Trainer:
-            module.Trainer = CheckingTrainer  # type: ignore[union-attr]
+            module.Trainer = SMoETrainer  # type: ignore[union-attr]
