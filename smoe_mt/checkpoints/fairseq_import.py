@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoe_mt.checkpoints.reading import first_sentence, open_checkpoint
+from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.released_files import PART, read_released
 from smoe_mt.checkpoints.released_weights import Block, released_blocks
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, first_sentence
 
 SIZES = ("embed_dim", "ffn_embed_dim", "layers", "attention_heads")
 TAKEN = ("dropout", "attention_dropout", "activation_dropout", "activation_fn", "share_all_embeddings")

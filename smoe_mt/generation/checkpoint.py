@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from smoe_mt import register
 from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS, read_exported
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
-from smoe_mt.checkpoints.reading import first_sentence
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.registration import register
 
 TASK = "many_to_many_translation"
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", WEIGHTS)

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smoe_mt import register
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
 from smoe_mt.generation.checkpoint import TASK, find_checkpoint, results_folder
 from smoe_mt.paper.scores import row_name
+from smoe_mt.registration import register
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-import fairseq.data.iterators
 from fairseq.data.iterators import CountingIterator, GroupedIterator
 
 
@@ -74,8 +73,3 @@ class LookaheadGroups(GroupedIterator):
     def has_next(self) -> bool:
         """Whether there is another group."""
         return bool(super().has_next() if self._lookahead is None else self._lookahead.has_next())
-
-
-def put_in_place() -> None:
-    """Let fairseq-train group batches by the class above. Doing it again changes nothing."""
-    fairseq.data.iterators.GroupedIterator = LookaheadGroups

@@ -4,19 +4,17 @@ It also keeps a run going or ends it well: updates that are not finite are left 
 leave, and a run that is started again ends as if it had never been interrupted.
 
 fairseq asks the task about a checkpoint (`load_state_dict`) when it translates, not when it resumes or fine-tunes: there a
-checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. The Trainer cannot
-be registered, so `put_in_place` swaps the name that fairseq-train builds it by.
+checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. A Trainer cannot
+be registered with fairseq: `fairseq_patches.trainer` swaps the name that fairseq-train builds it by.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fairseq.trainer
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
@@ -29,6 +27,7 @@ from omegaconf import open_dict
 from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.errors import UserError
+from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
@@ -40,9 +39,6 @@ from smoe_mt.training.resuming import LAST, whole_checkpoint
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
-
-OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq says of weights that do not fit
-
 
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
@@ -99,7 +95,7 @@ class SMoETrainer(ExpertParallelTrainer):
         except UserError:
             raise
         except Exception as error:
-            if OTHER_MODEL not in str(error):
+            if WEIGHTS_DO_NOT_FIT not in str(error):
                 raise
             raise UserError(
                 f"{filename}: a checkpoint of another model than this one (sizes, experts or strata differ); train into "
@@ -259,12 +255,3 @@ def check_finetuning(checkpoint: str | None) -> None:
     """UserError where there is no checkpoint to start from."""
     if checkpoint and not PathManager.isfile(checkpoint):
         raise UserError(f"checkpoint.finetune_from_model: there is no checkpoint {checkpoint}")
-
-
-def put_in_place() -> None:
-    """Let fairseq's command lines use the Trainer above. Doing it again changes nothing."""
-    fairseq.trainer.Trainer = SMoETrainer
-    for name in ("fairseq_cli.train", "__main__"):  # the latter for python -m fairseq_cli.train
-        module = sys.modules.get(name)
-        if getattr(module, "Trainer", None) is Trainer:
-            module.Trainer = SMoETrainer  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from torch import distributed
 
 from smoe_mt import preemption
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
+from smoe_mt.fairseq_patches import checkpoint_io
 from smoe_mt.training import rank_failure, saving
 from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
@@ -110,8 +111,8 @@ def test_asked_to_leave(
     """In the third update, one rank or all: all finish it and leave, and the run ends as if nothing had happened."""
 
     def ask(rank: int) -> None:
-        save = saving.save_whole
-        saving.save_whole = lambda *args: (time.sleep(1), save(*args))  # type: ignore[assignment]  # nobody leaves before
+        save = checkpoint_io.save_whole
+        checkpoint_io.save_whole = lambda *args: (time.sleep(1), save(*args))  # type: ignore[assignment]  # nobody leaves before
         if rank in asked:
             at_batch(5, lambda: os.kill(os.getpid(), number))
 

@@ -7,7 +7,8 @@ import pytest
 from fairseq.data.iterators import BufferedIterator, CountingIterator
 from fairseq_cli import train
 
-from smoe_mt.tasks.lookahead import LookaheadBatchIterator, LookaheadGroups, put_in_place
+from smoe_mt.fairseq_patches import apply
+from smoe_mt.tasks.lookahead import LookaheadBatchIterator, LookaheadGroups
 
 
 def taken(iterator: CountingIterator) -> Iterator[int]:
@@ -62,5 +63,5 @@ def test_other_iterators_are_grouped_as_ever() -> None:
 
 
 def test_fairseq_train_groups_by_it() -> None:
-    put_in_place()
+    apply()
     assert train.iterators.GroupedIterator is fairseq.data.iterators.GroupedIterator is LookaheadGroups
