@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
 from smoe_mt.errors import UserError, first_sentence
 
@@ -82,9 +83,7 @@ def tied_names(state: Mapping[str, Any]) -> dict[str, str]:
             for name, kept in tied.items()
             if name.startswith(prefix)
         }
-    first: dict[tuple[int, torch.Size], str] = {}
-    names = {name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in weights.items()}
-    return {name: kept for name, kept in names.items() if name != kept}
+    return tied_tensors(weights)
 
 
 def check_whole(path: str | Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
 from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
@@ -20,7 +21,6 @@ from smoe_mt.evaluation.selection import ALL, choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
-from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.generation.command import add_decoding_arguments, check_processes
 from smoe_mt.memory import keep_freed_memory
 

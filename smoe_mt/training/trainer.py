@@ -1,4 +1,5 @@
-"""fairseq's Trainer with a look at what a job starts from: its batch, its folder and disk, the checkpoint that it loads.
+"""fairseq's Trainer with a look at what a job starts from: its batch, its folder and disk, the checkpoint that it loads, the dense
+model that its experts begin as.
 
 It also keeps a run going or ends it well: updates that are not finite are left out, a scheduler's signal makes it save and
 leave, and a run that is started again ends as if it had never been interrupted.
@@ -26,6 +27,8 @@ from omegaconf import open_dict
 
 from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
+from smoe_mt.checkpoints.schema import CheckpointView
+from smoe_mt.checkpoints.upcycle import upcycle_from
 from smoe_mt.errors import UserError
 from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
@@ -52,9 +55,12 @@ class SMoETrainer(ExpertParallelTrainer):
     be kept, lets the task check a checkpoint first, and on a CPU keeps the memory that a step frees.
     """
 
-    def __init__(self, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, cfg: Any, task: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         prepare_precision(cfg)
-        super().__init__(cfg, *args, **kwargs)
+        dense = getattr(cfg.model, "init_experts_from", None)
+        if dense:
+            upcycle_from(dense, model, task.vocabulary, task.dictionary.symbols)
+        super().__init__(cfg, task, model, *args, **kwargs)
         check_finetuning(self.cfg.checkpoint.finetune_from_model)
         check_writing(self.cfg.checkpoint)
         forget_previous_job()
@@ -80,7 +86,7 @@ class SMoETrainer(ExpertParallelTrainer):
         self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
-            self.task.load_state_dict(open_checkpoint(filename).get("task_state") or {})
+            self.task.load_state_dict(CheckpointView(open_checkpoint(filename)).task_state)
         state = self._load(filename, *args, **kwargs)
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
