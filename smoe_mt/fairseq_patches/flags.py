@@ -10,18 +10,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn
 
-from fairseq import options
-
 from smoe_mt.allowed.config import check_flags
 from smoe_mt.allowed.kinds import shown
 from smoe_mt.errors import UserError
+from smoe_mt.fairseq_patches.patch import Patch
 
 
-def put_in_place() -> None:
-    """Let fairseq's command lines parse their flags so. Doing it again changes nothing."""
-    original = options.parse_args_and_arch
-    if getattr(original, "checks_flags", False):
-        return
+def parse_args_and_arch(original: Any) -> Any:
+    """Parses the flags of a command line of fairseq, and checks what they say."""
 
     @wraps(original)
     def parse(parser: argparse.ArgumentParser, *args: Any, modify_parser: Any = None, **kwargs: Any) -> Any:
@@ -39,8 +35,7 @@ def put_in_place() -> None:
         check_flags(vars(found[0] if isinstance(found, tuple) else found))
         return found
 
-    parse.checks_flags = True  # type: ignore[attr-defined]
-    options.parse_args_and_arch = parse
+    return parse
 
 
 def speak_plainly(parser: argparse.ArgumentParser) -> None:
@@ -66,3 +61,13 @@ def _plain(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
     plain.speaks_plainly = True  # type: ignore[attr-defined]
     return plain
+
+
+PATCHES = (
+    Patch(
+        "fairseq.options.parse_args_and_arch",
+        parse_args_and_arch,
+        "a wrong flag is one line, and is told before data is opened",
+        ("parser", "input_args", "parse_known", "suppress_defaults", "modify_parser"),
+    ),
+)

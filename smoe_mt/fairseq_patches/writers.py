@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from fairseq.logging import progress_bar
+from smoe_mt.fairseq_patches.patch import Patch
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +21,9 @@ WRITER_THREAD = "_AsyncWriterThread"  # TensorBoard's
 _unwritable: set[str] = set()
 
 
-def put_in_place() -> None:
-    """Let fairseq write curves so, and Python log so. Doing it again changes nothing."""
-    writer = progress_bar.SummaryWriter
-    if writer is not None and not issubclass(writer, CurvesIfPossible):
-        progress_bar.SummaryWriter = type("SummaryWriter", (CurvesIfPossible, writer), {})
-    _let_the_thread_end_quietly()
-    _let_handlers_speak_once()
+def summary_writer(original: Any) -> Any:
+    """TensorBoard's writer, one that gives up quietly; None where TensorBoard is not installed."""
+    return None if original is None else type("SummaryWriter", (CurvesIfPossible, original), {})
 
 
 def _if_possible(name: str) -> Callable[..., Any]:
@@ -71,27 +67,21 @@ def say_once(what: str, error: BaseException) -> None:
         logger.warning(f"{what} ({reason}); training goes on")
 
 
-def _let_the_thread_end_quietly() -> None:
-    previous = threading.excepthook
-    if getattr(previous, "leaves_writers_alone", False):
-        return
+def excepthook(previous: Any) -> Any:
+    """What is printed of a thread's exception: of a writer's thread nothing, for the next call of the writer says it."""
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        of_a_writer = type(args.thread).__name__ == WRITER_THREAD and isinstance(args.exc_value, OSError)
-        if not of_a_writer:  # else the next call of the writer says it
+        if not (type(args.thread).__name__ == WRITER_THREAD and isinstance(args.exc_value, OSError)):
             previous(args)
 
-    hook.leaves_writers_alone = True  # type: ignore[attr-defined]
-    threading.excepthook = hook
+    return hook
 
 
-def _let_handlers_speak_once() -> None:
-    original = logging.Handler.handleError
-    if getattr(original, "speaks_once", False):
-        return
+def handle_error(original: Any) -> Any:
+    """What is printed of a line that cannot be logged."""
 
     @wraps(original)
-    def handle_error(self: logging.Handler, record: logging.LogRecord) -> None:
+    def handle(self: logging.Handler, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             original(self, record)
@@ -101,8 +91,7 @@ def _let_handlers_speak_once() -> None:
             _unwritable.add(what)
             _to_the_screen(f"warning: {what} ({error.strerror}); training goes on")
 
-    handle_error.speaks_once = True  # type: ignore[attr-defined]
-    logging.Handler.handleError = handle_error  # type: ignore[method-assign]
+    return handle
 
 
 def _to_the_screen(line: str) -> None:
@@ -111,3 +100,12 @@ def _to_the_screen(line: str) -> None:
         print(line, file=sys.stderr)
     except OSError:  # nowhere to say it
         return
+
+
+PATCHES = (
+    Patch("fairseq.logging.progress_bar.SummaryWriter", summary_writer, "a full disk ends curves, not the training"),
+    Patch("threading.excepthook", excepthook, "the thread of TensorBoard's writer prints a stack trace"),
+    Patch(
+        "logging.Handler.handleError", handle_error, "on a full disk, a stack trace for each line", ("self", "record")
+    ),
+)

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, TextIO
 
 from smoe_mt.allowed import flags
 from smoe_mt.allowed.keys import GENERATION
+from smoe_mt.devices import DTYPES
 from smoe_mt.errors import UserError
 from smoe_mt.files import whole_file
-from smoe_mt.generation.checkpoint import DTYPES
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
 from smoe_mt.memory import keep_freed_memory

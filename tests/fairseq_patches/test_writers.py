@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fairseq.logging import progress_bar
 
+from smoe_mt import register
 from smoe_mt.fairseq_patches import writers
 
 pytest.importorskip("tensorboard")
@@ -37,7 +38,7 @@ class FullDisk:
 
 @pytest.fixture(autouse=True)
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    writers.put_in_place()
+    register()
     monkeypatch.setattr(writers, "_unwritable", set())
     monkeypatch.setattr(progress_bar, "_tensorboard_writers", {})
 
