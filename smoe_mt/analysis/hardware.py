@@ -91,7 +91,7 @@ def _read(path: Path) -> Hardware:
     wanted = f"one of {', '.join(DATA_SHEETS)}, or a JSON file with {', '.join(sorted(names))}"
     try:
         given: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--hardware {path}: {wanted} ({error})") from error
     if not isinstance(given, dict) or set(given) != names:
         raise UserError(f"--hardware {path}: these fields are missing or unknown: {_difference(given, names)}; {wanted}")

@@ -56,7 +56,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: not a folder that `smoe-mt export` wrote, or not all of it; {REMEDY}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); {REMEDY}") from error
     if not isinstance(config, dict) or "smoe_mt_export" not in config:
         raise UserError(f"{path}: not written by `smoe-mt export`; give a folder that it wrote")

@@ -122,7 +122,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty for one that is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

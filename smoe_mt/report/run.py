@@ -80,6 +80,6 @@ def read_json(path: Path) -> Mapping[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); remove it or write it again") from error
     return content if isinstance(content, dict) else None

@@ -176,7 +176,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         )
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({error}); prepare the data folder again") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file}: not a data folder of format {FORMAT}; prepare it again with this version of smoe-mt")
@@ -186,7 +186,10 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 
 def _read_directions(path: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid UTF-8 at byte {error.start}; prepare the data folder again") from error
     directions = tuple(line for line in lines if line)
     for direction in directions:
         if not DIRECTION.fullmatch(direction):
