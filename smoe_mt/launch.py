@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoe_mt.allowed.config import check_config as check_settings
+from smoe_mt.allowed.kinds import shown
 from smoe_mt.allowed.overrides import checked, first_of_sweeps
 from smoe_mt.errors import UserError
 from smoe_mt.library_messages import SEARCH_PATH
@@ -89,6 +90,11 @@ def check_named(composed: DictConfig) -> None:
         part = composed.get(group)
         if not (isinstance(part, Mapping) and isinstance(part.get("_name"), str)):
             raise UserError(f"the config has no {group}._name, so it is unknown which {group} is meant")
+    from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+
+    name = composed.model["_name"]
+    if name not in ARCH_MODEL_REGISTRY and name not in MODEL_REGISTRY:
+        raise UserError(f"model._name={shown(name)}: there is no such model; ours is smoe_transformer")
 
 
 def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:

@@ -192,7 +192,7 @@ def _flags(rng: random.Random) -> Iterator[str]:
 def _command_line(rng: random.Random) -> Input:
     verb = rng.choice(list(WORKING))
     if rng.random() < 0.03:
-        return Input(rng.choice((verb, verb[:-1], "x", "--version", "")), tuple(_value(rng) for _ in range(rng.randint(0, 3))))
+        return Input(rng.choice((verb, verb[:-1], "x", "--version")), tuple(_value(rng) for _ in range(rng.randint(0, 3))))
     words = WORKING[verb].split()
     actions = [action for action in parser_of(verb)._actions if not LEFT_ALONE & {*action.option_strings}]
     for _ in range(rng.randint(1, 3)):
