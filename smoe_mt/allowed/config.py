@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smoe_mt.allowed.keys import GROUPS, KEYS
-from smoe_mt.allowed.kinds import refusal, shown
+from smoe_mt.allowed.kinds import Maybe, refusal, shown
 from smoe_mt.allowed.overrides import check
 from smoe_mt.errors import UserError
 
@@ -45,7 +45,7 @@ def check_flags(values: Mapping[str, Any]) -> None:
         kind = next((keys[name] for keys in GROUPS.values() if name in keys), None)
         if kind is None or value is None:
             continue
-        wrong = refusal(kind, value)
+        wrong = refusal(kind.of if isinstance(kind, Maybe) else kind, value)  # a flag cannot say null: it is left out
         if wrong:
             raise UserError(f"--{name.replace('_', '-')} {shown(value)}: it {wrong}")
 

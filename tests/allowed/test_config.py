@@ -151,6 +151,7 @@ def flags_of(*flags: str) -> Any:
         (["--clip-norm", "nan"], "--clip-norm nan: it must be a number from 0"),
         (["--max-update", "x"], "argument --max-update: 'x' cannot be read|argument --max-update: invalid"),
         (["--max-update", "-1"], "--max-update -1: it must be a whole number from 0"),
+        (["--batch-size-valid", "null"], "--batch-size-valid null: it must be a whole number from 1"),
         (["--no-such-flag", "1"], "unrecognized arguments: --no-such-flag"),
     ],
 )
