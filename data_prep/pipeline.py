@@ -21,12 +21,13 @@ from data_prep.clean import CleanOptions
 from data_prep.cleaning import Filters, clean_pair
 from data_prep.corpora.base import TRAIN, Corpus
 from data_prep.corpora.languages import two_letter_codes
-from data_prep.files import fingerprint, read_json, say, write_bytes, write_json, write_lines
+from data_prep.files import read_json, say, write_bytes, write_json, write_lines
 from data_prep.language_check import Identifier
 from data_prep.rows import ENGLISH, languages_of, read_rows
 from data_prep.split import Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
+from smoe_mt.checksums import sealed, sha256_value
 from smoe_mt.errors import UserError
 
 RECIPE = 2  # of this code: another number makes every stage run again
@@ -66,7 +67,7 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
         return done
     work = Work(corpus, options, data_folder.start(out), workers)
     value, folders = _run_stages(work, request)
-    return _finish(out, work, {"format": data_folder.FORMAT, "request": fingerprint(request), **value}, folders)
+    return _finish(out, work, {"format": data_folder.FORMAT, "request": sha256_value(request), **value}, folders)
 
 
 def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Path]]:
@@ -120,6 +121,7 @@ def _finish(out: Path, work: Work, value: dict[str, Any], folders: list[Path]) -
     }
     write_bytes(card / CARD, render(value, sizes).encode())
     value["checksums"] = data_folder.publish(out, [*folders, card], {DONE})
+    value = sealed(value)
     write_json(out / data_folder.CORPUS, value)
     shutil.rmtree(work.folder)
     _say_missing(value["missing"])

@@ -21,7 +21,7 @@ from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, c
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
 from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
-from smoe_mt.generation.command import add_decoding_arguments, check_processes
+from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, check_processes
 from smoe_mt.training.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
@@ -33,7 +33,7 @@ SAYS_LITTLE = re.compile(r"seed\d+|checkpoint_\w+")  # parts of a name that are 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("--split", help=f"split to translate (default: {DEFAULT_SPLIT})")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
@@ -153,7 +153,7 @@ def _evaluate_all(
     for checkpoint, name, folder in zip(checkpoints, names, folders):
         device = ranks.device(args.device)
         translator = Translator.from_pretrained(
-            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size
+            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size, verify=args.verify
         )
         texts = read_texts(translator, request)
         first_texts = first_texts or texts

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
     )
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
     parser.add_argument("-t", "--target", help="language of the output")
     parser.add_argument(
@@ -48,6 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     add_decoding_arguments(parser)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every verb that needs the data folder of a model."""
+    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare all of the data folder with its checksums, even files that were found sound before and did not change",
+    )
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
-    translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype)
+    translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
     job = Job(translator, _direction(translator, args, typed), args)
     with _output(args.output) as output:
         if args.input is not None:

@@ -17,6 +17,13 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     """Options of the task `many_to_many_translation`."""
 
     data: Optional[str] = field(default=None, metadata={"help": "data folder made by `smoe-mt prepare`"})
+    verify: bool = field(
+        default=False,
+        metadata={
+            "help": "read all of the data folder and compare it with its checksums, even what was found sound before; "
+            "without this, a file is read when it is first used, and again when it has changed"
+        },
+    )
     directions: Optional[str] = field(
         default=None,
         metadata={"help": "directions to use, separated by commas (nso-en,en-nso); default: all of the data folder"},

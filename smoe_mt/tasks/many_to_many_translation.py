@@ -32,6 +32,7 @@ from smoe_mt.tasks.report import sampling_table, validation_table
 from smoe_mt.tasks.resumable import ResumableBatches
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
+from smoe_mt.tasks.verification import by_one_process
 from smoe_mt.tasks.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class ManyToManyTranslationTask(FairseqTask):
         """Open the data folder. UserError for one that is not whole, or settings that it cannot serve."""
         ManyToManyTranslationConfig.check(cfg)
         folder = DataFolder.open(cfg.data)
+        if cfg.verify:
+            by_one_process(folder.verify_anew)
         return cls(cfg, folder, folder.dictionary())
 
     @property
@@ -147,6 +150,7 @@ class ManyToManyTranslationTask(FairseqTask):
             raise UserError(
                 f"none of {', '.join(self.directions)} has text in the subset {split!r} of {self.folder.path}"
             )
+        self.folder.verify_text(split, directions)
         training = split == self.cfg.train_subset
         files: dict[Path, TokenFile] = {}
         texts = [self._direction_text(split, name, files, with_references=not training) for name in directions]
@@ -164,12 +168,7 @@ class ManyToManyTranslationTask(FairseqTask):
         for language in (source, target):
             prefix = self.folder.prefix(split, direction, language)
             if prefix not in files:
-                files[prefix] = TokenFile(prefix)
-            if len(files[prefix]) != self.folder.count(split, direction):
-                raise UserError(
-                    f"{prefix}.idx has {len(files[prefix]):,} sentences, but corpus.json says "
-                    f"{self.folder.count(split, direction):,}: prepare the data folder again"
-                )
+                files[prefix] = self.folder.open_text(split, direction, language)
         references: Sequence[str] = ()
         if with_references and self.cfg.eval_bleu:
             references = self.folder.references(split, direction)[: self.cfg.eval_bleu_sentences or None]
