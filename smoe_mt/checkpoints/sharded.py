@@ -281,10 +281,14 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
     places = list(tensors_of(state, shards.parameters, parts))
     found: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
+    room = sum(one["bytes"] for one in shards.files.values())
     for name, values, key in places:
         kept, shape = shards.tied.get(name, name), values[key].shape
         if kept in found:
             continue
+        room -= values[key].nbytes
+        if room < 0:
+            raise UserError(f"{path}: its tensors are larger than the files of {shards.folder}; {REMEDY}")
         experts = list(mine(shape[0])) if EXPERTS.search(kept) else None
         if experts is None:
             found[kept] = targets[kept] = torch.empty(shape, dtype=values[key].dtype)
