@@ -20,6 +20,7 @@ from smoe_mt.memory import keep_freed_memory
 from smoe_mt.search.beam import Decoding
 
 CHUNK_BYTES = 1 << 18
+LONGEST_LINE = 1 << 20  # bytes; models take a few hundred tokens, and cut what is longer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +184,7 @@ def _converse(job: Job, output: TextIO) -> None:
         print(f"Type one of them, such as {directions[-1]}, to change to it.", file=sys.stderr)
     while True:
         print("-".join(job.direction), end="> ", file=sys.stderr, flush=True)
-        typed = sys.stdin.buffer.readline()
+        typed = sys.stdin.buffer.readline(LONGEST_LINE)
         if not typed:
             print(file=sys.stderr)
             return
@@ -214,7 +215,7 @@ def gathered(chunks: Iterable[list[str]], least: int) -> Iterator[list[str]]:
 def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterator[list[str]]:
     """The lines of `stream`, as many at a time as are there already (at most about `size` bytes), so that a pipe flows.
 
-    Only a line feed ends a line. Raises UserError with the number of a line that is not UTF-8.
+    Only a line feed ends a line. Raises UserError with the number of a line that is not UTF-8, or longer than any sentence.
     """
     rest = b""
     number = 0
@@ -224,13 +225,23 @@ def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterato
         if whole:
             yield _decode(whole, name, number)
             number += len(whole)
+        if len(rest) > LONGEST_LINE:
+            raise _too_long(name, number + 1)
     if rest:
         yield _decode([rest], name, number)
+
+
+def _too_long(name: str, number: int) -> UserError:
+    return UserError(
+        f"{name}, line {number}: longer than {LONGEST_LINE:,} bytes, so no sentence; one sentence a line is translated"
+    )
 
 
 def _decode(lines: list[bytes], name: str, before: int) -> list[str]:
     decoded = []
     for offset, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_LINE:
+            raise _too_long(name, before + offset)
         try:
             decoded.append(line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError as error:

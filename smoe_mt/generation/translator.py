@@ -206,9 +206,10 @@ class Translator:
         longest = self.loaded.model.max_positions()[0]
         if len(tokens) <= longest:
             return tokens
-        warnings.warn(
+        # Python's usual way keeps each different text of a warning for ever.
+        warnings.warn_explicit(
             f"a sentence of {len(tokens)} tokens ({line.strip()[:30]!r}...) is cut to the {longest} that the model takes",
-            stacklevel=4,
+            *(UserWarning, __file__, 0),
         )
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
