@@ -24,8 +24,8 @@ from smoe_mt.checkpoints.exported import CONFIG, PARTS, read_exported
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.writing import write_sharded
 from smoe_mt.errors import UserError
-from smoe_mt.tasks import ManyToManyTranslationTask
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
+from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationTask
 from tests.conftest import TrainedRun, train
 from tests.toy import make_toy_folder, seal
 

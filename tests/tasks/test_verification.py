@@ -16,8 +16,10 @@ from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from smoe_mt.checksums import sealed
 from smoe_mt.errors import UserError
-from smoe_mt.tasks import DataFolder, ManyToManyTranslationTask, verification
+from smoe_mt.tasks import verification
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
+from smoe_mt.tasks.data_folder import DataFolder
+from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationTask
 from tests.toy import seal
 
 
