@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep import folder as data_folder
+from data_prep import spelling
 from data_prep.binarise import LONGEST_TRAINING, Vocabulary, binarise_pair
 from data_prep.card import CARD, render
 from data_prep.clean import CleanOptions
@@ -29,7 +30,7 @@ from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
 from smoe_mt.errors import UserError
 
-RECIPE = 2  # of this code: another number makes every stage run again
+RECIPE = 3  # of this code: another number makes every stage run again
 HELD_OUT, BEYOND, SKIPPED = "strings held out", "beyond --max-pairs", "longer than 250 pieces"
 
 Counts = dict[str, dict[str, int]]
@@ -87,6 +88,8 @@ def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Pa
     spm, _, mark = run_stage(
         work.folder, "spm", [mark, asdict(options.spm)], lambda folder: _spm(work, divided, folder)
     )
+    spelt = run_stage(work.folder, "spelling", [mark], lambda folder: _spelling(divided, spm))[1]
+    spelling.warn(spelt, options.spm.normalisation)
     folders, result = _binarise(work, pairs, divided, spm, mark)
     for pair in cleaned:
         counts[pair] |= {HELD_OUT: sizes["shared"][pair], BEYOND: sizes["beyond"].get(pair, 0)}
@@ -99,6 +102,7 @@ def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Pa
         "zero_shot": [pair for pair in pairs if pair in corpus.pairs.zero_shot],
         "splits": result["splits"],
         "vocab_size": result["vocab_size"],
+        "spelling": spelt,
         "sources": records,
         "missing": fetched["missing"],
         "left_out": left_out,
@@ -225,6 +229,10 @@ def _spm(work: Work, divided: Path, folder: Path) -> None:
     model = train_spm(folder / "sample", size, options)
     (folder / "sample").unlink()
     write_bytes(folder / "spm.model", model)
+
+
+def _spelling(divided: Path, spm: Path) -> dict[str, dict[str, Any]]:
+    return spelling.measure_held_out((spm / "spm.model").read_bytes(), divided)
 
 
 def _binarise(work: Work, pairs: list[str], divided: Path, spm: Path, mark: str) -> tuple[list[Path], dict[str, Any]]:

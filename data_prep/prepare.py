@@ -141,9 +141,11 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
     )
     vocabulary.add_argument(
         "--normalisation",
-        choices=("nmt_nfkc", "nfkc", "identity"),
-        default="nmt_nfkc",
-        help="SentencePiece's normalisation (%(default)s)",
+        choices=("identity", "nmt_nfkc", "nfkc"),
+        default=SpmOptions.normalisation,
+        help="what SentencePiece does to text before it splits it. identity: nothing, so that all text can be written again; "
+        "nmt_nfkc, the paper's: replaces what looks alike (full-width signs, ligatures) and removes joiners, which many "
+        "languages need. The text itself is in Unicode's composed form (NFC) in any case (%(default)s)",
     )
 
 

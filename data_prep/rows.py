@@ -39,11 +39,6 @@ def key_side(pair: str) -> int:
     return 1 if languages_of(pair)[1] == ENGLISH else 0
 
 
-def one_line(text: str) -> str:
-    """Every run of white space (line separators of Unicode as well) becomes one space."""
-    return " ".join(text.split())
-
-
 def hash_of(*texts: str) -> int:
     """64 bits that stand for some strings; no two of a hundred million are alike, with a chance of 0.9997."""
     return int.from_bytes(blake2b("\t".join(texts).encode(), digest_size=8).digest(), "little")

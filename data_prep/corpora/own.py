@@ -14,8 +14,9 @@ from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
 from data_prep.files import check_space, say, sha256_file
-from data_prep.rows import Row, languages_of, one_line, pair_name, write_rows
+from data_prep.rows import Row, languages_of, pair_name, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.text import normalise
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
 COPIES_OF_THE_TEXT = 4  # extracted, clean, split, binarised
@@ -148,7 +149,7 @@ def decoded_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, str
 
 def checked(first: str, second: str, part: Part, place: str) -> tuple[str, str]:
     """Both sentences on one line each; UserError for an empty one in a held-out set, whose lines must all count."""
-    both = one_line(first), one_line(second)
+    both = normalise(first), normalise(second)
     if part.split != TRAIN and not all(both):
         raise UserError(f"{place}: an empty sentence in a {part.split} file; fill it in or take the line out")
     return both
