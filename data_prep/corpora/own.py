@@ -9,13 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep.benchmarks import Benchmark
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
 from data_prep.files import check_space, say, sha256_file
 from data_prep.rows import Row, languages_of, pair_name, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import Benchmark
 from smoe_mt.text import normalise
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
