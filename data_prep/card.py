@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.rows import ENGLISH, pair_name
+from data_prep.rows import pair_name
+from smoe_mt.language_codes import ENGLISH
 from smoe_mt.paper.benchmarks import BENCHMARKS
 
 CARD = "DATA_CARD.md"

@@ -23,11 +23,12 @@ from data_prep.cleaning import Filters, clean_pair
 from data_prep.corpora.base import TRAIN, Corpus
 from data_prep.files import fingerprint, read_json, say, write_bytes, write_json, write_lines
 from data_prep.language_check import Identifier
-from data_prep.rows import ENGLISH, languages_of, read_rows
+from data_prep.rows import languages_of, read_rows
 from data_prep.split import Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
 from smoe_mt.errors import UserError
+from smoe_mt.language_codes import is_english
 from smoe_mt.languages import two_letter_codes
 
 RECIPE = 3  # of this code: another number makes every stage run again
@@ -168,7 +169,7 @@ def _clean(work: Work, extracted: Path, mark: str) -> tuple[dict[str, Cleaned], 
 
 def _must_be_large(corpus: Corpus, pair: str) -> bool:
     """Whether the minimum is meant for a pair: a benchmark's is for the languages, so for their text with English."""
-    return pair in corpus.pairs.trained and (corpus.benchmark is None or ENGLISH in languages_of(pair))
+    return pair in corpus.pairs.trained and (corpus.benchmark is None or any(map(is_english, languages_of(pair))))
 
 
 def _say_below_minimum(corpus: Corpus, left_out: Mapping[str, int]) -> None:
@@ -205,7 +206,7 @@ def _split(work: Work, extracted: Path, cleaned: dict[str, Cleaned], counts: Cou
     splits = split(cleaned, given, options.split, folder, options.max_pairs, work.corpus.pairs.zero_shot, work.workers)
     for pair in [pair for pair, size in splits.sizes.get(TRAIN, {}).items() if not size]:
         message = _nothing_left(pair, counts[pair] | {HELD_OUT: splits.shared[pair]})
-        if work.corpus.benchmark is None or ENGLISH in languages_of(pair):
+        if work.corpus.benchmark is None or any(map(is_english, languages_of(pair))):
             raise UserError(f"{message}; give more text")
         say(message)
         del splits.sizes[TRAIN][pair]
