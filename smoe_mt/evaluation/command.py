@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help=f"of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed here "
         f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
+    )
+    parser.add_argument(
+        "--tokenize",
+        default=AUTO,
+        help="sacreBLEU's tokenizer for BLEU (default: %(default)s, the one for the target language: zh, ja-mecab, ko-mecab, "
+        "char for others without spaces, else 13a)",
     )
     parser.add_argument(
         "--compare",
@@ -108,6 +115,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
     if args.expert_parallel_size < 1:
         raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
+    check_tokenizer(args.tokenize)
     if args.compare:
         comparable(metrics)
         if len(args.runs) < 2:
@@ -122,6 +130,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         processes=args.processes if args.expert_parallel_size == 1 else 1,
         parallel_files=_parallel_files(args),
         metrics=metrics,
+        tokenize=args.tokenize,
     )
     return request, left_out
 
@@ -205,6 +214,8 @@ def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
             lines.append(f"{metric.name}: {signature}{where}")
         if len(found) > MOST_SIGNATURES:
             lines.append(f"{metric.name}: {len(found) - MOST_SIGNATURES} more signatures in {SCORES}")
+        if metric.pool and len(found) > 1:
+            lines.append(f"{metric.name}: its means are over scores of different signatures; compare them only with the same")
         scored = {direction: one.values[metric.name] for each in evaluations for direction, one in each.scores.items()}
         without = [direction for direction, value in scored.items() if value is None]
         if without:

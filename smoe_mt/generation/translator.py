@@ -202,7 +202,7 @@ class Translator:
             yield tuple(itertools.islice(candidates, len(mine)))
 
     def _encode(self, line: str, target: str) -> Tensor:
-        tokens = self.loaded.task.encode(line.strip(), target)
+        tokens = self.loaded.task.encode(line, target)
         longest = self.loaded.model.max_positions()[0]
         if len(tokens) <= longest:
             return tokens

@@ -33,6 +33,7 @@ from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
 from smoe_mt.tasks.verification import by_one_process
 from smoe_mt.tasks.vocabulary import Vocabulary
+from smoe_mt.text import normalise
 
 logger = logging.getLogger(__name__)
 
@@ -101,14 +102,14 @@ class ManyToManyTranslationTask(FairseqTask):
 
     def encode(self, text: str, target_lang: str) -> Tensor:
         """int64[tokens] of a raw sentence: the tag of `target_lang`, its pieces, </s>."""
-        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(text, out_type=str)]
+        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
         return torch.tensor([self.tag(target_lang), *pieces, self.dictionary.eos()])
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
-        """Raw text of token ids; padding, </s> and tags leave no trace."""
+        """Raw text of token ids, on one line; padding, </s> and tags leave no trace."""
         ids = tokens.tolist() if isinstance(tokens, Tensor) else tokens
         pieces = [self.dictionary[i] for i in ids if i not in self._silent]
-        return str(self.spm.decode_pieces(pieces))
+        return normalise(str(self.spm.decode_pieces(pieces)))
 
     @cached_property
     def _silent(self) -> frozenset[int]:
