@@ -137,10 +137,10 @@ def reference_layers(
     real = ~padding_mask
     tokens, passes = list(x[real]), []
     for layer in layers:
-        s, visible = layer.settings, layer.gate.visible
+        s, visible = layer.settings, layer.gate.num_experts
         limited = layer.training and s.capacity_factor
         capacity = math.ceil(s.capacity_factor * len(tokens) / visible) if limited else None
-        out = reference_pass(tokens, layer.gate.weight, layer.experts, 0, s.top_k, capacity, scale)
+        out = reference_pass(tokens, layer.gate.weight, layer.experts, 0, layer.gate.selection.k, capacity, scale)
         tokens = out.y
         passes.append(out)
     y = torch.zeros_like(x)
