@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe.system import System
@@ -43,6 +44,11 @@ class Systems(Mapping[str, System]):
             )
         return self._known[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dictionary's: nothing is raised."""
+        self._read_environment()
+        return self._known.get(name, default)
+
     def __contains__(self, name: object) -> bool:
         self._read_environment()
         return name in self._known
@@ -54,10 +60,6 @@ class Systems(Mapping[str, System]):
     def __len__(self) -> int:
         self._read_environment()
         return len(self._known)
-
-    def get(self, name: str, default: object = None) -> object:
-        """As a dictionary's."""
-        return self[name] if name in self else default
 
     def register(self, system: System) -> None:
         """Add a system; the same one again changes nothing.
