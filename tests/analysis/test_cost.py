@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smoe_mt import cli
-from smoe_mt.analysis.cost import cost_of, cost_of_model, expected_visits, skeleton
+from smoe_mt.analysis.cost import cost_of, cost_of_model, skeleton
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.moe.kernels import threads
+from smoe_mt.moe.strata import expected_visits
 from tests.conftest import TrainedRun
 
 # paper.md: "do not follow exactly from any formula"; SMoE-8-4-4 is 3M off what uniform routing gives.
