@@ -15,7 +15,7 @@ from benchmarks.bench_ranks import Training, Way, counted
 from benchmarks.measuring import MIB
 from benchmarks.models import SYSTEMS, toy_task
 from smoe_mt import cli
-from smoe_mt.analysis.cost import expected_visits
+from smoe_mt.moe.strata import expected_visits
 from smoe_mt.analysis.hardware import Hardware, preset
 from smoe_mt.analysis.scaling import (
     Forecast,

@@ -2,7 +2,7 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, stacking, stratified, switch, vanilla
+from smoe_mt.moe.systems import cmr, eom, mpoe, stacking, stratified, switch, vanilla, xmoe
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -11,6 +11,8 @@ SYSTEMS = Systems(
     cmr.SYSTEM,
     stacking.SYSTEM,
     stratified.SYSTEM,
+    xmoe.SYSTEM,
+    mpoe.SYSTEM,
 )
 
 
