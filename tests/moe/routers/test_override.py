@@ -95,6 +95,5 @@ def test_more_than_a_gate_sees_is_refused(block: StratifiedMoE) -> None:
 
 
 def test_training_is_refused(block: StratifiedMoE) -> None:
-    with pytest.raises(ValueError, match="call model.eval"):
-        with routing_override(block.train(), selection=TopK(1)):
-            pass
+    with pytest.raises(ValueError, match="call model.eval"), routing_override(block.train(), selection=TopK(1)):
+        pass
