@@ -24,13 +24,13 @@ from smoe_mt.checkpoints.exported import fingerprint
 from smoe_mt.checkpoints.schema import place_of
 from smoe_mt.errors import UserError
 from smoe_mt.files import PARTIAL, sync
-from smoe_mt.moe.experts import STACKED
+from smoe_mt.moe.experts.base import SHARED
 
 SHARDS = "shards"  # in the checkpoint: see `Shards.state`
 MODEL, OPTIMISER = "model", "last_optimizer_state"
 PARTS = (MODEL, OPTIMISER)  # of a checkpoint, whose tensors go into the folder
 FOLDER = re.compile(r"shards_\d+(_\d+)?")
-EXPERTS = re.compile(rf"\.experts\.({'|'.join(STACKED)})(\.|$)")  # in a name: a stack of them
+EXPERTS = re.compile(rf"\.experts\.(?!{SHARED}\.)")  # in a parameter's name: a stack with an entry for each expert
 FILE = re.compile(r"[\w-]+\.safetensors")
 BYTES_OF_A_FILE = 1 << 30  # of a rank; a file is put together in memory before it is written
 REMEDY = "take another checkpoint, or copy its folder again"

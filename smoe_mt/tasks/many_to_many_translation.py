@@ -19,8 +19,8 @@ from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, distributed
 
 from smoe_mt.errors import UserError
-from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
-from smoe_mt.moe.remote import serve
+from smoe_mt.moe.distributed.expert_parallel import serve
+from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig

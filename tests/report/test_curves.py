@@ -23,7 +23,7 @@ JSON = """\
 2026-11-24 09:58:44 | INFO | train_inner | {"epoch": 1, "update": 0.08, "loss": "8.9", "lr": "0.0022", "num_updates": "200"}
 2026-11-24 10:02:28 | INFO | valid | {"epoch": 1, "valid_loss": "7.243", "valid_bleu": "1.56", "valid_num_updates": "200"}
 """
-STRATIFIED = {"moe": "stratified", "strata": [1, 2]}
+STRATIFIED = {"moe": "stratified", "strata": [1, 2], "moe_freq": 2, "encoder_layers": 2, "decoder_layers": 2}
 
 
 def make_run(folder: Path, logdir: str | None = None) -> Run:
@@ -127,7 +127,8 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
 
 
 def test_strata_of_the_experts_at_a_gate() -> None:
-    model = {"moe": "stratified", "strata": [2, 1, 3]}
-    assert strata_at(model, 1, 6) == [1, 1, 2, 3, 3, 3]
-    assert strata_at(model, 3, 3) == [3, 3, 3]
-    assert strata_at({"moe": "vanilla"}, 1, 2) == [1, 1]
+    model = {**STRATIFIED, "strata": [2, 1, 3]}
+    assert strata_at(model, "encoder", 1, 1, 6) == [1, 1, 2, 3, 3, 3]
+    assert strata_at(model, "decoder", 1, 3, 3) == [3, 3, 3]
+    assert strata_at({**STRATIFIED, "strata": [[2, 1], [1, 2]]}, "decoder", 1, 1, 3) == [1, 2, 2]
+    assert strata_at({**STRATIFIED, "moe": "vanilla"}, "encoder", 1, 1, 2) == [1, 1]
