@@ -4,7 +4,6 @@ options; cleaning and binarising are done once a pair. All of them read and writ
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,13 +20,14 @@ from data_prep.clean import CleanOptions
 from data_prep.cleaning import Filters, clean_pair
 from data_prep.corpora.base import TRAIN, Corpus
 from data_prep.corpora.languages import two_letter_codes
-from data_prep.files import fingerprint, read_json, say, write_bytes, write_json, write_lines
+from data_prep.files import fingerprint, read_json, say
 from data_prep.language_check import Identifier
 from data_prep.rows import ENGLISH, languages_of, read_rows
 from data_prep.split import Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
 from smoe_mt.errors import UserError
+from smoe_mt.files import write_bytes, write_json, write_lines
 
 RECIPE = 2  # of this code: another number makes every stage run again
 HELD_OUT, BEYOND, SKIPPED = "strings held out", "beyond --max-pairs", "longer than 250 pieces"
@@ -61,6 +61,7 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
     request = [RECIPE, corpus.name, corpus.benchmark, wanted, corpus.identity(), asdict(options)]
     if data_folder.is_complete(out, request) and not refresh:
         say(f"{out} is complete already, made from the same text with the same options: nothing to do")
+        data_folder.finish(out)  # a run that was killed may have left it
         done = dict(read_json(out / data_folder.CORPUS))
         _say_missing(done["missing"])
         return done
@@ -121,7 +122,7 @@ def _finish(out: Path, work: Work, value: dict[str, Any], folders: list[Path]) -
     write_bytes(card / CARD, render(value, sizes).encode())
     value["checksums"] = data_folder.publish(out, [*folders, card], {DONE})
     write_json(out / data_folder.CORPUS, value)
-    shutil.rmtree(work.folder)
+    data_folder.finish(out)
     _say_missing(value["missing"])
     return value
 

@@ -8,7 +8,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.files import read_lines, write_lines
+from data_prep.files import read_lines
+from smoe_mt.files import write_lines
 
 ENGLISH = "en"
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")

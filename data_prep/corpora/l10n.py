@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
 from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.folders import scratch_directory
 
 PLACEHOLDERS = re.compile(
     r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])"
@@ -98,8 +98,8 @@ class L10nCorpus:
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Read all packages; rows are unique and in the order of the table, the Declaration is the split test_udhr."""
         records: dict[str, SourceRecord] = {}
-        with tempfile.TemporaryDirectory(dir=folder, prefix="parts-") as parts:
-            tasks = list(self._tasks(Path(parts)))
+        with scratch_directory(folder, "parts") as parts:
+            tasks = list(self._tasks(parts))
             results = ordered_map(read_source, tasks, self.placeholders, workers)
             for task, found in zip(tasks, tqdm(results, total=len(tasks), desc="extract", unit="part")):
                 for name in found:
@@ -172,14 +172,14 @@ def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
     split = DECLARED if task.source == DECLARATION else TRAIN
     counts: dict[str, int] = {}
     seen: set[int] = set()
-    with tempfile.TemporaryDirectory(dir=task.folder.parent, prefix="unpacked-") as root, ExitStack() as stack:
+    with scratch_directory(task.folder.parent, "unpacked") as root, ExitStack() as stack:
         for package in task.packages:
-            error = unpack(package, Path(root) / package.name, lambda name: reader.files.fullmatch(name) is not None)
+            error = unpack(package, root / package.name, lambda name: reader.files.fullmatch(name) is not None)
             if error is not None:
                 say(f"extract: {package.path} cannot be unpacked; going on without it ({error})")
         task.folder.mkdir()
         files: dict[str, TextIO] = {}
-        for entry in reader.read(Path(root), task.languages):
+        for entry in reader.read(root, task.languages):
             name = f"{split}.{pair_name(entry.language, ENGLISH)}.tsv"
             for english, foreign in sentences_of(entry, task.source):
                 if (key := hash_of(entry.language, foreign, english)) in seen:

@@ -13,8 +13,8 @@ from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, his
 from smoe_mt.analysis.tokens import TokenCapacity
 from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.files import partial_text, write_json, write_text
 from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.files import atomic_text, write_json, write_text
 from smoe_mt.generation.checkpoint import LoadedModel, load_model, results_folder, run_name_parts
 
 NUMBERS = "requested_capacity.json"
@@ -79,7 +79,7 @@ def analyse(
         sentences = ShownSentences(blocks, task.dictionary)
         ranks = FrequencyRanks(task, request.split)
         name = run_name_parts(loaded.checkpoint)[-1]
-        with partial_text(folder / TOKENS) as stream:
+        with atomic_text(folder / TOKENS) as stream:
             tokens = TokenCapacity(blocks, task.dictionary, ranks, stream, min_count)
             report = requested_capacity(loaded, request, name, (tokens, sentences))
         report.extremes.extend(tokens.extremes)

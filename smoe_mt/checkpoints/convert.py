@@ -21,6 +21,7 @@ from smoe_mt.checkpoints.released import PART
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
+from smoe_mt.files import output_file
 from smoe_mt.generation.checkpoint import DTYPES, TASK, find_checkpoint, pick_dtype
 
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"{out}: give a name that ends with .pt (`smoe-mt export` writes a folder that translates anywhere)"
         )
+    output_file(out)
     path = find_checkpoint(args.model)
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: it is what is to be converted; give another name")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt.errors import UserError
+from smoe_mt.files import checked_name
 
 FORMAT = 1
 DIRECTION = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*-[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
@@ -182,6 +183,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not a data folder of format {FORMAT}; prepare it again with this version of smoe-mt")
     if not card.get("pairs") or not isinstance(card.get("splits"), dict):
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
+    for name in (*card["pairs"], *card["splits"]):
+        checked_name(name, file)  # parts of the names of files
     return card
 
 

@@ -16,7 +16,8 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
-from smoe_mt.training.whole_files import copy_whole, whole_file
+from smoe_mt.files import atomic_file
+from smoe_mt.training.whole_files import copy_whole
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class NoticingFile:
 
 def save_whole(state: Any, filename: str) -> None:
     """torch.save, whole or not at all. OSError where the file cannot be written."""
-    with whole_file(filename) as file:
+    with atomic_file(filename) as file:
         noticing = NoticingFile(file)
         try:
             torch.save(state, noticing)  # type: ignore[arg-type]  # of a file it only needs these two
