@@ -21,7 +21,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.corpora.moses import read_moses
@@ -35,6 +34,7 @@ from data_prep.rows import ENGLISH, Row, languages_of
 from smoe_mt.errors import UserError
 from smoe_mt.files import checked_name
 from smoe_mt.folders import scratch_directory
+from smoe_mt.paper.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 
 PRIMARY = (
     "bible_uedin",
