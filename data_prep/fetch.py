@@ -207,15 +207,19 @@ def unpack(package: Package, folder: Path, wanted: Callable[[str], bool]) -> str
         else:
             with tarfile.open(package.path, mode="r|*") as archive:
                 _extract(archive, folder, wanted)
-    except (UserError, MemoryError):
-        raise
-    except (
-        Exception
-    ) as error:  # a package that is damaged by design raises nearly anything in Python's readers of archives
-        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-            raise
-        return f"{type(error).__name__}: {error}".splitlines()[0][:LONGEST_REASON].rstrip(": ")
+    except Exception as error:  # noqa: BLE001 (see fault_of_package)
+        return fault_of_package(error)
     return None
+
+
+def fault_of_package(error: Exception) -> str:
+    """What an error in reading a package says of it: one that is damaged by design raises nearly anything in the readers of
+    archives and catalogues. Raises the error again where this machine is at fault, or the user.
+    """
+    if isinstance(error, (UserError, MemoryError)) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
+        raise error
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return lines[0][:LONGEST_REASON].rstrip(": ")
 
 
 def _unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool]) -> str | None:

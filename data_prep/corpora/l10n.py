@@ -16,7 +16,7 @@ from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.corpora.packages import READERS, Entry
 from data_prep.corpora.sources import DECLARATION, SOURCES, Source
 from data_prep.directions import ENGLISH_ONLY, Pairs
-from data_prep.fetch import Package, fetch, unpack
+from data_prep.fetch import Package, fault_of_package, fetch, unpack
 from data_prep.files import say
 from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
@@ -179,7 +179,7 @@ def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
                 say(f"extract: {package.path} cannot be unpacked; going on without it ({error})")
         task.folder.mkdir()
         files: dict[str, TextIO] = {}
-        for entry in reader.read(root, task.languages):
+        for entry in _entries(task, root):
             name = f"{split}.{pair_name(entry.language, ENGLISH)}.tsv"
             for english, foreign in sentences_of(entry, task.source):
                 if (key := hash_of(entry.language, foreign, english)) in seen:
@@ -190,6 +190,14 @@ def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
                 files[name].write("\t".join(Row(task.source.name, foreign, english)) + "\n")
                 counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items()))
+
+
+def _entries(task: _Task, root: Path) -> Iterator[Entry]:
+    """What the source's reader finds in its unpacked packages, up to what it cannot read."""
+    try:
+        yield from READERS[task.source.reader].read(root, task.languages)
+    except Exception as error:  # noqa: BLE001 (see fault_of_package)
+        say(f"extract: {task.source.name} cannot be read further; going on with what was read ({fault_of_package(error)})")
 
 
 def join_by_english(folder: Path, split: str, pair: str) -> None:
