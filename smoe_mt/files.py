@@ -145,9 +145,10 @@ def output_file(path: str | Path) -> Path:
         if found is not None and not stat.S_ISREG(found.st_mode):
             raise UserError(f"{path} is {kind_of(found.st_mode)}; give the name of a file")
         place = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+        if not place.parent.is_dir():
+            raise UserError(f"{path}: there is no folder {place.parent.absolute()}")
         if not os.access(place.parent, os.W_OK | os.X_OK):
-            code = errno.EACCES if place.parent.is_dir() else errno.ENOENT
-            raise OSError(code, f"{place.parent.absolute()}: {os.strerror(code)}")
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     return place
 
 
