@@ -15,8 +15,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 
 from data_prep.columns import read_blocks
-from data_prep.parallel import chunks, ordered_map
 from smoe_mt.files import write_lines
+from smoe_mt.processes import chunks, ordered_map
 
 SPM_SPECIALS = 3  # <unk> <s> </s>; fairseq has <s> <pad> </s> <unk>
 LONGEST_TRAINING = 250
