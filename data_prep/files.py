@@ -1,14 +1,13 @@
-"""Writing files whole or not at all, and saying plainly when the disk is full."""
+"""Reading files, and saying plainly when the disk is full."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +24,11 @@ def say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: nobody sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """One string a line, UTF-8, through a temporary name."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as out:
-        out.writelines(line + "\n" for line in lines)
-    os.replace(temporary, path)
-
-
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, without their newline."""
     with open(path, encoding="utf-8", newline="\n") as lines:
         for line in lines:
             yield line.rstrip("\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, keys in the order in which they were put in."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -82,6 +82,28 @@ def _check_part(path: Path, expected: dict[str, Any]) -> None:
         raise UserError(f"{path} is not the file that was exported (its size or SHA-256 differs); {REMEDY}")
 
 
+def own_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that `smoe-mt export` wrote there; none where its config.json does not say that it did.
+
+    README.md is one of them as long as nobody has changed it.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    if not isinstance(config, dict) or "smoe_mt_export" not in config:
+        return []
+    files = config.get("files")
+    card = files.get(README) if isinstance(files, dict) else None
+    own = [name for name in (CONFIG, *PARTS) if _is_file(folder / name)]
+    unchanged = _is_file(folder / README) and fingerprint(folder / README) == card
+    return [*own, README] if unchanged else own
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
 def fingerprint(path: Path, progress: Callable[[int], Any] = lambda _: None) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file; `progress` is told how many bytes were read."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path, progress)}

@@ -16,6 +16,7 @@ from typing import Any
 
 from smoe_mt.checksums import is_intact
 from smoe_mt.errors import UserError
+from smoe_mt.files import checked_name
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.verification import Expected, verify
 
@@ -254,6 +255,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
     if not _is_sound(card):
         raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
+    for name in (*card["pairs"], *card["splits"]):
+        checked_name(name, file)  # parts of the names of files
     return card
 
 

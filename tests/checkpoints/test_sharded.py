@@ -243,3 +243,15 @@ def test_folders_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / "shards_7_1").is_dir()
     (tmp_path / "checkpoint_2_14.pt").write_bytes(b"damaged: which folder it names cannot be known")
     assert remove_unnamed(tmp_path, folder_named_by) == []
+
+
+def test_what_others_put_into_a_folder_of_tensors_stays(tmp_path: Path) -> None:
+    write_sharded(whole_state(), tmp_path / "checkpoint_1_7.pt")
+    (tmp_path / "shards_7" / "notes.txt").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.safetensors").touch()
+    (tmp_path / "shards_8").symlink_to("elsewhere")
+    (tmp_path / "checkpoint_1_7.pt").unlink()
+    remove_unnamed(tmp_path, folder_named_by)
+    assert [path.name for path in (tmp_path / "shards_7").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "elsewhere" / "model.safetensors").exists()

@@ -22,6 +22,7 @@ from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
+from smoe_mt.files import output_file
 from smoe_mt.models.meaning import meaning
 
 
@@ -58,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Average, and say what. Raises UserError for checkpoints that cannot be averaged."""
-    chosen = choose(args.models, args.last, args.best)
     out = Path(args.out)
+    output_file(out)
+    chosen = choose(args.models, args.last, args.best)
     if any(out.exists() and out.samefile(one.path) for one in chosen):
         raise UserError(f"--out {out}: it is one of the checkpoints to average; give another name")
     check_alike(chosen)

@@ -23,6 +23,7 @@ from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.devices import DTYPES, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.files import output_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"{out}: give a name that ends with .pt (`smoe-mt export` writes a folder that translates anywhere)"
         )
+    output_file(out)
     path = find_checkpoint(args.model)
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: it is what is to be converted; give another name")
