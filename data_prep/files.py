@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from smoe_mt import json_files
 from smoe_mt.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -54,10 +55,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, or ``None`` if the file is missing or broken."""
+    """The value in a JSON file, or ``None`` if the file is missing or broken. UserError for one that may not be read."""
+    if not path.is_file():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return json_files.read_json(path, "check its permissions")
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return None
 
 

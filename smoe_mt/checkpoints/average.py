@@ -113,7 +113,7 @@ def checkpoints_of(run_folder: Path) -> list[Summary]:
 def summarise(path: Path) -> Summary:
     """Look at a checkpoint; its tensors stay on the disk. UserError for a damaged one."""
     state = _open(path)
-    extra, settings = state.get("extra_state") or {}, _settings(state)
+    extra, settings = state.get("extra_state") or {}, state["cfg"]
     loss = extra.get("val_loss")
     weights: dict[str, Tensor] = state["model"]
     meaning = {key: str(settings["model"].get(key)) for key in MEANING}
@@ -133,14 +133,9 @@ def summarise(path: Path) -> Summary:
 
 def _open(path: Path) -> dict[str, Any]:
     state = open_checkpoint(path)
-    if "optimizer_history" not in state or not isinstance(_settings(state).get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's with its settings; give one that training wrote")
+    if not state.get("optimizer_history"):
+        raise UserError(f"{path}: it does not say after how many updates it was written; give one that training wrote")
     return state
-
-
-def _settings(state: dict[str, Any]) -> dict[str, Any]:
-    settings = state.get("cfg")
-    return settings if isinstance(settings, dict) else {}
 
 
 def check_alike(chosen: Sequence[Summary]) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from smoe_mt import register
-from smoe_mt.checkpoints.foreign import ForeignModel, fit_vocabulary, is_foreign, read_foreign
+from smoe_mt.checkpoints.foreign import ForeignModel, fit_vocabulary, read_foreign
 from smoe_mt.checkpoints.reading import first_sentence, read_checkpoint
 from smoe_mt.checkpoints.released import PART
+from smoe_mt.checkpoints.settings import TASK, check_sizes, is_own
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import DTYPES, TASK, find_checkpoint, pick_dtype
+from smoe_mt.generation.checkpoint import DTYPES, find_checkpoint, pick_dtype
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
 def converted(path: Path, data: str | None, dictionary: str | None) -> dict[str, Any]:
     """The checkpoint as one of smoe_mt. UserError where it cannot be one."""
     if not PART.fullmatch(path.stem):
-        state = read_checkpoint(path, PARTS)
-        if not is_foreign(state):
+        state = read_checkpoint(path, PARTS, foreign=True)
+        if is_own(state):
             return {key: value for key, value in state.items() if key != SHARDS}
     if not data:
         raise UserError(f"{path}: not a model of smoe_mt; say with --data which data folder it will be used with")
@@ -95,6 +96,7 @@ def from_foreign(foreign: ForeignModel, data: str | Path) -> dict[str, Any]:
     from smoe_mt.tasks.config import ManyToManyTranslationConfig
 
     settings = asdict(SMoETransformerConfig()) | foreign.settings | {"_name": "smoe_transformer"}
+    check_sizes(settings, foreign.weights, foreign.path)
     task_settings = asdict(ManyToManyTranslationConfig()) | {"_name": TASK, "data": str(Path(data).absolute())}
     task_settings |= {name: settings[name] for name in ("max_source_positions", "max_target_positions")}
     task_settings |= {"seed": 1, "train_subset": "train"}  # which fairseq takes from sections that are not here

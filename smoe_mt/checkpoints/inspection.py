@@ -18,9 +18,10 @@ from torch import Tensor
 from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.exported import PARTS
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.settings import TASK
 from smoe_mt.checkpoints.sharded import Shards
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import TASK, find_checkpoint
+from smoe_mt.generation.checkpoint import find_checkpoint
 from smoe_mt.models.config import HAS_STRATA
 
 #: Settings that say what a model is, where it has them.
@@ -50,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
 
 def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]:
     """All that is known of a checkpoint, in plain values. UserError where it cannot be opened."""
-    state = open_checkpoint(path)
+    state = open_checkpoint(path, foreign=True)
     history = (state.get("optimizer_history") or [{}])[-1]
-    extra, settings = state.get("extra_state") or {}, settings_of(state)
-    model = settings.get("model") or {}
+    extra, settings = state.get("extra_state") or {}, state["cfg"]
+    model = settings["model"]
     loss = extra.get("val_loss")
     found = {
         "path": str(path),
@@ -65,8 +66,8 @@ def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]
         "epoch": (extra.get("train_iterator") or {}).get("epoch"),
         "validation_loss": None if loss is None else float(loss),
         "mean_of": extra.get("averaged"),
-        "task": (settings.get("task") or {}).get("_name") or settings.get("task_name"),
-        "architecture": model.get("_name") or model.get("arch"),
+        "task": settings["task"].get("_name"),
+        "architecture": model.get("_name"),
         "model": {name: model[name] for name in SETTINGS if name in model and name not in unused_settings(model)},
         "parameters": count_parameters(state),
         "precision": dict(Counter(type_name(weight) for weight in state["model"].values())),
@@ -75,16 +76,6 @@ def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]
     if with_weights:
         found["weights"] = [[name, list(one.shape), type_name(one)] for name, one in state["model"].items()]
     return found
-
-
-def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """cfg, in plain values; of older checkpoints args, all of which belong to the model as far as can be told."""
-    settings = state.get("cfg")
-    if isinstance(settings, dict):
-        model = settings.get("model")
-        return {**settings, "model": vars(model) if isinstance(model, argparse.Namespace) else model}
-    args = vars(state["args"]) if isinstance(state.get("args"), argparse.Namespace) else {}
-    return {"model": args, "task_name": args.get("task")}
 
 
 def unused_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -121,7 +112,7 @@ def damage_of(path: Path) -> str | None:
 
 def uses_of(state: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What can be done with it."""
-    if (settings.get("task") or {}).get("_name") != TASK:
+    if settings["task"].get("_name") != TASK:
         return ["convert"]
     going_on = state.get("last_optimizer_state") is not None and "train_iterator" in (state.get("extra_state") or {})
     return [*(["resume"] if going_on else []), "translate", "fine-tune"]

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.files import beside
+from smoe_mt.json_files import read_json_object
 
 SCORES = "scores.json"
 COMPARISON = "comparison.json"
@@ -121,10 +122,9 @@ def _writing(folder: Path) -> Iterator[None]:
 def _read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty for one that is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _side_by_side(corpus: Corpus) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from smoe_mt.json_files import parse_json
 from smoe_mt.report.run import Run
 
 PARTS = ("train_inner", "valid")
@@ -87,8 +87,10 @@ def parse_log(lines: Iterable[str]) -> dict[str, dict[str, Series]]:
 def _values(content: str, part: str) -> dict[str, float]:
     if content.startswith("{"):
         try:
-            found = json.loads(content)
+            found = parse_json(content)
         except ValueError:
+            return {}
+        if not isinstance(found, dict):
             return {}
         pairs = [(key.removeprefix(f"{part}_"), value) for key, value in found.items()]
     else:

@@ -5,7 +5,6 @@ Everything is found relative to the folder, so that it can be moved or copied to
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt.errors import UserError
+from smoe_mt.json_files import read_json
 
 FORMAT = 1
 DIRECTION = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*-[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
@@ -174,10 +174,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again, it goes on"
         )
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); prepare the data folder again") from error
+    card = read_json(file, "prepare the data folder again")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file}: not a data folder of format {FORMAT}; prepare it again with this version of smoe-mt")
     if not card.get("pairs") or not isinstance(card.get("splits"), dict):

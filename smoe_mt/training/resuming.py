@@ -54,7 +54,7 @@ def checkpoints_beside(path: Path) -> list[Path]:
 def _updates(path: Path) -> int | None:
     """Updates made by a checkpoint that can be gone on from; None for others (averages, damaged files)."""
     try:
-        state = open_checkpoint(path)
+        state = open_checkpoint(path, foreign=True)  # of a model of fairseq's that is trained with our task, too
         if "train_iterator" not in state["extra_state"] or state.get("last_optimizer_state") is None:
             return None
         return int(state["optimizer_history"][-1]["num_updates"])

@@ -26,8 +26,9 @@ from fairseq.trainer import Trainer
 from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
 
-from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
+from smoe_mt.checkpoints.reading import check_whole, first_sentence, open_checkpoint
 from smoe_mt.errors import UserError
+from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training import preemption
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq says of weights that do not fit
 
 
+# What fairseq and torch raise for an optimiser's state of another optimiser, of other parameters, or of no sense.
+MISFITS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
 SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
@@ -84,7 +87,8 @@ class CheckingTrainer(SpreadTrainer):
         self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
-            self.task.load_state_dict(open_checkpoint(filename).get("task_state") or {})
+            trains_ours = isinstance(self._model, SMoETransformerModel)
+            self.task.load_state_dict(open_checkpoint(filename, foreign=not trains_ours).get("task_state") or {})
         state = self._load(filename, *args, **kwargs)
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
@@ -98,6 +102,11 @@ class CheckingTrainer(SpreadTrainer):
             return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
             raise
+        except MISFITS as error:
+            raise UserError(
+                f"{filename}: the state of its training cannot be taken up ({first_sentence(error)}); start anew from its "
+                "weights with checkpoint.finetune_from_model, or set checkpoint.reset_optimizer"
+            ) from error
         except Exception as error:
             if OTHER_MODEL not in str(error):
                 raise
