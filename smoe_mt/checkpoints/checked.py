@@ -54,10 +54,12 @@ def _check_weights(weights: Mapping[Any, Any], path: Path) -> None:
 
 
 def _check_history(history: Any, path: Path) -> None:
-    if history in (None, []):
+    if history is None:
         return
     if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
         raise UserError(f"{path}: optimizer_history is no list of dictionaries; {REMEDY}")
+    if not history:
+        return
     _check(history[-1], "num_updates", int, path, "optimizer_history", COUNT)
     rates = history[-1].get("lr_scheduler_state", {})
     if not isinstance(rates, dict) or not all(_is_number(value) or _are_numbers(value) for value in rates.values()):

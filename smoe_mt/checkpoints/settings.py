@@ -55,7 +55,7 @@ def own_settings(settings: Any, weights: Mapping[str, Tensor], path: Path) -> Se
     task, model = (_section(settings, name, path) for name in ("task", "model"))
     if task.get("_name") != TASK:
         raise UserError(f"{path}: a model of the task {_named(task)}, and smoe_mt reads those of {TASK}")
-    if model.get("_name") not in own_architectures():
+    if not is_own({"cfg": {"model": model}}):
         raise UserError(
             f"{path}: model._name is {_named(model)}, and smoe_mt builds {', '.join(sorted(own_architectures()))} alone; "
             "give a checkpoint of smoe_mt (`smoe-mt checkpoint convert` reads fairseq's transformer)"
