@@ -36,15 +36,13 @@ def checked_state(state: Any, path: Path, foreign: bool = False) -> dict[str, An
         raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
     _check_weights(state["model"], path)
     _check_history(state.get("optimizer_history"), path)
-    extra = state.get("extra_state")
-    _check_extra(extra, path)
-    if foreign and not is_own(state):
-        return {**state, "args": None, "cfg": transformer_settings(state, path)}
+    _check_extra(state.get("extra_state"), path)
     _check_task_state(state.get("task_state"), path)
-    if extra is not None:
-        _check_meters(extra.get("metrics"), path)
-        _check_counters(extra.get("smoe_mt"), path)
-    return {**state, "args": None, "cfg": own_settings(state.get("cfg"), state["model"], path)}
+    if foreign and not is_own(state):
+        settings = transformer_settings(state, path)
+    else:
+        settings = own_settings(state.get("cfg"), state["model"], path)
+    return {**state, "args": None, "cfg": settings}
 
 
 def _check_weights(weights: Mapping[Any, Any], path: Path) -> None:
@@ -81,6 +79,8 @@ def _check_extra(extra: Any, path: Path) -> None:
         for name, value in iterator.items():
             kind = bool if isinstance(value, bool) else int
             _check(iterator, name, kind, path, "extra_state.train_iterator", EPOCHS if name == "epoch" else COUNT)
+    _check_meters(extra.get("metrics"), path)
+    _check_counters(extra.get("smoe_mt"), path)
 
 
 def _check_measure(extra: Mapping[str, Any], name: str, path: Path) -> None:
@@ -108,7 +108,8 @@ def _is_meter(entry: Any) -> bool:
     if not isinstance(entry, (list, tuple)) or len(entry) != 4:
         return False
     priority, name, kind, state = entry
-    numbers = isinstance(state, dict) and all(_is_number(one) for one in state.values())
+    # A tensor of many numbers is one of those that BLEU is summed up from.
+    numbers = isinstance(state, dict) and all(isinstance(one, Tensor) or _is_number(one) for one in state.values())
     named = isinstance(priority, int) and isinstance(name, str) and isinstance(kind, str) and kind in METERS
     return numbers and named and METERS[kind] <= set(state)
 

@@ -22,6 +22,8 @@ from tests.conftest import TrainedRun
 from tests.toy import smallest_settings
 
 FILE = Path("elsewhere.pt")
+TABLE = torch.zeros(4, 10, dtype=torch.float64)  # as validation by BLEU logs it
+BLEU = (10, "_bleu", "AverageMeter", {"val": TABLE, "sum": TABLE, "count": 1, "round": None})
 METER = (10, "loss", "AverageMeter", {"val": 1.0, "sum": 2.0, "count": 2, "round": 3})
 
 
@@ -34,7 +36,7 @@ def state() -> dict[str, Any]:
         "task_state": {"vocabulary": {"size": 4, "sha256": "0" * 64, "folder": "data"}},
         "extra_state": {
             "val_loss": 1.0,
-            "metrics": {"default": [METER]},
+            "metrics": {"default": [METER, BLEU]},
             "train_iterator": {"epoch": 1, "iterations_in_epoch": 2, "shuffle": True},
             "smoe_mt": {"nonfinite": {"total": 0, "in_a_row": 0}, "early_stopping": {"best": 1.0}},
         },
