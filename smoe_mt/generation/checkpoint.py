@@ -15,9 +15,9 @@ from omegaconf import DictConfig, open_dict
 from smoe_mt import register
 from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS
 from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
+from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
 from smoe_mt.checkpoints.reading import first_sentence, open_checkpoint
 from smoe_mt.errors import UserError
-from smoe_mt.generation.hub import fetch, looks_like_model_id
 
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", WEIGHTS)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

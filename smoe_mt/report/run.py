@@ -11,8 +11,8 @@ from typing import Any
 from smoe_mt import json_files, register
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.evaluation.files import SCORES
-from smoe_mt.evaluation.paper import row_name
 from smoe_mt.generation.checkpoint import find_checkpoint, results_folder
+from smoe_mt.paper.scores import row_name
 
 
 @dataclass(frozen=True)
