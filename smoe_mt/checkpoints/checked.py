@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoe_mt.checkpoints.settings import REMEDY, is_own, own_settings, transformer_settings
+from smoe_mt.checkpoints.settings import REMEDY, is_own, own_settings
+from smoe_mt.checkpoints.transformer_settings import transformer_settings
 from smoe_mt.errors import UserError
 from smoe_mt.ranges import COUNT, Range, problem, shown
 

@@ -66,6 +66,8 @@ def from_state(state: Mapping[str, Any], path: Path, dictionary: str | Path | No
         raise UserError(
             f"{path}: no transformer for translation ({missing[0] if missing else 'no settings'} is missing)"
         )
+    if any(weights[name].dim() != 2 for name in EMBEDDINGS if name in weights):
+        raise UserError(f"{path}: its embeddings are no matrices; take another checkpoint")
     _check_version(weights, path)
     weights.setdefault(EMBEDDINGS[2], weights[EMBEDDINGS[1]])  # fairseq's of before 2020 had no such name for it
     rest, blocks = released_blocks(weights)

@@ -15,7 +15,6 @@ interpolations such as ``${oc.env:HOME}``, and prefers an old ``args`` to ``cfg`
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from argparse import Namespace
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.errors import UserError
 from smoe_mt.ranges import CRITERION, MODEL, Range, kinds_of, problem, problem_of_strata, shown
 from smoe_mt.ranges import TASK as TASK_RANGES
@@ -39,10 +39,6 @@ SUBSET = re.compile(r"[A-Za-z0-9][\w.,-]{0,199}")
 NEVER_TAKEN = ("scoring", "bpe", "tokenizer")
 HARMLESS_CRITERIONS = ("stratified_routing", "label_smoothed_cross_entropy", "cross_entropy")
 REMEDY = "take another checkpoint, or one that this version of smoe_mt wrote"
-
-#: fairseq's and the released code's names of a transformer for translation, none of which is built by its name.
-TRANSFORMER = re.compile(r"(multilingual_)?transformer\w{0,80}")
-SIDES = ("encoder", "decoder")
 
 
 def own_settings(settings: Any, weights: Mapping[str, Tensor], path: Path) -> Settings:
@@ -60,8 +56,9 @@ def own_settings(settings: Any, weights: Mapping[str, Tensor], path: Path) -> Se
             f"{path}: model._name is {_named(model)}, and smoe_mt builds {', '.join(sorted(own_architectures()))} alone; "
             "give a checkpoint of smoe_mt (`smoe-mt checkpoint convert` reads fairseq's transformer)"
         )
-    checked = {**_other_sections(settings, path), "model": _own_model(model, path), "task": _own_task(task, path)}
-    check_sizes(checked["model"], weights, path)
+    own = _own_model(model, path)
+    check_sizes(own, weights, path)
+    checked = {**_other_sections(settings, path), "model": own, "task": _own_task(task, path)}
     return {name: checked[name] for name in settings if name in checked}
 
 
@@ -86,7 +83,7 @@ def is_own(state: Mapping[str, Any]) -> bool:
 
 
 def _section(settings: Settings, name: str, path: Path) -> Settings:
-    section = _as_dict(settings.get(name))
+    section = as_dict(settings.get(name))
     if not section:
         raise UserError(f"{path}: it has no settings of its {name}; {REMEDY}")
     return section
@@ -151,7 +148,7 @@ def _other_sections(settings: Settings, path: Path) -> dict[str, Settings | None
     from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
     from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 
-    dataclasses_ = {field.name: field.type for field in dataclasses.fields(FairseqConfig)}
+    dataclasses_: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(FairseqConfig)}
     registries = {"optimizer": OPTIMIZER_DATACLASS_REGISTRY, "lr_scheduler": LR_SCHEDULER_DATACLASS_REGISTRY}
     found: dict[str, Settings | None] = {}
     for name, section in settings.items():
@@ -207,7 +204,7 @@ class Budget:
         if isinstance(value, (list, tuple)):
             return [self.plain(one, where, depth + 1) for one in value]
         kind = type(value)
-        wrong = f"must be a plain value, not {shown(value)}"
+        wrong: str | None = f"must be a plain value, not {shown(value)}"
         if value is None or kind is bool:
             wrong = None
         elif kind in (int, float, str):
@@ -218,112 +215,7 @@ class Budget:
         return value
 
 
-# --- sizes against what the file has ---
-
-
-def check_sizes(model: Settings, weights: Mapping[str, Tensor], path: Path) -> None:
-    """UserError for settings of a larger model than the file has numbers for: it would be allocated before it is filled.
-
-    `model`: settings of ``smoe_transformer``, each in its range.
-    """
-    described, stored = fewest_parameters(model), stored_numbers(weights)
-    if described > stored:
-        raise UserError(
-            f"{path}: its settings describe a model of at least {described:,} parameters, and it holds {stored:,} numbers; "
-            "take another checkpoint"
-        )
-
-
-def fewest_parameters(model: Settings) -> int:
-    """A lower bound of the model's parameters: matrices of its layers, without embeddings, norms and biases."""
-    from smoe_mt.models.config import HAS_STRATA, SMoETransformerConfig
-    from smoe_mt.moe import parse_strata
-
-    full = dataclasses.asdict(SMoETransformerConfig()) | model
-    stratified = full["moe"] == "stratified"
-    strata = parse_strata(full["strata"]) if full["moe"] in HAS_STRATA else (full["num_experts"],)
-    visible = sum(sum(strata[i:]) for i in range(len(strata))) if stratified else sum(strata)
-    total = 0
-    for side in SIDES:
-        dim, ffn_dim, layers = (full[f"{side}_{name}"] for name in ("embed_dim", "ffn_embed_dim", "layers"))
-        blocks = 0 if full["moe"] == "none" else layers // full["moe_freq"]
-        attention = 4 * dim * dim
-        if side == "decoder":
-            attention += 2 * dim * dim + 2 * dim * full["encoder_embed_dim"]
-        experts = sum(strata) * 2 * dim * ffn_dim + visible * dim
-        total += layers * attention + (layers - blocks) * 2 * dim * ffn_dim + blocks * experts
-    return total
-
-
-def stored_numbers(weights: Mapping[str, Tensor]) -> int:
-    """How many numbers lie behind these tensors, shared ones counted once; of those on "meta" what their shapes say."""
-    seen: set[int] = set()
-    total = 0
-    for tensor in weights.values():
-        if tensor.is_meta:
-            total += math.prod(tensor.shape)
-            continue
-        storage = tensor.untyped_storage()
-        if storage.nbytes() and storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total += storage.nbytes() // tensor.element_size()
-    return total
-
-
-# --- fairseq's transformer, to convert ---
-
-
-def transformer_settings(state: Mapping[str, Any], path: Path) -> dict[str, Settings]:
-    """What converting needs of the settings of fairseq's transformer, checked, as sections model and task.
-
-    Of checkpoints from before fairseq had ``cfg`` they are in ``args``; those of the model then have the task's in them. Raises
-    UserError for another kind of model. What converting does not need is left out: no model is built from it.
-    """
-    config = state.get("cfg")
-    old = not isinstance(config, Mapping)
-    model, task = (_as_dict(state.get("args") if old else config.get(name)) for name in ("model", "task"))
-    name = model.get("_name") or model.get("arch")
-    task_name = task.get("task") if old else task.get("_name")
-    if name is not None and not (isinstance(name, str) and TRANSFORMER.fullmatch(name)):
-        raise UserError(
-            f"{path}: a model {shown(name)[:60]}, and of fairseq's models only the transformer for translation is read"
-        )
-    found = {"_name": name} if name else {}
-    for key, kind, allowed in _wanted_of_transformer():
-        value = model.get(key)
-        wrong = problem(kind, value, allowed) if value is not None else None
-        if wrong:
-            raise UserError(f"{path}: model.{key} {wrong}; take another checkpoint")
-        if value is not None:
-            found[key] = value
-    budget = Budget(path)
-    told = {key: budget.plain(value, f"model.{key}") for key in NOT_OURS if (value := model.get(key)) is not None}
-    given = {key: {**model, **task}.get(key) for key in TASK_OF_TRANSFORMER}
-    chosen = {key: budget.plain(value, f"task.{key}") for key, value in given.items() if value is not None}
-    named = {"_name": task_name} if isinstance(task_name, str) and NAME.fullmatch(task_name) else {}
-    return {"model": found | told, "task": named | chosen}
-
-
-#: Settings of fairseq's transformer that ours has not.
-NOT_OURS = (
-    *(f"{side}_learned_pos" for side in SIDES),
-    *("layernorm_embedding", "no_scale_embedding", "no_token_positional_embeddings", "no_cross_attention"),
-    *("cross_self_attention", "adaptive_input", "no_decoder_final_norm", "adaptive_softmax_cutoff"),
-)
-TASK_OF_TRANSFORMER = ("data", "langs", "lang_dict", "lang_pairs", "lang_tok_style")
-
-
-def _wanted_of_transformer() -> list[tuple[str, Any, Range | None]]:
-    from smoe_mt.models.config import SMoETransformerConfig
-
-    kinds = kinds_of(SMoETransformerConfig)
-    names = [f"{side}_{size}" for side in SIDES for size in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads")]
-    names += [*(f"{side}_normalize_before" for side in SIDES), "share_all_embeddings", "activation_fn"]
-    names += ["dropout", "attention_dropout", "activation_dropout", "max_source_positions", "max_target_positions"]
-    theirs = [("moe_top1_expert", bool, None), ("moe_eom", float, Range(0, 1))]
-    return [*((name, kinds[name], MODEL.get(name)) for name in names), *theirs]
-
-
-def _as_dict(section: Any) -> Settings:
+def as_dict(section: Any) -> Settings:
+    """A section as a dictionary, of older checkpoints made from a Namespace; empty for anything else."""
     found = vars(section) if isinstance(section, Namespace) else section
     return dict(found) if isinstance(found, Mapping) else {}

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoe_mt.checkpoints.checked import checked_state
-from smoe_mt.checkpoints.settings import fewest_parameters, stored_numbers
 from smoe_mt.checkpoints.sharded import SHARDS, Shards, fill
+from smoe_mt.checkpoints.sizes import fewest_parameters, stored_numbers
 from smoe_mt.checkpoints.writing import write_sharded
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import load_model
@@ -234,7 +234,7 @@ def test_of_fairseqs_transformer_only_what_converting_needs_is_taken(old: bool) 
 @pytest.mark.parametrize(
     "change",
     [{"arch": "transformer; x"}, {"arch": "fconv"}, {"encoder_layers": "[(1, 1)]"}, {"encoder_embed_dim": 10**9}]
-    + [{"adaptive_softmax_cutoff": Namespace(a=1)}, {"data": "${oc.env:HOME}"}, {"dropout": float("inf")}],
+    + [{"adaptive_softmax_cutoff": Namespace(a=1)}, {"data": "${oc.env:HOME}"}, {"lang_pairs": [1]}, {"langs": {"a": 1}}, {"dropout": float("inf")}],
 )
 def test_what_no_transformer_has_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^elsewhere.pt: [ -~]*$"):

@@ -18,8 +18,9 @@ from smoe_mt import register
 from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, read_foreign
 from smoe_mt.checkpoints.reading import first_sentence, read_checkpoint
 from smoe_mt.checkpoints.released_files import PART
-from smoe_mt.checkpoints.settings import TASK, check_sizes, is_own
+from smoe_mt.checkpoints.settings import TASK, is_own
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
+from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import DTYPES, find_checkpoint, pick_dtype
