@@ -23,12 +23,12 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.checkpoints.schema import TASK
 from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.errors import UserError
 from smoe_mt.ranges import CRITERION, MODEL, Range, kinds_of, problem, problem_of_strata, shown
 from smoe_mt.ranges import TASK as TASK_RANGES
 
-TASK = "many_to_many_translation"
 Settings = dict[str, Any]
 
 #: What a section may hold in all, and how deep; a hostile one that refers to itself is endless.
@@ -66,7 +66,7 @@ def own_architectures() -> set[str]:
     """Names under which the model of smoe_mt is registered."""
     from fairseq.models import ARCH_MODEL_REGISTRY
 
-    from smoe_mt import register
+    from smoe_mt.registration import register
 
     register()
     from smoe_mt.models.smoe_transformer import SMoETransformerModel

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from smoe_mt.checkpoints.locate import results_folder
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import LoadedModel, results_folder
+from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.json_files import read_json_object
 
 KIND_NAMES = {

@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smoe_mt import json_files, register
+from smoe_mt import json_files
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
+from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.evaluation.files import SCORES
-from smoe_mt.generation.checkpoint import find_checkpoint, results_folder
 from smoe_mt.paper.scores import row_name
+from smoe_mt.registration import register
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     checkpoint = find_checkpoint(path)
     register()
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
-    config, history = state["cfg"], state.get("optimizer_history") or [{}]
+    config, updates = state["cfg"], updates_of(state)
     folder = Path(data or config["task"].get("data") or "")
-    return Run(name, checkpoint, config, int(history[-1].get("num_updates", 0)), folder)
+    return Run(name, checkpoint, config, updates, folder)
 
 
 def read_json(path: Path) -> Mapping[str, Any] | None:

@@ -8,7 +8,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
@@ -19,11 +18,8 @@ Fill = Callable[[dict[str, Any], Path], None]
 _fill: list[Fill] = []
 
 
-def put_in_place() -> None:
-    """Let fairseq load through our own reading. Doing it again changes nothing."""
-    original = checkpoint_utils.load_checkpoint_to_cpu
-    if getattr(original, "says_what_is_damaged", False):
-        return
+def checked_loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_checkpoint_to_cpu`, which loads through our own reading."""
 
     @wraps(original)
     def load(path: str, arg_overrides: dict[str, Any] | None = None, load_on_all_ranks: bool = False) -> Any:
@@ -34,8 +30,7 @@ def put_in_place() -> None:
         (_fill[-1] if _fill else _weights_alone)(state, Path(path))
         return state
 
-    load.says_what_is_damaged = True  # type: ignore[attr-defined]
-    checkpoint_utils.load_checkpoint_to_cpu = load
+    return load
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from fairseq.tasks import TASK_REGISTRY
 
 from smoe_mt import cli
 from smoe_mt.checkpoints.checked import checked_state
-from smoe_mt.checkpoints.settings import TASK, own_architectures
+from smoe_mt.checkpoints.schema import TASK
+from smoe_mt.checkpoints.settings import own_architectures
 from smoe_mt.checkpoints.writing import write_sharded
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import read_for_fairseq
