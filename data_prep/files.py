@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from smoe_mt import json_files
 from smoe_mt.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -32,10 +32,14 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, or ``None`` if the file is missing or broken."""
+    """The value in a JSON file, or ``None`` if the file is missing or broken. UserError for one that may not be read."""
+    if not path.is_file():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return json_files.read_json(path, "check its permissions")
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return None
 
 

@@ -66,6 +66,8 @@ class Shards:
             sound = bool(FOLDER.fullmatch(shards.folder)) and all(FILE.fullmatch(name) for name in shards.files)
             sound &= all(isinstance(one["bytes"], int) and one["sha256"] for one in shards.files.values())
             sound &= isinstance(shards.tied, dict) and isinstance(shards.parameters, list)
+            names = [*shards.tied, *shards.tied.values(), *shards.parameters]
+            sound &= all(isinstance(name, str) for name in names)
         except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
@@ -302,6 +304,7 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
     if shards is None:
         return
     places = list(tensors_of(state, shards.parameters, parts))
+    _check_room(places, path, shards)
     found: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     room = sum(one["bytes"] for one in shards.files.values())
@@ -321,6 +324,16 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
     _load(targets, path, shards)
     for name, values, key in places:
         values[key] = found[shards.tied.get(name, name)]
+
+
+def _check_room(places: Sequence[Any], path: Path, shards: Shards) -> None:
+    """UserError for shapes that ask for more than the files hold: they would be allocated before anything is read."""
+    sizes = {}
+    for name, values, key in places:
+        sizes[shards.tied.get(name, name)] = math.prod(values[key].shape) * values[key].dtype.itemsize
+    files = [file for file in files_of(path, shards) if file.is_file()]
+    if sum(sizes.values()) > sum(file.stat().st_size for file in files):
+        raise UserError(f"{path}: it describes larger tensors than are in {path.parent / shards.folder}; {REMEDY}")
 
 
 def _load(targets: dict[str, Tensor], path: Path, shards: Shards) -> None:

@@ -6,7 +6,6 @@ A record beside the hypotheses says what they were made from, so that those that
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.files import CannotWrite, write_json, write_text
+from smoe_mt.json_files import read_json_object
 from smoe_mt.tasks.data_folder import DIRECTION
 
 SCORES = "scores.json"
@@ -131,10 +131,9 @@ def _writing(folder: Path) -> Iterator[None]:
 def _read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty for one that is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _entries(content: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS, Shards, fill, 
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
 from tests.ranks import on_ranks
+from tests.toy import smallest_settings
 
 EXPERTS = 5
 STACK = "encoder.layers.1.block.experts.w_in"
@@ -40,7 +41,7 @@ def whole_state() -> dict[str, Any]:
     }
     groups = [{"lr": 0.1, "params": [0, 1, 2]}]
     return {
-        "cfg": {"model": {"moe": "vanilla"}},
+        "cfg": smallest_settings(),
         "args": None,
         "model": weights,
         "optimizer_history": [{"num_updates": 7}],

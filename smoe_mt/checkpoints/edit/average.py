@@ -115,7 +115,7 @@ def checkpoints_of(run_folder: Path) -> list[Summary]:
 def summarise(path: Path) -> Summary:
     """Look at a checkpoint; its tensors stay on the disk. UserError for a damaged one."""
     state = _open(path)
-    view, settings = CheckpointView(state), _settings(state)
+    view, settings = CheckpointView(state), state["cfg"]
     weights: dict[str, Tensor] = state["model"]
     return Summary(
         path=path,
@@ -132,14 +132,9 @@ def summarise(path: Path) -> Summary:
 
 def _open(path: Path) -> dict[str, Any]:
     state = open_checkpoint(path)
-    if CheckpointView(state).updates is None or not isinstance(_settings(state).get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's with its settings; give one that training wrote")
+    if CheckpointView(state).updates is None:
+        raise UserError(f"{path}: it does not say after how many updates it was written; give one that training wrote")
     return state
-
-
-def _settings(state: dict[str, Any]) -> dict[str, Any]:
-    settings = state.get("cfg")
-    return settings if isinstance(settings, dict) else {}
 
 
 def check_alike(chosen: Sequence[Summary]) -> None:
