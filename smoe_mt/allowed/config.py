@@ -11,6 +11,7 @@ from smoe_mt.allowed.keys import GROUPS, KEYS
 from smoe_mt.allowed.kinds import Maybe, refusal, shown
 from smoe_mt.allowed.overrides import check
 from smoe_mt.errors import UserError
+from smoe_mt.ranges import kinds_of, problem, ranges_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,20 @@ def check_config(cfg: Any) -> None:
     _check_together(groups)
 
 
-def check_values(group: str, values: Mapping[str, Any]) -> None:
-    """UserError for a value of a group ("model") that its key does not take, also of one that is not in the table."""
+def check_values(group: str, values: Mapping[str, Any], declared: type | None = None) -> None:
+    """UserError for a value of a group ("model") that its key does not take, also of one that is not in the table.
+
+    `declared`: the dataclass of the group, whose fields have types and ranges of their own (options of systems).
+    """
+    kinds, spans = (kinds_of(declared), ranges_of(declared, {})) if declared else ({}, {})
     for name, value in values.items():
         key = f"{group}.{name}"
         kind = KEYS.get(key)
         if kind is not None:
             check(key, value, kind)
+        elif name in spans:
+            if wrong := problem(kinds[name], value, spans[name]):
+                raise UserError(f"{key}={shown(value)}: it {wrong}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: it must be a finite number")
 

@@ -12,6 +12,7 @@ from smoe_mt import ranges
 from smoe_mt.allowed.kinds import (
     Choice,
     Either,
+    Experts,
     Flag,
     Kind,
     Maybe,
@@ -35,7 +36,6 @@ PATH = Text()
 NOT_HERE = "it needs what is no part of this installation"
 CPU_OR_GPU = Only(False, "trainings run on GPUs and CPUs")
 LETTERS = Text(empty=True)
-TOKENIZERS = ("13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "spm", "zh")
 SCHEDULERS = (
     "cosine",
     "fixed",
@@ -229,7 +229,8 @@ SCHEDULE: Mapping[str, Kind] = {
     "max_update": UPDATES,
 }
 
-# The ranges of our own settings are those that checkpoints are held to; `ranges` has them.
+# The ranges of our own settings are those that checkpoints are held to; `ranges` has them. Systems declare those of their own
+# options; `config.check_values` asks for them.
 TASK: Mapping[str, Kind] = {
     **{name: whole(allowed) for name, allowed in ranges.TASK.items()},
     "data": Maybe(PATH),
@@ -239,11 +240,12 @@ TASK: Mapping[str, Kind] = {
     "sampling_temperature": real(ranges.TASK["sampling_temperature"]),
     "sharded_checkpoints": Flag(),
     "eval_bleu": Flag(),
+    "verify": Flag(),
     "eval_bleu_max_len_a": real(ranges.TASK["eval_bleu_max_len_a"]),
-    "eval_bleu_tokenizer": Choice(TOKENIZERS),
+    "eval_bleu_tokenizer": Text(),
 }
 
-OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout", "cmr_gate_dropout")
+OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout")
 MODEL: Mapping[str, Kind] = {
     **{name: whole(allowed) for name, allowed in ranges.MODEL.items()},
     **{name: real(ranges.MODEL[name]) for name in OF_REAL_NUMBERS},
@@ -251,7 +253,8 @@ MODEL: Mapping[str, Kind] = {
     "encoder_normalize_before": Flag(),
     "decoder_normalize_before": Flag(),
     "share_all_embeddings": Flag(),
-    "strata": Several(Whole(1, ranges.MOST_EXPERTS), most=ranges.MOST_STRATA),
+    "strata": Experts(),
+    "num_experts": Experts(),
     "variant": Choice(("paper", "release")),
     "second_choice": Choice(("argmax", "gumbel")),
     "moe_debug": Flag(),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from smoe_mt.ranges import LONGEST_TEXT, Range
+from smoe_mt.ranges import LONGEST_TEXT, MOST_BLOCKS, MOST_EXPERTS, Range
 
 TRUE, FALSE = ("y", "yes", "on", "t", "true", "1"), ("n", "no", "off", "f", "false", "0")  # as OmegaConf reads them
 
@@ -154,6 +154,29 @@ class Several:
         if not self.least <= len(parts) <= self.most:
             raise NotAllowed
         return [self.of.read(part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Numbers of experts: one, or a list of them (4,12); of each block by itself 4,4;8 or a list of lists."""
+
+    wanted: str = "a whole number from 1, or a list of such (4,12; of each block by itself 4,4;8 or [[4,4],[8]])"
+
+    def read(self, value: object) -> int | list[Any]:
+        """An int, a list of ints or a list of such lists."""
+        blocks = [parts_of(block) for block in value.split(";")] if isinstance(value, str) and ";" in value else value
+        by_block = isinstance(blocks, list | tuple) and all(isinstance(block, list | tuple) for block in blocks)
+        if isinstance(blocks, list | tuple) and by_block and 0 < len(blocks) <= MOST_BLOCKS:
+            return [self._of_block(block) for block in blocks]
+        found = self._of_block(blocks)
+        return found[0] if len(found) == 1 else found
+
+    def _of_block(self, value: object) -> list[int]:
+        number = Whole(1, MOST_EXPERTS)
+        parts = parts_of(value)
+        if len(parts) > MOST_BLOCKS:
+            raise NotAllowed
+        return [number.read(one) for one in parts]
 
 
 @dataclass(frozen=True)

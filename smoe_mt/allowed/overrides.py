@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.allowed.keys import KEYS
-from smoe_mt.allowed.kinds import Kind, Several, refusal, shown
+from smoe_mt.allowed.kinds import Experts, Kind, Several, refusal, shown
 from smoe_mt.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _checked(text: str, multirun: bool) -> str:
 
 
 def _in_grammar(raw: str, kind: Kind) -> str:
-    if isinstance(kind, Several):
-        return f"[{','.join(map(str, kind.read(raw)))}]"
+    if isinstance(kind, Several | Experts):
+        return str(kind.read(raw)).replace(" ", "")
     quoted = raw.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{quoted}'"
 

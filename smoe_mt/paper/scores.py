@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.moe import parse_strata
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,5 @@ TABLES: dict[str, PaperTable] = {"m4": M4, "m15": M15, "opus100": OPUS100}
 
 def row_name(model: Mapping[str, Any]) -> str:
     """What a model's configuration is called in `configs/model`; the paper's tables need not have such a row."""
-    kind, experts = str(model["moe"]), int(model.get("num_experts") or 0)
-    if kind == "stratified":
-        return "smoe_" + "_".join(map(str, parse_strata(model["strata"])))
-    if kind == "stacking":
-        strata = parse_strata(model["strata"])
-        return f"stacking_{len(strata)}_{strata[0]}"
-    if kind == "vanilla" and experts == 32:
-        return "vanilla_32"
-    return "dense" if kind == "none" else kind
+    kind = str(model["moe"])
+    return "dense" if kind == DENSE else SYSTEMS[kind].row_name(model)

@@ -9,6 +9,7 @@ from omegaconf import II
 
 from smoe_mt.allowed.config import check_values
 from smoe_mt.allowed.keys import KEYS
+from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.errors import UserError
 
 
@@ -19,6 +20,13 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     """Options of the task `many_to_many_translation`."""
 
     data: Optional[str] = field(default=None, metadata={"help": "data folder made by `smoe-mt prepare`"})
+    verify: bool = field(
+        default=False,
+        metadata={
+            "help": "read all of the data folder and compare it with its checksums, even what was found sound before; "
+            "without this, a file is read when it is first used, and again when it has changed"
+        },
+    )
     directions: Optional[str] = field(
         default=None,
         metadata={"help": "directions to use, separated by commas (nso-en,en-nso); default: all of the data folder"},
@@ -95,7 +103,8 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     )
     eval_bleu_max_len_b: int = field(default=10, metadata={"help": "see --eval-bleu-max-len-a"})
     eval_bleu_tokenizer: str = field(
-        default="13a", metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a, flores200 or char"}
+        default=AUTO,
+        metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a or char; auto: the target language's"},
     )
 
     # Taken from fairseq's own options.
@@ -107,5 +116,6 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         if not self.data:
             raise UserError("no data folder: give the folder made by `smoe-mt prepare` (task.data with Hydra)")
         check_values("task", {name: value for name, value in vars(self).items() if f"task.{name}" in KEYS})
+        check_tokenizer(self.eval_bleu_tokenizer)
         if (self.source_lang is None) != (self.target_lang is None):
             raise UserError("--source-lang and --target-lang choose one direction together: give both or neither")

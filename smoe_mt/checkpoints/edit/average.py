@@ -23,9 +23,8 @@ from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
-
-#: Settings in which models of equal shapes may still compute something else.
-MEANING = ("moe", "strata", "top_k", "variant", "activation_fn")
+from smoe_mt.files import output_file
+from smoe_mt.models.meaning import meaning
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Summary:
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]
     vocabulary: str | None
+    #: Settings in which models of equal shapes may still compute something else.
     meaning: dict[str, str]
 
 
@@ -64,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Average, and say what. Raises UserError for checkpoints that cannot be averaged."""
-    chosen = choose(args.models, args.last, args.best)
     out = Path(args.out)
+    output_file(out)
+    chosen = choose(args.models, args.last, args.best)
     if any(out.exists() and out.samefile(one.path) for one in chosen):
         raise UserError(f"--out {out}: it is one of the checkpoints to average; give another name")
     check_alike(chosen)
@@ -117,10 +118,8 @@ def checkpoints_of(run_folder: Path) -> list[Summary]:
 def summarise(path: Path) -> Summary:
     """Look at a checkpoint; its tensors stay on the disk. UserError for a damaged one."""
     state = _open(path)
-    view, settings = CheckpointView(state), _settings(state)
+    view, settings = CheckpointView(state), state["cfg"]
     weights: dict[str, Tensor] = state["model"]
-    meaning = {key: str(settings["model"].get(key)) for key in MEANING}
-    meaning["strata"] = meaning["strata"].strip("[]()").replace(" ", "")
     return Summary(
         path=path,
         updates=updates_of(state),
@@ -130,20 +129,15 @@ def summarise(path: Path) -> Summary:
         shapes={name: tuple(tensor.shape) for name, tensor in weights.items()},
         tied=tied_names(state),
         vocabulary=(view.vocabulary or {}).get("sha256"),
-        meaning=meaning,
+        meaning=meaning(settings["model"]),
     )
 
 
 def _open(path: Path) -> dict[str, Any]:
     state = open_checkpoint(path)
-    if CheckpointView(state).updates is None or not isinstance(_settings(state).get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's with its settings; give one that training wrote")
+    if CheckpointView(state).updates is None:
+        raise UserError(f"{path}: it does not say after how many updates it was written; give one that training wrote")
     return state
-
-
-def _settings(state: dict[str, Any]) -> dict[str, Any]:
-    settings = state.get("cfg")
-    return settings if isinstance(settings, dict) else {}
 
 
 def check_alike(chosen: Sequence[Summary]) -> None:
@@ -155,13 +149,12 @@ def check_alike(chosen: Sequence[Summary]) -> None:
             raise UserError(f"{pair}: their vocabularies differ; take checkpoints of one training")
         if one.shapes != other.shapes:
             name = min(name for name in {*one.shapes, *other.shapes} if one.shapes.get(name) != other.shapes.get(name))
-            mine, theirs = (each.shapes.get(name, "missing") for each in (one, other))
-            raise UserError(f"{pair}: {name} is {mine} in the first and {theirs} in the second")
-        for key in MEANING:
-            if one.meaning[key] != other.meaning[key]:
-                raise UserError(
-                    f"{pair}: {key} is {one.meaning[key]} in the first and {other.meaning[key]} in the second"
-                )
+            found, wanted = (each.shapes.get(name, "missing") for each in (one, other))
+            raise UserError(f"{pair}: {name} is {found} in the first and {wanted} in the second")
+        for key in {**one.meaning, **other.meaning}:
+            mine, theirs = (each.meaning.get(key, "not set") for each in (one, other))
+            if mine != theirs:
+                raise UserError(f"{pair}: {key} is {mine} in the first and {theirs} in the second")
         if one.tied != other.tied:
             raise UserError(f"{pair}: one of them shares embeddings and the other does not")
 

@@ -1,0 +1,82 @@
+"""The size of a model against what a file holds: a model that the file could not fill is not built."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smoe_mt.errors import UserError
+
+
+def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
+    """UserError for settings of a larger model than the file has numbers for: it would be allocated before it is filled.
+
+    `model`: settings of ``smoe_transformer``, each in its range.
+    """
+    try:
+        described, stored = fewest_parameters(model), stored_numbers(weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; take another checkpoint") from error
+    if described > stored:
+        raise UserError(
+            f"{path}: its settings describe a model of at least {described:,} parameters, and it holds {stored:,} numbers; "
+            "take another checkpoint"
+        )
+
+
+def fewest_parameters(model: Mapping[str, Any]) -> int:
+    """A lower bound of the model's parameters: blocks, and matrices of its layers without embeddings, norms and biases.
+
+    Raises UserError for settings that make no block.
+    """
+    from smoe_mt.models.config import SMoETransformerConfig
+    from smoe_mt.moe.structure import SIDES, groups_by_side
+
+    full = dataclasses.asdict(SMoETransformerConfig()) | dict(model)
+    total = 0
+    for side in SIDES:
+        dim, ffn_dim, layers = (full[f"{side}_{name}"] for name in ("embed_dim", "ffn_embed_dim", "layers"))
+        blocks = Counter(groups_by_side(full)[side])
+        attention = 4 * dim * dim
+        if side == "decoder":
+            attention += 2 * dim * dim + 2 * dim * full["encoder_embed_dim"]
+        total += layers * attention + (layers - blocks.total()) * 2 * dim * ffn_dim
+        total += sum(times * _parameters_of_block(full, side, groups) for groups, times in blocks.items())
+    return total
+
+
+def _parameters_of_block(settings: Mapping[str, Any], side: str, groups: tuple[int, ...]) -> int:
+    """Counted on the device "meta", which allocates nothing."""
+    from smoe_mt.moe import SYSTEMS
+    from smoe_mt.moe.system import BlockPlace
+
+    place = BlockPlace(side, 1, settings[f"{side}_embed_dim"], settings[f"{side}_ffn_embed_dim"], groups)
+    try:
+        with torch.device("meta"):
+            block = SYSTEMS[settings["moe"]].build(SimpleNamespace(**settings), place)
+    except ValueError as error:
+        raise UserError(f"--moe {settings['moe']}: {error}") from error
+    return sum(weight.numel() for weight in block.parameters())
+
+
+def stored_numbers(weights: Mapping[str, Tensor]) -> int:
+    """How many numbers lie behind these tensors, shared ones counted once; of those on "meta" what their shapes say."""
+    seen: set[int] = set()
+    total = 0
+    for tensor in weights.values():
+        if tensor.is_meta:
+            total += math.prod(tensor.shape)
+            continue
+        storage = tensor.untyped_storage()
+        if storage.nbytes() and storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes() // tensor.element_size()
+    return total
