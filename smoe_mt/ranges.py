@@ -50,7 +50,7 @@ MODEL: Mapping[str, Range] = {
     **{f"{side}_layers": LAYERS for side in ("encoder", "decoder")},
     **{f"{side}_attention_heads": HEADS for side in ("encoder", "decoder")},
     **{f"max_{side}_positions": POSITIONS for side in ("source", "target")},
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "cmr_gate_dropout", "eom_p"), DROPOUT),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "eom_p"), DROPOUT),
     "moe_freq": Range(1, 1_000),
     "top_k": Range(1, MOST_EXPERTS),
     "capacity_factor": Range(0, 1e6),

@@ -174,7 +174,7 @@ class Experts:
     def _of_block(self, value: object) -> list[int]:
         number = Whole(1, MOST_EXPERTS)
         parts = parts_of(value)
-        if len(parts) > MOST_BLOCKS:
+        if not 0 < len(parts) <= MOST_BLOCKS:
             raise NotAllowed
         return [number.read(one) for one in parts]
 

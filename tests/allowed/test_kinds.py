@@ -14,6 +14,7 @@ from smoe_mt.allowed.keys import KEYS
 from smoe_mt.allowed.kinds import (
     Choice,
     Either,
+    Experts,
     Flag,
     Kind,
     Maybe,
@@ -116,3 +117,23 @@ def test_devices(text: str) -> None:
 def test_no_devices(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="must be auto, cpu or cuda"):
         flags.device(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("4,4", [4, 4]),
+        ("[2, 2]", [2, 2]),
+        ([4, 12], [4, 12]),
+        (4, 4),
+        ("4,4;8;2,6", [[4, 4], [8], [2, 6]]),
+        ([[4, 4], [8]], [[4, 4], [8]]),
+    ],
+)
+def test_experts_are_a_number_a_list_or_a_list_for_each_block(value: object, read: object) -> None:
+    assert Experts().read(value) == read
+
+
+@pytest.mark.parametrize("value", ["", "x", "0,4", [], [0], [True], None, 2.0, [70_000], "9" * 5000, [[4], 0]])
+def test_experts_that_make_no_sense_are_refused(value: object) -> None:
+    assert refusal(Experts(), value)
