@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,7 +52,7 @@ def test_threshold_1_chooses_all_of_many_experts_whatever_their_sum_rounds_to() 
 def test_chosen_experts_grow_with_the_threshold() -> None:
     probs = probabilities(2, 40, 8)
     sets = [chosen(probs, t) for t in (0.0, 0.2, 0.5, 0.8, 1.0)]
-    assert all(small <= large for less, more in zip(sets, sets[1:]) for small, large in zip(less, more))
+    assert all(small <= large for less, more in pairwise(sets) for small, large in zip(less, more))
     assert len({len(found) for found in sets[2]}) > 1  # tokens differ
 
 
