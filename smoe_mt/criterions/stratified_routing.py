@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.criterions import register_criterion
@@ -107,7 +107,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         """(losses by name, each to be weighted; what is logged)."""
         losses = {name: torch.stack([block.losses[name] for block in blocks]).mean() for name in blocks[0].losses}
         logged = {f"{name}_loss": value.detach() for name, value in losses.items()}
-        system: System = model.system
+        system = cast(System, model.system)
         if system.model_loss is not None:
             found = system.model_loss(blocks, self.options)
             losses |= found.losses

@@ -51,4 +51,5 @@ def packable(weight: Tensor) -> bool:
 
 def packed_linear(x_SI: Tensor, packed: Tensor, bias_O: Tensor) -> Tensor:
     """x W^T + b; [S, O]."""
-    return torch.ops.mkldnn._linear_pointwise(x_SI, packed, bias_O, "none", [], "")
+    y_SO: Tensor = torch.ops.mkldnn._linear_pointwise(x_SI, packed, bias_O, "none", [], "")
+    return y_SO
