@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import Any, cast
 
 import pytest
 import torch
 
-from smoe_mt.moe import MoE, RankK, StratifiedMoE, Threshold, TopK, Weighting, routing_override
+from smoe_mt.moe import Gate, MoE, RankK, StratifiedMoE, Threshold, TopK, Weighting, routing_override
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def block() -> StratifiedMoE:
     torch.manual_seed(0)
     made = StratifiedMoE(8, 12, (3, 3)).double().eval()
     for gate in made.gates:
-        torch.nn.init.normal_(gate.weight)
+        torch.nn.init.normal_(cast(Gate, gate).weight)
     return made
 
 
@@ -26,7 +27,7 @@ def x() -> torch.Tensor:
 
 
 def test_rank_k_sends_each_token_to_its_kth_expert_with_weight_1() -> None:
-    layer = MoE(8, 12, 4).double().eval()
+    layer: Any = MoE(8, 12, 4).double().eval()
     torch.nn.init.normal_(layer.gate.weight)
     x = torch.randn(10, 8, dtype=torch.double)
     with routing_override(layer, selection=RankK(3), weighting=Weighting.UNIFORM):
