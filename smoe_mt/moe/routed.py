@@ -118,7 +118,7 @@ def routed(
         complete=choices.complete,
         priority_TK=choices.priority_TK,
     )
-    weights_TK = mask(combine_weights(probs_TE, choices.experts_TK, plan.kept_TK, weighting))
+    weights_TK = mask(combine_weights(probs_TE, choices.experts_TK, plan.kept_TK, weighting, choices.complete))
     return RoutedOutput(
         y_TD=experts(x_TD, weights_TK, plan, first_expert),
         lead_T=choices.lead_T,
