@@ -44,6 +44,39 @@ def test_a_training_that_was_taken_up_again_counts_once() -> None:
     assert parse_log([*TEXT.splitlines(), again])["train_inner"]["loss"] == [(100, 11.138), (200, 8.7)]
 
 
+HEAD = "2026-11-24 09:58:44 | INFO | train_inner | epoch 001: num_updates=100, "
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        HEAD + "x" * 1_000_000,
+        HEAD + "1" * 1_000_000,
+        HEAD + "loss=" + "1" * 1_000_000 + "x",
+        HEAD + "a.b/" * 250_000,
+        " valid" * 200_000,
+        " valid {" * 100_000,
+        " valid " + "{" * 1_000_000,
+        " valid " + '{"a":' * 200_000 + "}",
+        " valid epoch " + "loss 1 " * 100_000,
+    ],
+    ids=["letters", "digits", "number", "name", "parts", "parts and braces", "braces", "deep JSON", "values"],
+)
+def test_a_long_line_takes_time_in_proportion(line: str) -> None:
+    """With time in proportion to its square, these would take hours."""
+    parse_log([line])
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1" + "0" * 400, '"inf"'])
+def test_a_number_of_updates_that_is_none_is_left_out(value: str) -> None:
+    assert not any(parse_log([f' valid {{"num_updates": {value}, "loss": 1}}']).values())
+
+
+def test_tags_stand_in_the_order_of_their_numbers_whatever_those_are() -> None:
+    tags = ["load/10", "load/2", "load/" + "9" * 5000, "load/\u00b2"]
+    assert Curves({"valid": {tag: [] for tag in tags}}, "").tags("valid", "load")[:2] == ["load/2", "load/10"]
+
+
 def write_events(folder: Path, values: dict[str, float]) -> None:
     for part in ("train_inner", "valid"):
         with SummaryWriter(str(folder / part)) as writer:

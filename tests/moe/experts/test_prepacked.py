@@ -11,9 +11,23 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe import ConditionalMoE, MoE, StratifiedMoE
-from smoe_mt.moe.experts.prepacked import MOST_ROWS, packable
+from smoe_mt.moe.experts.prepacked import MOST_ROWS, packable, packed_linear, rows_computed
 
 pytestmark = pytest.mark.skipif(not packable(torch.ones(1)), reason="this torch has no packed products")
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 23, MOST_ROWS])
+def test_a_product_of_any_number_of_rows(rows: int) -> None:
+    x, weight, bias = torch.randn(rows, 16), torch.randn(24, 16), torch.randn(24)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, MOST_ROWS)
+    torch.testing.assert_close(packed_linear(x, packed, bias), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
+
+
+def test_products_of_few_different_sizes_are_asked_for() -> None:
+    """oneDNN keeps code for each that it was ever asked for: translating for long would fill the memory."""
+    sizes = {rows_computed(rows) for rows in range(1, MOST_ROWS + 1)}
+    assert len(sizes) <= 16 and all(rows_computed(rows) >= rows for rows in range(1, MOST_ROWS + 1))
+
 
 BLOCKS = {
     "vanilla": lambda **o: MoE(16, 24, 5, **o),
