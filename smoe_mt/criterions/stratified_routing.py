@@ -70,7 +70,9 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     @classmethod
     def build_criterion(cls, cfg: Any, task: FairseqTask) -> StratifiedRoutingCriterion:
         """As fairseq's, which cannot name settings that are not known before the systems are."""
-        plain = {name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")}
+        plain = {
+            name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")
+        }
         return cls(task, **plain, **{name: cfg[name] for name in LOSS_SETTINGS})
 
     def forward(

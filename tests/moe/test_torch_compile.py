@@ -30,7 +30,9 @@ def test_compiled_around_the_blocks(block: Any) -> None:
     model = Model(block)
     x = torch.randn(20, 8)
     results = []
-    for run in cast(tuple[Any, Any], (model, torch.compile(keep_blocks_out_of_graphs(Model(block)), backend="aot_eager"))):
+    for run in cast(
+        tuple[Any, Any], (model, torch.compile(keep_blocks_out_of_graphs(Model(block)), backend="aot_eager"))
+    ):
         run.load_state_dict(model.state_dict()) if run is model else run._orig_mod.load_state_dict(model.state_dict())
         y, balance = run(x)
         results.append([y, *torch.autograd.grad(y.square().sum() + balance, [*block.parameters()])])

@@ -42,7 +42,9 @@ def by_hand(factors: Sequence[Tensor], rows: Sequence[int], columns: Sequence[in
     return matrix
 
 
-@pytest.mark.parametrize(("rows", "columns"), [((2, 3, 2), (2, 2, 2)), ((2, 1, 3, 2, 1), (1, 2, 2, 1, 3)), ((4, 1, 1), (1, 5, 2))])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [((2, 3, 2), (2, 2, 2)), ((2, 1, 3, 2, 1), (1, 2, 2, 1, 3)), ((4, 1, 1), (1, 5, 2))]
+)
 def test_contraction_is_the_sum_over_bonds(rows: tuple[int, ...], columns: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     sizes = bonds(rows, columns)

@@ -36,7 +36,9 @@ def test_debug_names_the_gate_and_what_is_wrong(name: str) -> None:
     x = torch.randn(6, 8)
     block(x)
     x[2, 3] = math.nan
-    with pytest.raises(FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"):
+    with pytest.raises(
+        FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"
+    ):
         block(x)
 
 

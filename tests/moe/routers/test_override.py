@@ -60,7 +60,9 @@ def test_nothing_is_left_after_an_override_nor_after_an_exception(block: Stratif
     assert all(value.equal(state[name]) for name, value in block.state_dict().items())
 
 
-def test_the_inner_of_two_overrides_wins_and_leaves_the_rest_to_the_outer(block: StratifiedMoE, x: torch.Tensor) -> None:
+def test_the_inner_of_two_overrides_wins_and_leaves_the_rest_to_the_outer(
+    block: StratifiedMoE, x: torch.Tensor
+) -> None:
     with routing_override(block, selection=TopK(1), weighting=Weighting.UNIFORM):
         outer = block(x)[0]
         with routing_override(block, selection=TopK(3)):

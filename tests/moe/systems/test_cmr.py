@@ -76,7 +76,9 @@ def fixed_mask(mask: Any, training: bool) -> Callable[[int, int], float]:
 @settings(max_examples=40, deadline=None)
 def test_conditional(seed: int, top_k: int, capacity_factor: float, training: bool) -> None:
     x, mask = make_input(seed)
-    block: Any = ConditionalMoE(DIM, FFN, 4, top_k, capacity_factor=capacity_factor, gate_dropout=0.0).double().train(training)
+    block: Any = (
+        ConditionalMoE(DIM, FFN, 4, top_k, capacity_factor=capacity_factor, gate_dropout=0.0).double().train(training)
+    )
     decide(block)
     y, routing = block(x, mask)
     want = reference_conditional(x, mask, block)

@@ -26,7 +26,9 @@ def layer(threshold: float, experts: int = 4, capacity_factor: float = 0.0, **op
     return made
 
 
-def reference(block: Any, x: Tensor, threshold: float, capacity: int | None) -> tuple[Tensor, Tensor, list[int], list[int]]:
+def reference(
+    block: Any, x: Tensor, threshold: float, capacity: int | None
+) -> tuple[Tensor, Tensor, list[int], list[int]]:
     """(y, balance loss, slots asked, slots served), one token and one slot after the other."""
     experts = block.gate.num_experts
     probs = [torch.softmax(block.gate.weight @ h, dim=0) for h in x]
@@ -88,7 +90,9 @@ def test_threshold_0_is_switch(capacity_factor: float) -> None:
     switch = MoE(D, F, 4, top_k=1, capacity_factor=0.0).double()
     switch.load_state_dict(block.state_dict())
     x = torch.randn(20, D, dtype=torch.double)
-    results = [(y, *torch.autograd.grad(y.sin().sum(), list(b.parameters()))) for b in (block, switch) for y in [b(x)[0]]]
+    results = [
+        (y, *torch.autograd.grad(y.sin().sum(), list(b.parameters()))) for b in (block, switch) for y in [b(x)[0]]
+    ]
     assert all(got.equal(want) for got, want in zip(*results))
 
 
