@@ -134,7 +134,7 @@ def test_numbers_of_experts_may_differ_by_block(make_model: Make, num_experts: A
     assert sizes == [3, 5]
 
 
-@pytest.mark.parametrize("moe", ["stacking", "cmr"])
+@pytest.mark.parametrize("moe", ["stacking", "cmr", "mpoe"])
 def test_one_dense_layer_lies_in_every_system(make_model: Make, net_input: Input, moe: str) -> None:
     """From a dense model, one layer of like experts is its FFN; so is a mixture of that FFN with itself."""
     dense = make_model(moe="none").eval()
