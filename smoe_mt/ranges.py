@@ -1,4 +1,4 @@
-"""What a setting may be: the type is its dataclass's, the range stands here.
+"""What a setting may be: the type is its dataclass's, the range stands here; that of a system's own option in its metadata.
 
 Both what a user gives and what a file from elsewhere says are held to this table. Sizes end where no model of today comes near
 and a mistake or a hostile file would fill the memory.

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose
+from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.paths import configs
 
 BENCHMARKS = ("m4", "m15", "opus100")
@@ -43,9 +44,8 @@ def composed(config: str, *overrides: str) -> DictConfig:
 
 def experts(model: Any) -> int:
     """Experts of a block."""
-    if model.moe == "none":
-        return 0
-    return sum(model.strata) if model.moe in ("stacking", "stratified") else model.num_experts
+    groups = {sum(block) for blocks in groups_by_side(model).values() for block in blocks}
+    return groups.pop() if groups else 0
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

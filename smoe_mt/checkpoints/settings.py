@@ -27,6 +27,8 @@ from smoe_mt.allowed.kinds import Experts, refusal
 from smoe_mt.checkpoints.schema import TASK
 from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.errors import UserError
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE, VARIABLE
 from smoe_mt.ranges import CRITERION, MODEL, Range, kinds_of, problem, ranges_of, shown
 from smoe_mt.ranges import TASK as TASK_RANGES
 
@@ -101,6 +103,9 @@ def _named(section: Settings) -> str:
 def _own_model(section: Settings, path: Path) -> Settings:
     from smoe_mt.models.config import SMoETransformerConfig
 
+    name = section.get("moe")
+    if isinstance(name, str) and NAME.fullmatch(name) and name != DENSE and name not in SYSTEMS:
+        raise UserError(f"{path}: {SYSTEMS.unknown(name)}")
     checked = _typed(section, "model", SMoETransformerConfig, MODEL, path)
     for name in ("strata", "num_experts"):
         wrong = refusal(Experts(), checked[name]) if name in checked else None
@@ -128,7 +133,7 @@ def _typed(section: Settings, name: str, dataclass: type, ranges: Mapping[str, R
         if key not in kinds:
             raise UserError(
                 f"{path}: {name}.{shown(key)[1:-1]} is no setting of this version of smoe_mt; install the version that wrote "
-                "it, or take another checkpoint"
+                f"it, name the file of its system in {VARIABLE}, or take another checkpoint"
             )
         wrong = problem(kinds[key], value, spans.get(key)) or _problem_of_interpolation(value)
         if wrong:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from smoe_mt.errors import UserError
+from smoe_mt.moe import SYSTEMS, BlockPlace
+from smoe_mt.moe.structure import SIDES, groups_by_side
 
 
 def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
@@ -21,10 +23,7 @@ def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: P
 
     `model`: settings of ``smoe_transformer``, each in its range.
     """
-    try:
-        described, stored = fewest_parameters(model), stored_numbers(weights)
-    except UserError as error:
-        raise UserError(f"{path}: {error}; take another checkpoint") from error
+    described, stored = fewest_parameters(model, path), stored_numbers(weights)
     if described > stored:
         raise UserError(
             f"{path}: its settings describe a model of at least {described:,} parameters, and it holds {stored:,} numbers; "
@@ -32,39 +31,34 @@ def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: P
         )
 
 
-def fewest_parameters(model: Mapping[str, Any]) -> int:
-    """A lower bound of the model's parameters: blocks, and matrices of its layers without embeddings, norms and biases.
+def fewest_parameters(model: Mapping[str, Any], path: Path) -> int:
+    """A lower bound of the model's parameters: matrices of its layers, and its blocks, which are built without their weights.
 
-    Raises UserError for settings that make no block.
+    UserError for settings that make no blocks.
     """
     from smoe_mt.models.config import SMoETransformerConfig
-    from smoe_mt.moe.structure import SIDES, groups_by_side
 
     full = dataclasses.asdict(SMoETransformerConfig()) | dict(model)
+    groups = groups_by_side(full)
     total = 0
     for side in SIDES:
         dim, ffn_dim, layers = (full[f"{side}_{name}"] for name in ("embed_dim", "ffn_embed_dim", "layers"))
-        blocks = Counter(groups_by_side(full)[side])
         attention = 4 * dim * dim
         if side == "decoder":
             attention += 2 * dim * dim + 2 * dim * full["encoder_embed_dim"]
-        total += layers * attention + (layers - blocks.total()) * 2 * dim * ffn_dim
-        total += sum(times * _parameters_of_block(full, side, groups) for groups, times in blocks.items())
+        total += layers * attention + (layers - len(groups[side])) * 2 * dim * ffn_dim
+        for structure, blocks in Counter(groups[side]).items():
+            total += blocks * _parameters_of_block(full, BlockPlace(side, 1, dim, ffn_dim, structure), path)
     return total
 
 
-def _parameters_of_block(settings: Mapping[str, Any], side: str, groups: tuple[int, ...]) -> int:
-    """Counted on the device "meta", which allocates nothing."""
-    from smoe_mt.moe import SYSTEMS
-    from smoe_mt.moe.system import BlockPlace
-
-    place = BlockPlace(side, 1, settings[f"{side}_embed_dim"], settings[f"{side}_ffn_embed_dim"], groups)
+def _parameters_of_block(settings: Mapping[str, Any], place: BlockPlace, path: Path) -> int:
     try:
         with torch.device("meta"):
-            block = SYSTEMS[settings["moe"]].build(SimpleNamespace(**settings), place)
+            block = SYSTEMS[str(settings["moe"])].build(SimpleNamespace(**settings), place)
     except ValueError as error:
-        raise UserError(f"--moe {settings['moe']}: {error}") from error
-    return sum(weight.numel() for weight in block.parameters())
+        raise UserError(f"{path}: its settings make no model ({error}); take another checkpoint") from None
+    return sum(parameter.numel() for parameter in block.parameters())
 
 
 def stored_numbers(weights: Mapping[str, Tensor]) -> int:

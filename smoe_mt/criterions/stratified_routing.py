@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.criterions import register_criterion
@@ -70,7 +70,9 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     @classmethod
     def build_criterion(cls, cfg: Any, task: FairseqTask) -> StratifiedRoutingCriterion:
         """As fairseq's, which cannot name settings that are not known before the systems are."""
-        plain = {name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")}
+        plain = {
+            name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")
+        }
         return cls(task, **plain, **{name: cfg[name] for name in LOSS_SETTINGS})
 
     def forward(
@@ -107,7 +109,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         """(losses by name, each to be weighted; what is logged)."""
         losses = {name: torch.stack([block.losses[name] for block in blocks]).mean() for name in blocks[0].losses}
         logged = {f"{name}_loss": value.detach() for name, value in losses.items()}
-        system: System = model.system
+        system = cast(System, model.system)
         if system.model_loss is not None:
             found = system.model_loss(blocks, self.options)
             losses |= found.losses

@@ -69,9 +69,7 @@ class SharedSettings(FairseqDataclass):
             "encoder first"
         },
     )
-    top_k: int = field(
-        default=2, metadata={"help": "experts that a token is sent to at a visit (switch: always 1)"}
-    )
+    top_k: int = field(default=2, metadata={"help": "experts that a token is sent to at a visit (switch: always 1)"})
     capacity_factor: Optional[float] = field(
         default=None,
         metadata={
@@ -94,7 +92,8 @@ class SharedSettings(FairseqDataclass):
         },
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
-        default="auto", metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"}
+        default="auto",
+        metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"},
     )
     moe_debug: bool = field(
         default=False,

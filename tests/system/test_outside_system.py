@@ -71,7 +71,18 @@ def test_every_command_knows_it(run: TrainedRun, tmp_path: Path) -> None:
         ["checkpoint", "inspect", folder, "--format", "json"],
         ["checkpoint", "average", folder, "--last", "2", "--out", str(tmp_path / "mean.pt")],
         ["export", folder, exported],
-        ["evaluate", exported, "--data", str(run.data), "--device", "cpu", "--beam", "1", "--out", str(tmp_path / "out")],
+        [
+            "evaluate",
+            exported,
+            "--data",
+            str(run.data),
+            "--device",
+            "cpu",
+            "--beam",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ],
         ["report", folder, "--out", str(tmp_path / "report.html")],
     )
     measured, planned = json.loads(out[2])[0], json.loads(out[3])[0]
@@ -95,6 +106,16 @@ def test_without_its_file_a_checkpoint_of_it_is_refused_in_one_line(run: Trained
 
 def test_it_conforms() -> None:
     environment = {**os.environ, VARIABLE: str(FILE)}
-    command = [sys.executable, "-m", "pytest", "-q", "tests/moe/test_conformance.py", "-k", "cosine", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/moe/test_conformance.py",
+        "-k",
+        "cosine",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout[-3000:]

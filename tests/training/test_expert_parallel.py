@@ -30,6 +30,8 @@ KINDS = {
     "switch": "",
     "cmr": "",
     "stacking": "--strata 4,4",
+    "xmoe": "--num-experts 5 --xmoe-threshold 0.6",
+    "mpoe": "--num-experts 5 --mpoe-central-mask 0.5",
 }
 Way = tuple[int, int]  # ranks, and how many of them share experts
 WAYS: Mapping[Way, Sequence[str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +36,14 @@ def test_debug_names_the_gate_and_what_is_wrong(name: str) -> None:
     x = torch.randn(6, 8)
     block(x)
     x[2, 3] = math.nan
-    with pytest.raises(FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"):
+    with pytest.raises(
+        FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"
+    ):
         block(x)
 
 
 def test_debug_names_the_stratum() -> None:
-    block = StratifiedMoE(8, 8, (2, 4), debug=True)
+    block: Any = StratifiedMoE(8, 8, (2, 4), debug=True)
     nn.init.normal_(block.gates[0].weight)
     block.gates[1].weight.data[0, 0] = math.inf
     with pytest.raises(FloatingPointError, match="stratum 2.*input is finite, its weights are not finite"):
@@ -59,7 +62,7 @@ def test_a_gumbel_second_choice_is_drawn_by_the_gates_probabilities_without_the_
 def test_gumbel_draws_in_evaluation_too_and_argmax_does_not() -> None:
     x = torch.randn(50, 8)
     for second_choice, same in (("gumbel", False), ("argmax", True)):
-        block = MoE(8, 8, 4, second_choice=second_choice).eval()
+        block: Any = MoE(8, 8, 4, second_choice=second_choice).eval()
         assert block(x)[0].equal(block(x)[0]) is same
 
 
