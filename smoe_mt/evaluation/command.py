@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
     add_decoding_arguments(parser)
     parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="let all RUNs translate together, by the mean of their probabilities: one column",
+    )
+    parser.add_argument(
         "--expert-parallel-size",
         type=int,
         default=1,
@@ -77,12 +82,15 @@ def run(args: argparse.Namespace) -> None:
     request, left_out = read_request(args)
     checkpoints = [find_checkpoint(path) for path in args.runs]
     names = run_names(checkpoints)
-    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(checkpoints, names)]
+    groups = [(checkpoint,) for checkpoint in checkpoints]
+    if args.ensemble:
+        groups, names = [tuple(checkpoints)], ["+".join(names)]
+    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(groups, names)]
     for folder in folders:
         check_writable(folder)
     keep_freed_memory()
     with open_ranks() as ranks:
-        evaluations = _evaluate_all(args, request, checkpoints, names, folders, ranks)
+        evaluations = _evaluate_all(args, request, groups, names, folders, ranks)
     if not ranks.first:
         return
     _print_scores(args, request, evaluations, left_out)
@@ -108,7 +116,13 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
     if args.expert_parallel_size < 1:
         raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
+    if args.ensemble and len(args.runs) < 2:
+        raise UserError("--ensemble needs two runs or more, which translate together")
     if args.compare:
+        if args.ensemble:
+            raise UserError(
+                "--ensemble makes one column of all runs, and --compare needs several: leave out one of them"
+            )
         comparable(metrics)
         if len(args.runs) < 2:
             raise UserError("--compare needs two runs or more: the first is what the others are compared with")
@@ -144,18 +158,18 @@ def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
 def _evaluate_all(
     args: argparse.Namespace,
     request: Request,
-    checkpoints: Sequence[Path],
+    groups: Sequence[tuple[Path, ...]],
     names: Sequence[str],
     folders: Sequence[Path],
     ranks: Ranks,
 ) -> list[Evaluation]:
-    """The evaluation of each checkpoint, on the first rank."""
+    """The evaluation of each group of checkpoints that translate together, on the first rank."""
     evaluations = []
     first_texts: list[Corpus] | None = None
-    for checkpoint, name, folder in zip(checkpoints, names, folders):
+    for checkpoints, name, folder in zip(groups, names, folders):
         device = ranks.device(args.device)
         translator = Translator.from_pretrained(
-            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size
+            checkpoints, args.data, device, expert_parallel_size=args.expert_parallel_size
         )
         texts = read_texts(translator, request)
         first_texts = first_texts or texts
@@ -228,7 +242,9 @@ def run_names(checkpoints: Sequence[Path]) -> list[str]:
     raise UserError("the same run is named twice")
 
 
-def _folder(out: str | None, checkpoint: Path, title: str, name: str, several: bool) -> Path:
+def _folder(out: str | None, checkpoints: Sequence[Path], title: str, name: str, several: bool) -> Path:
+    """Where the results of checkpoints that translate together go; those of an ensemble beside the first one's own."""
     if out is not None:
         return Path(out) / name if several else Path(out)
-    return results_folder(checkpoint, "evaluation") / title
+    folder = results_folder(checkpoints[0], "evaluation")
+    return folder / title if len(checkpoints) == 1 else folder / "ensemble" / name.replace("/", "_") / title

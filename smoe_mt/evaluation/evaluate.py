@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -94,18 +95,18 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
 
 def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
     """All that a translation depends on besides its source."""
-    checkpoint = translator.loaded.checkpoint
-    files = [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
+    files = [file for each in translator.models for file in _files_of(each.checkpoint)]
     return {
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         "precision": str(next(translator.loaded.model.parameters()).dtype),
         "pieces": fingerprint(FolderPieces(translator.loaded.task.spm)),
-        "beam": decoding.beam,
-        "lenpen": decoding.lenpen,
-        "max_len_a": decoding.max_len_a,
-        "max_len_b": decoding.max_len_b,
+        **asdict(decoding),
         "smoe_mt": _versions()["smoe_mt"],
     }
+
+
+def _files_of(checkpoint: Path) -> list[Path]:
+    return [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
 
 
 def evaluate(
@@ -136,9 +137,11 @@ def evaluate(
 def _about(translator: Translator, request: Request, name: str) -> dict[str, Any]:
     """Which model translated what, and how."""
     loaded, own, decoding = translator.loaded, request.parallel_files, request.decoding
+    together = len(translator.models) > 1
     return {
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
+        **({"ensemble": [str(each.checkpoint.absolute()) for each in translator.models]} if together else {}),
         "updates": loaded.updates,
         "seed": OmegaConf.select(loaded.config, "common.seed"),  # None: an exported model does not say
         "setting": setting_of(loaded.config, loaded.updates),
@@ -147,10 +150,7 @@ def _about(translator: Translator, request: Request, name: str) -> dict[str, Any
         "source": str(own.source.absolute()) if own else None,
         "reference": str(own.reference.absolute()) if own else None,
         "limit": request.limit,
-        "beam": decoding.beam,
-        "lenpen": decoding.lenpen,
-        "max_len_a": decoding.max_len_a,
-        "max_len_b": decoding.max_len_b,
+        **asdict(decoding),
     }
 
 

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         required=True,
-        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
+        action="append",
+        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub; given "
+        "several times, the models translate together (mean of their probabilities)",
     )
     parser.add_argument("--data", help="data folder, where it is not where it was in training")
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
