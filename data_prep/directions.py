@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from data_prep.rows import ENGLISH, LANGUAGE, languages_of, pair_name
+from data_prep.rows import LANGUAGE, languages_of
 from smoe_mt.errors import UserError
+from smoe_mt.languages import ENGLISH, pair_name
 
 ENGLISH_ONLY, ALL = "english", "all"
 

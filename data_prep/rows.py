@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.files import read_lines, write_lines
+from smoe_mt.languages import ENGLISH
 
-ENGLISH = "en"
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
 
 
@@ -20,12 +20,6 @@ class Row(NamedTuple):
     source: str
     first: str
     second: str
-
-
-def pair_name(a: str, b: str) -> str:
-    """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
-    first, second = sorted((a, b), key=lambda language: (language == ENGLISH, language))
-    return f"{first}-{second}"
 
 
 def languages_of(pair: str) -> tuple[str, str]:

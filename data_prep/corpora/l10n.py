@@ -20,9 +20,9 @@ from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.fetch import Package, fetch, unpack
 from data_prep.files import say
 from data_prep.readers.markup import plain_lines, segments
-from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
+from data_prep.rows import Row, hash_of, languages_of, read_rows, write_rows
 from smoe_mt.errors import UserError
-from smoe_mt.languages import LANGUAGES, Language
+from smoe_mt.languages import ENGLISH, LANGUAGES, Language, pair_name
 from smoe_mt.paper.benchmarks import BENCHMARKS
 from smoe_mt.processes import chunks, ordered_map
 

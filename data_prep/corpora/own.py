@@ -13,8 +13,9 @@ from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
 from data_prep.files import check_space, say, sha256_file
-from data_prep.rows import Row, languages_of, one_line, pair_name, write_rows
+from data_prep.rows import Row, languages_of, one_line, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.languages import pair_name
 from smoe_mt.paper.benchmarks import Benchmark
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}

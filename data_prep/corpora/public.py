@@ -31,8 +31,9 @@ from data_prep.download import Download, NotThere, cached, download, left_to_fet
 from data_prep.fetch import Package, unpack
 from data_prep.files import check_space, say
 from data_prep.report import table
-from data_prep.rows import ENGLISH, Row, languages_of
+from data_prep.rows import Row, languages_of
 from smoe_mt.errors import UserError
+from smoe_mt.languages import ENGLISH
 from smoe_mt.paper.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 
 PRIMARY = (

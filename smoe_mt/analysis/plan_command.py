@@ -9,10 +9,11 @@ from dataclasses import asdict, fields
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from smoe_mt.analysis.cost_command import VOCABULARIES, columns
+from smoe_mt.analysis.cost_command import VOCABULARIES
 from smoe_mt.analysis.hardware import DATA_SHEETS, SHARE_OF_FLOPS, SHARE_OF_LINKS, Hardware, hardware
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
+from smoe_mt.text_table import aligned
 
 if TYPE_CHECKING:
     from smoe_mt.analysis.scaling import Forecast
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
     parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
     parser.add_argument("--vocab-size", type=int, help="dictionary entries (default: the benchmark's)")
-    parser.add_argument("--ranks", nargs="+", type=int, default=DEFAULT_RANKS, metavar="N", help="devices, one rank each")
+    parser.add_argument(
+        "--ranks", nargs="+", type=int, default=DEFAULT_RANKS, metavar="N", help="devices, one rank each"
+    )
     parser.add_argument(
         "--expert-parallel-size", nargs="+", type=int, metavar="N", help="a row for each (default: the config's)"
     )
@@ -115,7 +118,7 @@ HEAD = "ranks,share experts,tokens,held M,GB held,compute,Adam,GB all-to-all,of 
 
 def _table(rows: Sequence[Forecast]) -> str:
     lines = [HEAD.split(","), *([_cell(value) for value in _cells(row)] for row in rows)]
-    return columns(lines)
+    return "\n".join(aligned(lines))
 
 
 def _cells(row: Forecast) -> list[Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smoe_mt.checkpoints.locate import results_folder
 from smoe_mt.generation.checkpoint import LoadedModel
+from smoe_mt.text_table import markdown_table
 
 KIND_NAMES = {
     "none": "dense transformer",
@@ -60,7 +61,7 @@ def model_card(
         "\n\n".join(_scores(split, one) for split, one in scores.items())
         or "None were beside the checkpoint when it was exported.",
         "## Model",
-        _table(("setting", "value"), _settings(config)),
+        markdown_table(("setting", "value"), _settings(config)),
         "## Licence",
         _licence(corpus, licence),
     ]
@@ -103,7 +104,10 @@ def _data(corpus: Mapping[str, Any]) -> str:
     counts = [
         (pair, *(f"{corpus['splits'][split].get(pair, 0):,}" for split in splits)) for pair in corpus.get("pairs", [])
     ]
-    parts = ["Sentence pairs; each pair of languages serves both of its directions.", _table(("pair", *splits), counts)]
+    parts = [
+        "Sentence pairs; each pair of languages serves both of its directions.",
+        markdown_table(("pair", *splits), counts),
+    ]
     sources = [
         (
             str(source.get("name", "?")),
@@ -114,7 +118,7 @@ def _data(corpus: Mapping[str, Any]) -> str:
         for source in corpus.get("sources", [])
     ]
     if sources:
-        parts += ["Sources:", _table(("source", "version", "licence", "pairs read"), sources)]
+        parts += ["Sources:", markdown_table(("source", "version", "licence", "pairs read"), sources)]
     else:
         parts.append("corpus.json names no sources.")
     return "\n\n".join(parts)
@@ -135,7 +139,7 @@ def _scores(split: str, scores: Mapping[str, Any]) -> str:
     notes += [f"- {metric} signature: `{signature}`" for metric, signature in signatures.items()]
     title = f"Split {split}, beam {scores.get('beam', '?')}, length penalty {scores.get('lenpen', '?')}:"
     return "\n\n".join(
-        part for part in (title, _table(("direction", "sentences", *metrics), rows), "\n".join(notes)) if part
+        part for part in (title, markdown_table(("direction", "sentences", *metrics), rows), "\n".join(notes)) if part
     )
 
 
@@ -174,8 +178,3 @@ def _licence(corpus: Mapping[str, Any], licence: str | None) -> str:
     of_text = sorted({str(source["licence"]) for source in corpus.get("sources", []) if source.get("licence")})
     text = f" The text that they were trained and tested on: {', '.join(of_text)}." if of_text else ""
     return weights + text
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

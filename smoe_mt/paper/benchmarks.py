@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from data_prep.rows import ENGLISH, pair_name
 from smoe_mt.errors import UserError
+from smoe_mt.languages import ENGLISH, pair_name
 
 
 @dataclass(frozen=True)

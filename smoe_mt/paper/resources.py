@@ -6,7 +6,7 @@ M4 has no classes.
 
 from __future__ import annotations
 
-ENGLISH = "en"
+from smoe_mt.languages import ENGLISH
 
 Classes = dict[str, tuple[str, ...]]
 

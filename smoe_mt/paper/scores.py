@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.moe import parse_strata
-
 
 @dataclass(frozen=True)
 class Column:
@@ -117,16 +115,3 @@ OPUS100 = PaperTable(
 )
 
 TABLES: dict[str, PaperTable] = {"m4": M4, "m15": M15, "opus100": OPUS100}
-
-
-def row_name(model: Mapping[str, Any]) -> str:
-    """What a model's configuration is called in `configs/model`; the paper's tables need not have such a row."""
-    kind, experts = str(model["moe"]), int(model.get("num_experts") or 0)
-    if kind == "stratified":
-        return "smoe_" + "_".join(map(str, parse_strata(model["strata"])))
-    if kind == "stacking":
-        strata = parse_strata(model["strata"])
-        return f"stacking_{len(strata)}_{strata[0]}"
-    if kind == "vanilla" and experts == 32:
-        return "vanilla_32"
-    return "dense" if kind == "none" else kind
