@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks
-from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
+from smoe_mt.evaluation.result import Evaluation, versions
+from smoe_mt.evaluation.scores import BASELINES, DirectionScores, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Text, Translator
@@ -24,7 +24,6 @@ from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.pieces import FolderPieces
 
-FORMAT = 1
 BYTES_TO_SCORE = 1 << 28  # of a process, at most
 WINDOW = 4000  # sentences that are translated together, and at most lost where an evaluation is interrupted
 
@@ -50,34 +49,6 @@ class Request:
         return self.parallel_files.title if self.parallel_files else self.split
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The result: text and scores of every direction, and those of each baseline."""
-
-    name: str
-    corpora: tuple[Corpus, ...]
-    scores: dict[str, DirectionScores]
-    baselines: dict[str, dict[str, DirectionScores]]
-    details: dict[str, Any]
-    metrics: tuple[Metric, ...] = DEFAULT_METRICS
-
-    @property
-    def benchmark(self) -> str | None:
-        """The benchmark whose text was translated, if it is one's."""
-        return self.details.get("benchmark")
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of scores.json."""
-        return {
-            "format": FORMAT,
-            **self.details,
-            "metrics": {metric.name: metric.meaning for metric in self.metrics},
-            **as_json(self.scores, self.benchmark),
-            "baselines": {name: as_json(scores, self.benchmark) for name, scores in self.baselines.items()},
-            "versions": _versions(),
-        }
-
-
 def read_texts(translator: Translator, request: Request) -> list[Corpus]:
     """The text to translate, a corpus without hypotheses for each direction.
 
@@ -101,7 +72,7 @@ def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
         "precision": str(next(translator.loaded.model.parameters()).dtype),
         "pieces": fingerprint(FolderPieces(translator.loaded.task.spm)),
         **asdict(decoding),
-        "smoe_mt": _versions()["smoe_mt"],
+        "smoe_mt": versions()["smoe_mt"],
     }
 
 
@@ -230,18 +201,3 @@ def _score(
     directions = [corpus.direction for corpus in corpora]
     own, *baselines = (dict(zip(directions, column)) for column in zip(*found, strict=True))
     return own, dict(zip(BASELINES, baselines, strict=True))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package, distribution in {
-        "smoe_mt": "smoe_mt",
-        "sacrebleu": "sacrebleu",
-        "torch": "torch",
-        "fairseq": "fairseq-fixed",
-    }.items():
-        try:
-            found[package] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found

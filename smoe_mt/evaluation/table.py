@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Metric
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import DirectionScores, class_means, means
 from smoe_mt.evaluation.seeds import by_setting, mean_and_spread
 from smoe_mt.paper.resources import classes_of
