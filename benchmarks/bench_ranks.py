@@ -43,9 +43,10 @@ from benchmarks.models import add_model_arguments, count_flops, make_model, toy_
 from benchmarks.overlap import profiled
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
 from smoe_mt.memory import keep_freed_memory
-from smoe_mt.moe import StratifiedMoE, parallel
-from smoe_mt.moe.experts import Experts
-from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
+from smoe_mt.moe import ExpertBank, StratifiedMoE
+from smoe_mt.moe.distributed import all_to_all, expert_parallel, placement
+from smoe_mt.moe.distributed.expert_parallel import shard
+from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.training.expert_parallel import ExpertDataParallel
 from tests.ranks import on_ranks
 
@@ -89,7 +90,7 @@ class Traffic:
 @contextmanager
 def counted() -> Iterator[Traffic]:
     """Counts what goes through the exchange of experts and through reductions."""
-    traffic, start, wait, reduce = Traffic(), parallel.start, parallel.wait, distributed.all_reduce
+    traffic, start, wait, reduce = Traffic(), all_to_all.start, all_to_all.wait, distributed.all_reduce
 
     def counted_start(rows: Tensor, received: Sequence[int], sent: Sequence[int], group_name: str) -> Tensor:
         others = sum(sent) - sent[distributed.get_rank() % len(sent)]
@@ -111,8 +112,10 @@ def counted() -> Iterator[Traffic]:
         return result
 
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(parallel, "start", counted_start))
-        patches.enter_context(mock.patch.object(parallel, "wait", counted_wait))
+        for module in (all_to_all, placement, expert_parallel):
+            for name, counting in (("start", counted_start), ("wait", counted_wait)):
+                if hasattr(module, name):
+                    patches.enter_context(mock.patch.object(module, name, counting))
         patches.enter_context(mock.patch.object(distributed, "all_reduce", counted_reduce))
         yield traffic
 
@@ -229,7 +232,7 @@ def ping_of_rank(_rank: int) -> dict[str, float]:
 
     def exchange(floats: int) -> Callable[[], object]:
         rows = torch.ones(size, floats)
-        return lambda: parallel.wait(parallel.start(rows, one_each, one_each, group.group_name))
+        return lambda: all_to_all.wait(all_to_all.start(rows, one_each, one_each, group.group_name))
 
     buffer = torch.ones(8 * LARGE)
     latency, large, reduction = (
@@ -285,8 +288,8 @@ def block_overhead(_rank: int, tokens: int, args: argparse.Namespace) -> list[di
         torch.manual_seed(0)
         block = StratifiedMoE(512, 2048, (4, 12))
         for module in block.modules():
-            if isinstance(module, Experts) and chunks:
-                module.spread(ExpertRanks(expert_mesh(1, "cpu"), chunks))
+            if isinstance(module, ExpertBank) and chunks:
+                shard(module, ExpertRanks(expert_mesh(1, "cpu"), chunks))
         return block
 
     def passes(block: nn.Module) -> Callable[[], object]:

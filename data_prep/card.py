@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from smoe_mt.languages import ENGLISH, pair_name
+from smoe_mt.language_codes import ENGLISH, pair_name
 from smoe_mt.paper.benchmarks import BENCHMARKS
 from smoe_mt.text_table import markdown_table
 
@@ -22,6 +22,7 @@ def render(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
                 *_facts(corpus, sizes),
                 *_sentences(corpus, sizes),
                 *_cleaning(corpus),
+                *_spelling(corpus),
                 *_options(corpus),
                 *_sources(corpus),
             )
@@ -87,6 +88,24 @@ def _cleaning(corpus: Mapping[str, Any]) -> Iterable[str]:
     yield "Pairs of sentences read, what each step took out, and what was kept before valid and test were drawn."
     rows = [[pair, *(_number(found.get(step, 0)) for step in steps)] for pair, found in corpus["counts"].items()]
     yield markdown_table(["pair", *steps], rows, numbers=True)
+
+
+def _spelling(corpus: Mapping[str, Any]) -> Iterable[str]:
+    yield "## What the vocabulary can write"
+    yield (
+        "Held-out sentences (valid, test) that change when they are split into pieces and joined again: no model of this "
+        "vocabulary can produce them as they are."
+    )
+    rows = [
+        [
+            language,
+            _number(found["sentences"]),
+            f"{found['changed'] / max(found['sentences'], 1):.1%}",
+            ", ".join(f"{name} ({times:,})" for name, times in found["lost"]) or "-",
+        ]
+        for language, found in corpus["spelling"].items()
+    ]
+    yield markdown_table(["language", "sentences", "changed", "characters lost most"], rows, numbers=True)
 
 
 def _options(corpus: Mapping[str, Any]) -> Iterable[str]:

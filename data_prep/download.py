@@ -17,7 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.files import DISK_FULL, read_json, sha256_file, write_json
+from data_prep.files import DISK_FULL, read_json, write_json
+from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
 
 BLOCK = 1 << 20

@@ -23,7 +23,8 @@ from urllib.parse import unquote
 
 from tqdm import tqdm
 
-from data_prep.files import say, sha256_file
+from data_prep.files import say
+from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
 
 CLIENTS = {"deb": "apt-get", "npm": "npm", "pip": "pip"}

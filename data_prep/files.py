@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -61,15 +60,6 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as data:
-        while block := data.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_space(folder: Path, needed: int, what: str) -> None:
     """UserError if the disk of a folder has less than ``needed`` bytes free."""
     free = shutil.disk_usage(folder).free
@@ -78,11 +68,6 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} need about {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free: "
             "free some space or give another folder"
         )
-
-
-def fingerprint(value: Any) -> str:
-    """Hexadecimal SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import fingerprint, read_json, sha256_file, write_json
+from data_prep.files import read_json, write_json
+from smoe_mt.checksums import is_intact, sha256_file, sha256_value
 from smoe_mt.errors import UserError
 
 CORPUS = "corpus.json"
@@ -27,7 +28,7 @@ def is_complete(out: Path, request: Any) -> bool:
         if out.is_dir() and not (out / WORK).is_dir() and any(out.iterdir()):
             raise UserError(f"{out} holds other files: give an empty or a new folder with --out")
         return False
-    if corpus.get("request") != fingerprint(request):
+    if corpus.get("request") != sha256_value(request) or not is_intact(corpus):
         return False
     files = corpus.get("checksums", {})
     return all((out / name).is_file() and sha256_file(out / name) == digest for name, digest in files.items())

@@ -38,7 +38,7 @@ class SpmOptions:
     """
 
     vocab_size: int = 8000
-    normalisation: str = "nmt_nfkc"
+    normalisation: str = "identity"
     seed: int = 0
     exact: bool = True
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import fingerprint, read_json, say, write_json
+from data_prep.files import read_json, say, write_json
+from smoe_mt.checksums import sha256_value
 
 DONE = "done.json"
 
@@ -19,7 +20,7 @@ def run_stage(work: Path, name: str, inputs: Any, make: Callable[[Path], Any]) -
     ``make(folder)`` fills an empty folder, which gets its final name only when all is written. If the folder is there
     already and was made from the same ``inputs``, nothing runs.
     """
-    folder, mark = work / name, fingerprint([name, inputs])
+    folder, mark = work / name, sha256_value([name, inputs])
     done = read_json(folder / DONE)
     if isinstance(done, dict) and done.get("fingerprint") == mark:
         say(f"{name}: already done")

@@ -1,17 +1,9 @@
-"""Languages: their pairs, by which locale names packages know them, and where the Declaration of Human Rights has them."""
+"""Languages: by which locale names packages know them, and where the Declaration of Human Rights has them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-ENGLISH = "en"
-
-
-def pair_name(a: str, b: str) -> str:
-    """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
-    first, second = sorted((a, b), key=lambda language: (language == ENGLISH, language))
-    return f"{first}-{second}"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
+from smoe_mt.checksums import sealed, sha256_file
+
 Words = list[str]
 RELATIONS: Mapping[str, Callable[[Words], Words]] = {"aa": list, "bb": lambda words: words[::-1]}
 SIZES: Mapping[str, int | dict[str, int]] = {"train": 400, "valid": 20, "test": 20}
@@ -52,6 +54,14 @@ def make_toy_folder(
                 text[split, f"{language}-en", language] = [" ".join(RELATIONS[language](s)) for s in english]
     _write(path, languages, text)
     return path
+
+
+def seal(folder: Path) -> None:
+    """Put checksums into corpus.json, as `smoe-mt prepare` does."""
+    card = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "corpus.json")
+    card["checksums"] = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    (folder / "corpus.json").write_text(json.dumps(sealed(card), indent=1), encoding="utf-8")
 
 
 def _vocabulary(rng: random.Random, words: int) -> Words:

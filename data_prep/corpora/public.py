@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.corpora.moses import read_moses
-from data_prep.corpora.own import Part
+from data_prep.corpora.own import BadLines, Part
 from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.download import Download, NotThere, cached, download, left_to_fetch, remote_size
 from data_prep.fetch import Package, unpack
@@ -33,7 +33,7 @@ from data_prep.files import check_space, say
 from data_prep.report import table
 from data_prep.rows import Row, languages_of
 from smoe_mt.errors import UserError
-from smoe_mt.languages import ENGLISH
+from smoe_mt.language_codes import ENGLISH
 from smoe_mt.paper.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 
 PRIMARY = (
@@ -184,7 +184,7 @@ def _write(dataset: Dataset, file: Download, root: Path, folder: Path) -> Source
     """Append a data set's text; lines without a sentence on one side count for cleaning, but held-out sets have none."""
     count = empty = 0
     with open(folder / f"{dataset.split}.{dataset.pair}.tsv", "a", encoding="utf-8", newline="\n") as out:
-        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, TRAIN, False)):
+        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, TRAIN, False), BadLines(skip=False)):
             if dataset.split != TRAIN and not (first and second):
                 empty += 1
                 continue

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from smoe_mt.checkpoints.schema import untrained_history
+from smoe_mt.checksums import is_intact, sha256_file
 from smoe_mt.errors import UserError
 
 FORMAT = 1
@@ -70,7 +70,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         whole = whole and isinstance(config["updates"], int) and isinstance(config["task_state"], dict)
     except (KeyError, TypeError):
         whole = False
-    if not whole:
+    if not whole or not is_intact(config):
         raise UserError(f"{path}: altered or incomplete; {REMEDY}")
     return config
 
@@ -84,12 +84,7 @@ def _check_part(path: Path, expected: dict[str, Any]) -> None:
 
 def fingerprint(path: Path, progress: Callable[[int], Any] = lambda _: None) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file; `progress` is told how many bytes were read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            progress(len(block))
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path, progress)}
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -100,6 +95,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}); {REMEDY}") from error
     tied.pop("format", None)
+    if unknown := set(tied.values()) - set(weights):
+        raise UserError(f"{path}: it ties weights to {min(unknown)!r}, which it does not hold; {REMEDY}")
     return weights | {name: weights[kept] for name, kept in tied.items()}
 
 

@@ -22,11 +22,10 @@ from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
 from smoe_mt.checkpoints.schema import TASK, CheckpointView
 from smoe_mt.checkpoints.sharded import Shards
 from smoe_mt.errors import UserError
-from smoe_mt.models.config import HAS_STRATA
+from smoe_mt.models.meaning import settings_of_blocks
 
-#: Settings that say what a model is, where it has them.
-SETTINGS = (
-    *("moe", "strata", "num_experts", "top_k", "moe_freq", "variant", "second_choice"),
+#: Sizes of a model; the settings of its blocks are asked of its system.
+SIZES = (
     *("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"),
     *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
 )
@@ -66,7 +65,7 @@ def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]
         "mean_of": view.mean_of,
         "task": (settings.get("task") or {}).get("_name") or settings.get("task_name"),
         "architecture": model.get("_name") or model.get("arch"),
-        "model": {name: model[name] for name in SETTINGS if name in model and name not in unused_settings(model)},
+        "model": {name: model[name] for name in shown_settings(model) if model.get(name) is not None},
         "parameters": count_parameters(state),
         "precision": dict(Counter(type_name(weight) for weight in state["model"].values())),
         "vocabulary": view.vocabulary,
@@ -86,11 +85,12 @@ def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": args, "task_name": args.get("task")}
 
 
-def unused_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings of the experts that this kind of model does not read."""
-    if model.get("moe") == "none":
-        return ("strata", "num_experts", "top_k", "moe_freq", "variant", "second_choice")
-    return ("num_experts",) if model.get("moe") in HAS_STRATA else ("strata",)
+def shown_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings that say what a model is. UserError for an unknown system."""
+    if "moe" not in model:  # not one of ours
+        return SIZES
+    blocks = settings_of_blocks(model)
+    return ("moe", *blocks, *(("moe_freq",) if blocks else ()), *SIZES)
 
 
 def form_of(path: Path, state: Mapping[str, Any]) -> str:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
+from smoe_mt.checkpoints.archive import check_archive, compare_check_sums, is_archive
 from smoe_mt.checkpoints.exported import read_exported
 from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
 from smoe_mt.errors import UserError, first_sentence
-
-BLOCK = 1 << 20
-QUIET: dict[str, Any] = {"disable": None, "leave": False, "delay": 2.0}  # a bar for those who wait at a terminal
+from smoe_mt.progress import bytes_bar
 
 
 def allow_namespaces() -> None:
@@ -52,9 +49,36 @@ def _mapped(path: Path) -> Any:
     allow_namespaces()
     try:
         # What torch wrote before its version 1.6 is no zip archive, and cannot be mapped.
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+        archived = is_archive(path)
+        if archived:
+            check_archive(path)
+        state = torch.load(path, map_location="cpu", mmap=archived, weights_only=True)
+        _check_tensors(state)
+        return state
+    except UserError:
+        raise
     except Exception as error:  # other bytes in a file make the unpickler raise nearly anything
         raise damaged(path, error) from error
+
+
+def _check_tensors(state: Any) -> None:
+    """ValueError for a tensor that claims more elements than it has in the file: a copy of it could fill the memory."""
+    elsewhere = isinstance(state, dict) and state.get(SHARDS) is not None
+    waiting, seen = [state], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_quantized or (value.is_meta and not elsewhere):
+                raise ValueError(f"it holds a tensor of another kind than weights are: {tuple(value.shape)}")
+            if not value.is_meta and value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError(f"it holds a tensor without all of its elements: {tuple(value.shape)}")
 
 
 def folder_named_by(path: Path) -> str | None:
@@ -94,22 +118,14 @@ def check_whole(path: str | Path) -> None:
         return
     shards = Shards.of(state, path)
     size = path.stat().st_size + (sum(one["bytes"] for one in shards.files.values()) if shards else 0)
-    with tqdm(total=size, desc=f"checking {path.name}", unit="B", unit_scale=True, **QUIET) as progress:
-        if zipfile.is_zipfile(path):
+    with bytes_bar(size, f"checking {path.name}") as progress:
+        if is_archive(path):
             try:
-                _compare_check_sums(path, progress.update)  # torch writes them, but does not look at them
-            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+                compare_check_sums(path, progress.update)  # torch writes them, but does not look at them
+            except Exception as error:  # other bytes in a header make zipfile raise nearly anything
                 raise damaged(path, error) from error
         if shards:
             check_folder(path, shards, progress.update)
-
-
-def _compare_check_sums(path: Path, progress: Callable[[int], Any]) -> None:
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            with archive.open(entry) as stream:
-                while block := stream.read(BLOCK):
-                    progress(len(block))
 
 
 def damaged(path: str | Path, error: Exception) -> UserError:

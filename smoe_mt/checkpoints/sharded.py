@@ -24,13 +24,13 @@ from smoe_mt.checkpoints.exported import fingerprint
 from smoe_mt.checkpoints.schema import place_of
 from smoe_mt.errors import UserError
 from smoe_mt.files import PARTIAL, sync
-from smoe_mt.moe.experts import STACKED
+from smoe_mt.moe.experts.base import SHARED
 
 SHARDS = "shards"  # in the checkpoint: see `Shards.state`
 MODEL, OPTIMISER = "model", "last_optimizer_state"
 PARTS = (MODEL, OPTIMISER)  # of a checkpoint, whose tensors go into the folder
 FOLDER = re.compile(r"shards_\d+(_\d+)?")
-EXPERTS = re.compile(rf"\.experts\.({'|'.join(STACKED)})(\.|$)")  # in a name: a stack of them
+EXPERTS = re.compile(rf"\.experts\.(?!{SHARED}\.)")  # in a parameter's name: a stack with an entry for each expert
 FILE = re.compile(r"[\w-]+\.safetensors")
 BYTES_OF_A_FILE = 1 << 30  # of a rank; a file is put together in memory before it is written
 REMEDY = "take another checkpoint, or copy its folder again"
@@ -281,10 +281,14 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
     places = list(tensors_of(state, shards.parameters, parts))
     found: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
+    room = sum(one["bytes"] for one in shards.files.values())
     for name, values, key in places:
         kept, shape = shards.tied.get(name, name), values[key].shape
         if kept in found:
             continue
+        room -= values[key].nbytes
+        if room < 0:
+            raise UserError(f"{path}: its tensors are larger than the files of {shards.folder}; {REMEDY}")
         experts = list(mine(shape[0])) if EXPERTS.search(kept) else None
         if experts is None:
             found[kept] = targets[kept] = torch.empty(shape, dtype=values[key].dtype)

@@ -11,9 +11,8 @@ from smoe_mt.checkpoints.fairseq_import import fit_vocabulary, from_state, is_fo
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.errors import UserError
+from smoe_mt.moe import ExpertBank
 from smoe_mt.tasks.vocabulary import Vocabulary
-
-FFN_OF_EXPERTS = {"w_in": "fc1.weight", "b_in": "fc1.bias", "w_out": "fc2.weight", "b_out": "fc2.bias"}
 
 
 def upcycle_from(
@@ -34,31 +33,52 @@ def upcycle_from(
         dense, _ = fit_vocabulary(from_state(state, path), symbols)
     elif theirs is not None and vocabulary is not None:
         vocabulary.check(theirs)
-    model.load_state_dict(upcycled_state(dense, model.state_dict(), str(path)))
+    model.load_state_dict(upcycled_state(dense, model, str(path)))
 
 
-def upcycled_state(dense: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The state of ``target`` with the dense weights in it: shapes and names of ``target``.
+def upcycled_state(dense: Mapping[str, Tensor], model: nn.Module, where: str) -> dict[str, Tensor]:
+    """The state of ``model`` with the dense weights in it.
 
     Raises:
-        UserError: a weight that the dense model lacks, or has in another shape.
+        UserError: a weight that the dense model lacks, or has in another shape, or experts that cannot start from it.
     """
-    state: dict[str, Tensor] = {}
+    target, state = model.state_dict(), {}
+    banks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
     for name, old in target.items():
         source = _dense_name(name)
-        if source is None:
-            state[name] = old
+        if any(name.startswith(bank) for bank in banks):
             continue
-        if source not in dense:
-            raise UserError(f"--init-experts-from: {where} has no {source}; it must be a dense model of as many layers")
-        new = dense[source]
-        if new.shape != old.shape and new.shape != old.shape[1:]:
+        state[name] = old if source is None else _fitting(dense, source, old, where)
+    for prefix, bank in banks.items():
+        layer = prefix.partition(".block.")[0]
+        ffn = [_weight(dense, f"{layer}.{leaf}", where) for leaf in FFN]
+        try:
+            state |= {f"{prefix}{name}": weight for name, weight in bank.from_dense(*ffn).items()}
+        except ValueError as error:
             raise UserError(
-                f"--init-experts-from: {source} is {tuple(new.shape)} in {where}, but this model has {tuple(old.shape)}; "
-                "both models must have the same dimensions and vocabulary"
-            )
-        state[name] = new.to(old.dtype).expand_as(old).clone()
+                f"--init-experts-from: the FFN {layer}.fc1, {layer}.fc2 of {where} does not fit: {error}; "
+                "both models must have the same dimensions"
+            ) from None
     return state
+
+
+FFN = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+
+
+def _weight(dense: Mapping[str, Tensor], source: str, where: str) -> Tensor:
+    if source not in dense:
+        raise UserError(f"--init-experts-from: {where} has no {source}; it must be a dense model of as many layers")
+    return dense[source]
+
+
+def _fitting(dense: Mapping[str, Tensor], source: str, old: Tensor, where: str) -> Tensor:
+    new = _weight(dense, source, where)
+    if new.shape != old.shape:
+        raise UserError(
+            f"--init-experts-from: {source} is {tuple(new.shape)} in {where}, but this model has {tuple(old.shape)}; "
+            "both models must have the same dimensions and vocabulary"
+        )
+    return new.to(old.dtype).clone()
 
 
 def _dense_name(name: str) -> str | None:
@@ -67,8 +87,6 @@ def _dense_name(name: str) -> str | None:
     if not block:
         return name
     kind, leaf = inside.split(".")[-2:]
-    if kind == "experts":
-        return f"{layer}.{FFN_OF_EXPERTS[leaf]}"
     if kind in ("fc1", "fc2"):
         return f"{layer}.{kind}.{leaf}"
     if "norm" in inside:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
@@ -22,7 +23,7 @@ from smoe_mt.evaluation.selection import ALL, choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
-from smoe_mt.generation.command import add_decoding_arguments, check_processes
+from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, check_processes
 from smoe_mt.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
@@ -36,7 +37,7 @@ SAYS_LITTLE = re.compile(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("--split", help=f"split to translate (default: {DEFAULT_SPLIT})")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help=f"of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed here "
         f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
+    )
+    parser.add_argument(
+        "--tokenize",
+        default=AUTO,
+        help="sacreBLEU's tokenizer for BLEU (default: %(default)s, the one for the target language: zh, ja-mecab, ko-mecab, "
+        "char for others without spaces, else 13a)",
     )
     parser.add_argument(
         "--compare",
@@ -117,6 +124,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
     if args.expert_parallel_size < 1:
         raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
+    check_tokenizer(args.tokenize)
     if args.ensemble and len(args.runs) < 2:
         raise UserError("--ensemble needs two runs or more, which translate together")
     if args.compare:
@@ -137,6 +145,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         processes=args.processes if args.expert_parallel_size == 1 else 1,
         parallel_files=_parallel_files(args),
         metrics=metrics,
+        tokenize=args.tokenize,
     )
     return request, left_out
 
@@ -170,7 +179,7 @@ def _evaluate_all(
     for checkpoints, name, folder in zip(groups, names, folders):
         device = ranks.device(args.device)
         translator = Translator.from_pretrained(
-            checkpoints, args.data, device, expert_parallel_size=args.expert_parallel_size
+            checkpoints, args.data, device, expert_parallel_size=args.expert_parallel_size, verify=args.verify
         )
         texts = read_texts(translator, request)
         first_texts = first_texts or texts
@@ -220,6 +229,10 @@ def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
             lines.append(f"{metric.name}: {signature}{where}")
         if len(found) > MOST_SIGNATURES:
             lines.append(f"{metric.name}: {len(found) - MOST_SIGNATURES} more signatures in {SCORES}")
+        if metric.pool and len(found) > 1:
+            lines.append(
+                f"{metric.name}: its means are over scores of different signatures; compare them only with the same"
+            )
         scored = {direction: one.values[metric.name] for each in evaluations for direction, one in each.scores.items()}
         without = [direction for direction, value in scored.items() if value is None]
         if without:

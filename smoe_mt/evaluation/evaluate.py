@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from smoe_mt.bleu_tokenizers import AUTO
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
@@ -23,6 +24,7 @@ from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.pieces import FolderPieces
+from smoe_mt.text import FORM, normalise
 
 BYTES_TO_SCORE = 1 << 28  # of a process, at most
 WINDOW = 4000  # sentences that are translated together, and at most lost where an evaluation is interrupted
@@ -31,7 +33,7 @@ WINDOW = 4000  # sentences that are translated together, and at most lost where 
 @dataclass(frozen=True)
 class Request:
     """What to evaluate: a split, all of its directions or some, or text of one's own instead; all sentences or the first
-    `limit` of each direction; with which metrics; on how many processes (None: see `Translator.translate`).
+    `limit` of each direction; with which metrics, and which tokenizer for BLEU; on how many processes (None: see `Translator.translate`).
     """
 
     split: str = "test"
@@ -42,6 +44,7 @@ class Request:
     processes: int | None = None
     parallel_files: ParallelFiles | None = None
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    tokenize: str = AUTO
 
     @property
     def title(self) -> str:
@@ -61,7 +64,13 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
         directions = choose_directions(task, request.split, request.directions)
         texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
     pieces = FolderPieces(task.spm)
-    return [replace(text, pieces=pieces) for text in texts]
+    return [replace(in_one_form(text), pieces=pieces, tokenize=request.tokenize) for text in texts]
+
+
+def in_one_form(text: Corpus) -> Corpus:
+    """Sources and references in the form that hypotheses have: canonically equal strings score as equal."""
+    sources, references = (tuple(map(normalise, lines)) for lines in (text.sources, text.references))
+    return replace(text, sources=sources, references=references)
 
 
 def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
@@ -121,6 +130,7 @@ def _about(translator: Translator, request: Request, name: str) -> dict[str, Any
         "source": str(own.source.absolute()) if own else None,
         "reference": str(own.reference.absolute()) if own else None,
         "limit": request.limit,
+        "text_form": FORM,
         **asdict(decoding),
     }
 

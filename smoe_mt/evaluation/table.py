@@ -94,13 +94,14 @@ def _run_names(names: Sequence[str], columns: Sequence[Sequence[str]], first: in
 
 
 def samples(evaluation: Evaluation, count: int) -> str:
-    """`count` translations beside source and reference, taken in turn from all directions, evenly over each."""
+    """`count` translations, or all, beside source and reference, in turn from all directions, evenly over each."""
     chosen = []
     per_direction = -(-count // len(evaluation.corpora))
-    for turn in range(per_direction):
+    for turn in range(min(per_direction, max(len(corpus.sources) for corpus in evaluation.corpora))):
         for corpus in evaluation.corpora:
-            place = turn * len(corpus.sources) // per_direction
-            chosen.append((corpus, place))
+            mine = min(per_direction, len(corpus.sources))
+            if turn < mine:
+                chosen.append((corpus, turn * len(corpus.sources) // mine))
     return "\n\n".join(
         f"{corpus.direction}  source      {corpus.sources[place]}\n"
         f"{' ' * len(corpus.direction)}  {evaluation.name[-11:]:<11} {corpus.hypotheses[place]}\n"

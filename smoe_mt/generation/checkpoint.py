@@ -36,10 +36,12 @@ def load_model(
     device: str = "auto",
     dtype: str = "fp32",
     expert_parallel_size: int = 1,
+    verify: bool = False,
 ) -> LoadedModel:
     """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
 
-    `expert_parallel_size`: so many ranks share out its experts, whatever it was trained on.
+    `expert_parallel_size`: so many ranks share out its experts, whatever it was trained on. `verify`: read all of the data
+    folder, even what was found sound before.
 
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
     file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
@@ -54,11 +56,12 @@ def load_model(
     _attach_data(config, data, checkpoint)
     with open_dict(config):
         config.task.expert_parallel_size = expert_parallel_size
+        config.task.verify = verify
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     except UserError:
         raise
-    except (RuntimeError, KeyError) as error:
+    except Exception as error:  # settings that no model can have make fairseq raise nearly anything
         raise UserError(
             f"{checkpoint}: its weights do not fit the model that its configuration describes ({first_sentence(error)}); "
             "was it written by another version of smoe_mt?"

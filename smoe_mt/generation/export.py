@@ -23,18 +23,20 @@ from smoe_mt.checkpoints.exported import (
     plain_sections,
 )
 from smoe_mt.checkpoints.schema import tied_tensors
+from smoe_mt.checksums import sealed
 from smoe_mt.devices import DTYPES, pick_dtype
 from smoe_mt.errors import UserError
 from smoe_mt.files import whole_folder
 from smoe_mt.generation.card import model_card, read_scores
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
+from smoe_mt.generation.command import add_data_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
     parser.add_argument("out", metavar="OUT", help="folder to write")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
     parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
     parser.add_argument(
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Export, and say where and how large. Raises UserError for what cannot be loaded or written."""
     out = Path(args.out)
     check_place(out, args.overwrite)
-    loaded = load_model(args.run, args.data, "cpu")
+    loaded = load_model(args.run, args.data, "cpu", verify=args.verify)
     export(loaded, out, args.name or out.absolute().name, args.licence, args.dtype)
     size = sum((out / name).stat().st_size for name in (CONFIG, README, *PARTS))
     print(f"{out}: {size / 1e6:,.1f} MB, {', '.join((CONFIG, README, *PARTS))}")
@@ -88,7 +90,7 @@ def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None
             "files": {part: fingerprint(folder / part) for part in PARTS},
         }
         (folder / README).write_text(model_card(config, loaded.task.folder.card, scores, licence), encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(sealed(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -61,6 +61,7 @@ class Translator:
         device: str = "auto",
         dtype: str = "fp32",
         expert_parallel_size: int = 1,
+        verify: bool = False,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
         extra `hub`); several translate as an ensemble, by the mean of their probabilities. `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
@@ -68,12 +69,14 @@ class Translator:
         `expert_parallel_size`: so many ranks of torch.distributed share out the experts. Each then translates what it likes,
         and calls `serve` when it has nothing left.
 
+        `verify`: read all of the data folder, even what was found sound before.
+
         Raises UserError for what cannot be loaded.
         """
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         if not paths:
             raise UserError("no model: give a checkpoint, a run folder or an exported folder")
-        return cls(*(load_model(each, data, device, dtype, expert_parallel_size) for each in paths))
+        return cls(*(load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths))
 
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
@@ -216,13 +219,14 @@ class Translator:
             yield tuple(itertools.islice(candidates, len(mine)))
 
     def _encode(self, line: str, target: str) -> Tensor:
-        tokens = self.loaded.task.encode(line.strip(), target)
+        tokens = self.loaded.task.encode(line, target)
         longest = min(each.model.max_positions()[0] for each in self.models)
         if len(tokens) <= longest:
             return tokens
-        warnings.warn(
+        # Python's usual way keeps each different text of a warning for ever.
+        warnings.warn_explicit(
             f"a sentence of {len(tokens)} tokens ({line.strip()[:30]!r}...) is cut to the {longest} that the model takes",
-            stacklevel=4,
+            *(UserWarning, __file__, 0),
         )
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]

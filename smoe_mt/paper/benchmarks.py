@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smoe_mt.errors import UserError
-from smoe_mt.languages import ENGLISH, pair_name
+from smoe_mt.language_codes import ENGLISH, pair_name
 
 
 @dataclass(frozen=True)

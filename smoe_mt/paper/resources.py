@@ -6,7 +6,7 @@ M4 has no classes.
 
 from __future__ import annotations
 
-from smoe_mt.languages import ENGLISH
+from smoe_mt.language_codes import is_english
 
 Classes = dict[str, tuple[str, ...]]
 
@@ -46,4 +46,4 @@ def classes_of(benchmark: str | None) -> Classes:
 def belongs(direction: str, languages: tuple[str, ...]) -> bool:
     """Whether a direction is one of these languages' with English."""
     source, target = direction.split("-")
-    return ENGLISH in (source, target) and (source in languages or target in languages)
+    return (is_english(source) or is_english(target)) and (source in languages or target in languages)

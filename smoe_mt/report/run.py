@@ -14,7 +14,8 @@ from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import TASK, updates_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
-from smoe_mt.moe import parse_strata
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE
 from smoe_mt.registration import register
 
 
@@ -87,12 +88,5 @@ def read_json(path: Path) -> Mapping[str, Any] | None:
 
 def row_name(model: Mapping[str, Any]) -> str:
     """What a model's configuration is called in `configs/model`; the paper's tables need not have such a row."""
-    kind, experts = str(model["moe"]), int(model.get("num_experts") or 0)
-    if kind == "stratified":
-        return "smoe_" + "_".join(map(str, parse_strata(model["strata"])))
-    if kind == "stacking":
-        strata = parse_strata(model["strata"])
-        return f"stacking_{len(strata)}_{strata[0]}"
-    if kind == "vanilla" and experts == 32:
-        return "vanilla_32"
-    return "dense" if kind == "none" else kind
+    kind = str(model["moe"])
+    return "dense" if kind == DENSE else SYSTEMS[kind].row_name(model)

@@ -15,13 +15,13 @@ from omegaconf import open_dict
 
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, PARTS, SHARDS, fill
 from smoe_mt.errors import UserError
-from smoe_mt.moe.parallel import ExpertRanks
+from smoe_mt.moe.distributed.expert_parallel import ranks_of
+from smoe_mt.moe.distributed.placement import ExpertRanks
 from smoe_mt.training.expert_parallel import (
     add_expert_norm,
     expert_counts,
     experts_to_load,
     put_whole_experts,
-    ranks_of,
     whole_experts,
     wrapped,
 )
@@ -137,7 +137,7 @@ class ExpertParallelTrainer(Trainer):
         )
 
     def _own_experts(self, num_experts: int) -> Sequence[int]:
-        return range(num_experts) if self._expert_ranks is None else self._expert_ranks.mine(num_experts)
+        return range(num_experts) if self._expert_ranks is None else self._expert_ranks.local_experts(num_experts)
 
     def saving_together(self) -> AbstractContextManager[None]:
         """Around fairseq's saving of a checkpoint, on all ranks."""

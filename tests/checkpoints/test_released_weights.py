@@ -58,8 +58,11 @@ def build(case: dict[str, Any], block: Block) -> nn.Module:
         second_choice="argmax",
         moe_debug=False,
         cmr_gate_dropout=0.0,
+        moe_freq=1,
+        encoder=Namespace(embed_dim=8, ffn_embed_dim=16),
+        groups={"encoder": (block.strata,)},
     )
-    built = build_block(settings, 8, 16).double()
+    built = build_block(settings, "encoder", 1).double()
     built.load_state_dict({name.removeprefix("block."): one for name, one in block.weights.items()})
     return built.train(config["training"])
 

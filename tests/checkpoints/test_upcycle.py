@@ -16,7 +16,7 @@ Make = Callable[..., SMoETransformerModel]
 
 def test_experts_and_norms_are_the_dense_ones_and_gates_stay(make_model: Make) -> None:
     dense, smoe = make_model(moe="none").state_dict(), make_model(strata="2,2")
-    state = upcycled_state(dense, smoe.state_dict(), "dense")
+    state = upcycled_state(dense, smoe, "dense")
     block = "decoder.layers.1.block"
     for e in range(4):
         assert state[f"{block}.experts.w_in"][e].equal(dense["decoder.layers.1.fc1.weight"])
@@ -31,13 +31,13 @@ def test_another_size_is_refused_by_name(make_model: Make) -> None:
     dense = make_model(moe="none", encoder_ffn_embed_dim=32)
     smoe = make_model(strata="2,2")
     with pytest.raises(UserError, match="fc1.weight is .* but this model has"):
-        upcycled_state(dense.state_dict(), smoe.state_dict(), "dense.pt")
+        upcycled_state(dense.state_dict(), smoe, "dense.pt")
 
 
 def test_a_sparse_checkpoint_is_refused(make_model: Make) -> None:
     smoe = make_model(strata="2,2")
     with pytest.raises(UserError, match="must be a dense model"):
-        upcycled_state(smoe.state_dict(), smoe.state_dict(), "smoe.pt")
+        upcycled_state(smoe.state_dict(), smoe, "smoe.pt")
 
 
 def test_missing_and_damaged_files_are_named(make_model: Make, tmp_path: Path) -> None:

@@ -124,9 +124,10 @@ def test_a_state_dict_alone(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_weights_that_do_not_fit(trained_run: TrainedRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["encoder_ffn_embed_dim", "encoder_embed_dim", "decoder_embed_dim"])
+def test_weights_that_do_not_fit(setting: str, trained_run: TrainedRun, tmp_path: Path) -> None:
     content = torch.load(trained_run.folder / "checkpoint_best.pt", weights_only=True)
-    content["cfg"]["model"]["encoder_ffn_embed_dim"] = 32
+    content["cfg"]["model"][setting] = 48
     torch.save(content, tmp_path / "checkpoint_best.pt")
     with pytest.raises(UserError, match="weights do not fit"):
         load_model(tmp_path, device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -153,6 +154,22 @@ def test_too_long_a_line_is_cut_with_a_warning(translator: Translator, sentences
     with pytest.warns(UserWarning, match="cut to the 64 that the model takes"):
         found = translator.translate([sentences[0], long], "aa", "en")
     assert found[0] == translator.translate([sentences[0]], "aa", "en")[0]
+
+
+def test_the_text_of_a_warning_is_not_kept(
+    translator: Translator, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is another one: through a pipe that is open for long, they would fill the memory."""
+    shown: list[object] = []
+    before = {name: len(vars(module).get("__warningregistry__", ())) for name, module in list(sys.modules.items())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda *args, **_: shown.append(args))
+        for number in range(5):
+            translator.translate([f"{number} {' '.join(sentences)}"], "aa", "en", beam=1, max_len_a=0, max_len_b=2)
+    assert len(shown) == 5
+    for name, count in before.items():
+        assert len(vars(sys.modules[name]).get("__warningregistry__", ())) <= count + 1, name
 
 
 def test_lines_that_fit_bring_no_warning(translator: Translator, sentences: list[str]) -> None:

@@ -22,9 +22,7 @@ from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
-
-#: Settings in which models of equal shapes may still compute something else.
-MEANING = ("moe", "strata", "top_k", "variant", "activation_fn")
+from smoe_mt.models.meaning import meaning
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Summary:
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]
     vocabulary: str | None
+    #: Settings in which models of equal shapes may still compute something else.
     meaning: dict[str, str]
 
 
@@ -116,8 +115,6 @@ def summarise(path: Path) -> Summary:
     state = _open(path)
     view, settings = CheckpointView(state), _settings(state)
     weights: dict[str, Tensor] = state["model"]
-    meaning = {key: str(settings["model"].get(key)) for key in MEANING}
-    meaning["strata"] = meaning["strata"].strip("[]()").replace(" ", "")
     return Summary(
         path=path,
         updates=updates_of(state),
@@ -127,7 +124,7 @@ def summarise(path: Path) -> Summary:
         shapes={name: tuple(tensor.shape) for name, tensor in weights.items()},
         tied=tied_names(state),
         vocabulary=(view.vocabulary or {}).get("sha256"),
-        meaning=meaning,
+        meaning=meaning(settings["model"]),
     )
 
 
@@ -152,13 +149,12 @@ def check_alike(chosen: Sequence[Summary]) -> None:
             raise UserError(f"{pair}: their vocabularies differ; take checkpoints of one training")
         if one.shapes != other.shapes:
             name = min(name for name in {*one.shapes, *other.shapes} if one.shapes.get(name) != other.shapes.get(name))
-            mine, theirs = (each.shapes.get(name, "missing") for each in (one, other))
-            raise UserError(f"{pair}: {name} is {mine} in the first and {theirs} in the second")
-        for key in MEANING:
-            if one.meaning[key] != other.meaning[key]:
-                raise UserError(
-                    f"{pair}: {key} is {one.meaning[key]} in the first and {other.meaning[key]} in the second"
-                )
+            found, wanted = (each.shapes.get(name, "missing") for each in (one, other))
+            raise UserError(f"{pair}: {name} is {found} in the first and {wanted} in the second")
+        for key in {**one.meaning, **other.meaning}:
+            mine, theirs = (each.meaning.get(key, "not set") for each in (one, other))
+            if mine != theirs:
+                raise UserError(f"{pair}: {key} is {mine} in the first and {theirs} in the second")
         if one.tied != other.tied:
             raise UserError(f"{pair}: one of them shares embeddings and the other does not")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import lzma
+import re
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,9 @@ def test_held_out_files_are_used_as_they_are(tmp_path: Path, split: str, name: s
     "files, message",
     [
         ({}, "no line-aligned files"),
-        ({"a.txt": b"x"}, "no line-aligned files"),
+        ({"LICENCE": b"x", "README.md": b"x"}, "no line-aligned files"),
+        ({"a.txt": b"x"}, "a.txt: not a name of the form"),
+        ({"train.de-fr.de.bz2": b"x"}, ".bz2 files are not read"),
         ({"de-fr.de": b"a\n"}, "no file with its fr lines beside it"),
         ({"de-fr.en": b"a\n"}, "its ending is neither de nor fr"),
         ({"de-de.de": b"a\n"}, "the same language twice"),
@@ -79,3 +83,53 @@ def test_bad_input(tmp_path: Path, files: dict[str, bytes], message: str) -> Non
     with pytest.raises(UserError, match=message):
         prepare(f"moses:{folder}", tmp_path / "data")
     assert not (tmp_path / "data" / "corpus.json").exists()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.pt-BR-en.pt-BR", "train.pt-BR-en.en"),
+        ("train.pt-br-en.pt-br", "train.pt-br-en.en"),
+        ("train.pt_BR-eng_Latn.pt_BR", "train.pt_BR-eng_Latn.eng_Latn"),
+    ],
+)
+def test_codes_may_have_a_region_or_script(tmp_path: Path, names: tuple[str, str]) -> None:
+    for side, name in enumerate(names):
+        write_side(tmp_path / "in" / name, toy_lines(150), side)
+    (pair,) = prepare(f"moses:{tmp_path / 'in'}", tmp_path / "data")["pairs"]
+    first, second = pair.split("-")
+    assert first.lower() == "pt_br" and second in ("en", "eng_Latn")
+
+
+def test_xz_and_zst_are_read(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    lines = toy_lines(150)
+    (tmp_path / "in").mkdir()
+    for side, (name, pack) in enumerate(
+        {"xaa-en.xaa.xz": lzma.compress, "xaa-en.en.zst": zstandard.ZstdCompressor().compress}.items()
+    ):
+        (tmp_path / "in" / name).write_bytes(pack("".join(f"{line[side]}\n" for line in lines).encode()))
+    assert prepare(f"moses:{tmp_path / 'in'}", tmp_path / "data")["counts"]["xaa-en"]["read"] == 150
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [(b"no tab", "skipped: .*line 151: 1 column"), (b"\xff\tx", "skipped: .*line 151: not valid UTF-8")],
+)
+def test_bad_lines_stop_or_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: bytes, message: str
+) -> None:
+    write_tsv(tmp_path / "in" / "xaa-en.tsv", toy_lines(150))
+    with open(tmp_path / "in" / "xaa-en.tsv", "ab") as out:
+        out.write(bad + b"\n")
+    with pytest.raises(UserError, match="line 151.*--bad-lines skip"):
+        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data")
+    corpus = prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", "--bad-lines", "skip")
+    assert corpus["sources"][0]["bad_lines"] == 1 and re.search(message, capsys.readouterr().err)
+
+
+def test_a_file_with_many_bad_lines_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "xaa-en.tsv").write_bytes(b"one column\n" * 50 + b"a\tb\n" * 50)
+    with pytest.raises(UserError, match="50 of 100 lines cannot be read"):
+        prepare(f"tsv:{tmp_path / 'in'}", tmp_path / "data", "--bad-lines", "skip")
