@@ -4,7 +4,6 @@ options; cleaning and binarising are done once a pair. All of them read and writ
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,7 +20,7 @@ from data_prep.card import CARD, render
 from data_prep.clean import CleanOptions
 from data_prep.cleaning import Filters, clean_pair
 from data_prep.corpora.base import TRAIN, Corpus
-from data_prep.files import read_json, say, write_bytes, write_json, write_lines
+from data_prep.files import read_json, say
 from data_prep.language_check import Identifier
 from data_prep.rows import languages_of, read_rows
 from data_prep.split import Cleaned, SplitOptions, split
@@ -29,6 +28,7 @@ from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
 from smoe_mt.checksums import sealed, sha256_value
 from smoe_mt.errors import UserError
+from smoe_mt.files import write_bytes, write_json, write_lines
 from smoe_mt.language_codes import is_english
 from smoe_mt.languages import two_letter_codes
 
@@ -64,6 +64,7 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
     request = [RECIPE, corpus.name, corpus.benchmark, wanted, corpus.identity(), asdict(options)]
     if data_folder.is_complete(out, request) and not refresh:
         say(f"{out} is complete already, made from the same text with the same options: nothing to do")
+        data_folder.finish(out)  # a run that was killed may have left it
         done = dict(read_json(out / data_folder.CORPUS))
         _say_missing(done["missing"])
         return done
@@ -128,7 +129,7 @@ def _finish(out: Path, work: Work, value: dict[str, Any], folders: list[Path]) -
     value["checksums"] = data_folder.publish(out, [*folders, card], {DONE})
     value = sealed(value)
     write_json(out / data_folder.CORPUS, value)
-    shutil.rmtree(work.folder)
+    data_folder.finish(out)
     _say_missing(value["missing"])
     return value
 

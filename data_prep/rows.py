@@ -7,7 +7,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.files import read_lines, write_lines
+from data_prep.files import read_lines
+from smoe_mt.files import write_lines
 from smoe_mt.language_codes import is_english
 
 

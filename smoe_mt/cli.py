@@ -74,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain once more when it flushes stdout at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a name too long, too many open files, a disk that fails: all but what the verb itself explains
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 

@@ -23,6 +23,7 @@ LAYERS = (
     ("smoe_mt.paper",),
     ("data_prep",),
     ("smoe_mt.moe",),
+    ("smoe_mt.ranges",),
     ("smoe_mt.search",),
     ("smoe_mt.tasks",),
     ("smoe_mt.models",),

@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -113,3 +114,11 @@ def _write(path: Path, languages: Sequence[str], text: Mapping[tuple[str, str, s
     card = {"format": 1, "benchmark": "toy", "corpus": "toy", "languages": codes, "pairs": pairs, "splits": splits}
     card |= {"vocab_size": len(dictionary), "sources": [], "counts": {}, "checksums": {}}
     (path / "corpus.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+def smallest_settings() -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of its model and task where a test needs no model: one of nearly no parameters."""
+    sizes = {f"{side}_{size}": 1 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")}
+    heads = {f"{side}_attention_heads": 1 for side in ("encoder", "decoder")}
+    model = {"_name": "smoe_transformer", **sizes, **heads, "moe": "none"}
+    return {"model": model, "task": {"_name": "many_to_many_translation"}}

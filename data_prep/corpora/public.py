@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -33,6 +32,8 @@ from data_prep.files import check_space, say
 from data_prep.report import table
 from data_prep.rows import Row, languages_of
 from smoe_mt.errors import UserError
+from smoe_mt.files import checked_name
+from smoe_mt.folders import scratch_directory
 from smoe_mt.language_codes import ENGLISH
 from smoe_mt.paper.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 
@@ -166,9 +167,9 @@ class PublicCorpus:
         records: list[SourceRecord] = []
         for url, file in tqdm(self.found.items(), desc="extract", unit="file"):
             datasets = [dataset for dataset in self.datasets if dataset.url == url]
-            with tempfile.TemporaryDirectory(dir=folder, prefix="unpacked-") as root:
-                _unpack(file, datasets, Path(root))
-                records.extend(_write(dataset, file, Path(root), folder) for dataset in datasets)
+            with scratch_directory(folder, "unpacked") as root:
+                _unpack(file, datasets, root)
+                records.extend(_write(dataset, file, root, folder) for dataset in datasets)
         return records
 
 
@@ -280,4 +281,5 @@ def _dataset(entry: Any, pair: str, split: str, members: tuple[str, ...]) -> Dat
     first, second = members
     file = entry.filename if entry.did.name in {*FLORES, *OPUS100} else f"{entry.did}.{entry.ext}"
     licence = LICENCES.get(entry.did.group, "see the source")
+    checked_name(file, "mtdata's index")
     return Dataset(str(entry.did), entry.url, file, pair, split, (first, second), licence)

@@ -14,7 +14,7 @@ from smoe_mt.analysis.tokens import TokenCapacity
 from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.checkpoints.locate import results_folder, run_name_parts
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.files import partial_text, write_json, write_text
+from smoe_mt.files import atomic_text, write_json, write_text
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.command import add_data_arguments
 from smoe_mt.progress import progress_bar
@@ -81,7 +81,7 @@ def analyse(
         sentences = ShownSentences(blocks, task.dictionary)
         ranks = FrequencyRanks(task, request.split)
         name = run_name_parts(loaded.checkpoint)[-1]
-        with partial_text(folder / TOKENS) as stream:
+        with atomic_text(folder / TOKENS) as stream:
             tokens = TokenCapacity(blocks, task.dictionary, ranks, stream, min_count)
             report = requested_capacity(loaded, request, name, (tokens, sentences))
         report.extremes.extend(tokens.extremes)

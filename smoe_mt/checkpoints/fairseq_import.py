@@ -7,7 +7,6 @@ may differ.
 from __future__ import annotations
 
 import re
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,30 +48,27 @@ class ForeignModel:
     updates: int
 
 
-def is_foreign(state: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is of another model than `smoe_transformer`."""
-    return not str(_settings(state).get("_name") or _settings(state).get("arch")).startswith("smoe_transformer")
-
-
 def read_foreign(path: Path, dictionary: str | Path | None = None) -> ForeignModel:
     """Read a checkpoint of fairseq's `transformer`, or any of the files of a released model, whose others lie beside it.
 
     `dictionary`: their dict.txt, where it is not in the data folder that the checkpoint remembers. Raises UserError for a
     model that `smoe_transformer` cannot be, and for a dictionary that is not theirs.
     """
-    state = read_released(path) if PART.fullmatch(path.stem) else open_checkpoint(path)
+    state = read_released(path) if PART.fullmatch(path.stem) else open_checkpoint(path, foreign=True)
     return from_state(state, path, dictionary)
 
 
 def from_state(state: Mapping[str, Any], path: Path, dictionary: str | Path | None = None) -> ForeignModel:
-    """As `read_foreign`, of what the checkpoint holds."""
-    theirs = _settings(state)
+    """As `read_foreign`, of what the checkpoint holds, which `open_checkpoint` has checked."""
+    theirs: Mapping[str, Any] = state["cfg"]["model"]
     weights = {name: _plain(tensor) for name, tensor in state["model"].items() if not NOT_WEIGHTS.fullmatch(name)}
     missing = [name for name in EMBEDDINGS[:2] if name not in weights]
     if missing or "encoder_embed_dim" not in theirs:
         raise UserError(
             f"{path}: no transformer for translation ({missing[0] if missing else 'no settings'} is missing)"
         )
+    if any(weights[name].dim() != 2 for name in EMBEDDINGS if name in weights):
+        raise UserError(f"{path}: its embeddings are no matrices; take another checkpoint")
     _check_version(weights, path)
     weights.setdefault(EMBEDDINGS[2], weights[EMBEDDINGS[1]])  # fairseq's of before 2020 had no such name for it
     rest, blocks = released_blocks(weights)
@@ -123,15 +119,6 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the model, whatever the age of the checkpoint."""
-    config = state.get("cfg")
-    model = config.get("model") if isinstance(config, Mapping) else state.get("args")
-    if isinstance(model, Namespace):
-        return vars(model)
-    return dict(model) if isinstance(model, Mapping) else {}
-
-
 def _settings_of_ours(theirs: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name, harmless in REFUSED.items():
         if theirs.get(name, harmless) not in (harmless, None):
@@ -141,7 +128,11 @@ def _settings_of_ours(theirs: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: a post-norm model ({side}_normalize_before is off), and MoE blocks are pre-norm only"
             )
-    ours = {f"{side}_{size}": theirs[f"{side}_{size}"] for side in ("encoder", "decoder") for size in SIZES}
+    sizes = [f"{side}_{size}" for side in ("encoder", "decoder") for size in SIZES]
+    missing = [name for name in sizes if name not in theirs]
+    if missing:
+        raise UserError(f"{path}: its settings do not say {missing[0]}; take another checkpoint")
+    ours = {name: theirs[name] for name in sizes}
     ours |= {name: theirs[name] for name in TAKEN if name in theirs}
     ours |= {name: theirs[name] for name in ("max_source_positions", "max_target_positions") if theirs.get(name)}
     return {"share_all_embeddings": False, **ours, "moe": "none"}
@@ -180,7 +171,7 @@ def _symbols(state: Mapping[str, Any], given: str | Path | None, rows: int, path
     from fairseq.data import Dictionary
     from fairseq.data.multilingual.multilingual_utils import augment_dictionary
 
-    task = _task_settings(state)
+    task: Mapping[str, Any] = state["cfg"]["task"]
     file = Path(given) if given is not None else _dictionary_beside(task, path)
     try:
         dictionary = Dictionary.load(str(file))
@@ -194,16 +185,6 @@ def _symbols(state: Mapping[str, Any], given: str | Path | None, rows: int, path
             "rows; name the dictionary that it was trained with (--dictionary)"
         )
     return tuple(dictionary.symbols)
-
-
-def _task_settings(state: Mapping[str, Any]) -> dict[str, Any]:
-    config = state.get("cfg")
-    task = config.get("task") if isinstance(config, Mapping) else state.get("args")
-    found = vars(task) if isinstance(task, Namespace) else dict(task or {})
-    return {
-        **_settings(state),
-        **found,
-    }  # of older checkpoints the settings of the model have those of the task in them
 
 
 def _dictionary_beside(task: Mapping[str, Any], path: Path) -> Path:

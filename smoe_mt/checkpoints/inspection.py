@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
 
 def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]:
     """All that is known of a checkpoint, in plain values. UserError where it cannot be opened."""
-    state = open_checkpoint(path)
-    view, settings = CheckpointView(state), settings_of(state)
-    model = settings.get("model") or {}
+    state = open_checkpoint(path, foreign=True)
+    view, settings = CheckpointView(state), state["cfg"]
+    model = settings["model"]
     found = {
         "path": str(path),
         "form": form_of(path, state),
@@ -63,8 +63,8 @@ def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]
         "epoch": view.epoch,
         "validation_loss": view.validation_loss,
         "mean_of": view.mean_of,
-        "task": (settings.get("task") or {}).get("_name") or settings.get("task_name"),
-        "architecture": model.get("_name") or model.get("arch"),
+        "task": settings["task"].get("_name"),
+        "architecture": model.get("_name"),
         "model": {name: model[name] for name in shown_settings(model) if model.get(name) is not None},
         "parameters": count_parameters(state),
         "precision": dict(Counter(type_name(weight) for weight in state["model"].values())),
@@ -73,16 +73,6 @@ def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]
     if with_weights:
         found["weights"] = [[name, list(one.shape), type_name(one)] for name, one in state["model"].items()]
     return found
-
-
-def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """cfg, in plain values; of older checkpoints args, all of which belong to the model as far as can be told."""
-    settings = state.get("cfg")
-    if isinstance(settings, dict):
-        model = settings.get("model")
-        return {**settings, "model": vars(model) if isinstance(model, argparse.Namespace) else model}
-    args = vars(state["args"]) if isinstance(state.get("args"), argparse.Namespace) else {}
-    return {"model": args, "task_name": args.get("task")}
 
 
 def shown_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,7 +110,7 @@ def damage_of(path: Path) -> str | None:
 
 def uses_of(state: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What can be done with it."""
-    if (settings.get("task") or {}).get("_name") != TASK:
+    if settings["task"].get("_name") != TASK:
         return ["convert"]
     return [*(["resume"] if CheckpointView(state).resumable else []), "translate", "fine-tune"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from smoe_mt.checkpoints.archive import check_archive, compare_check_sums, is_archive
+from smoe_mt.checkpoints.checked import checked_state
 from smoe_mt.checkpoints.exported import read_exported
 from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
@@ -29,30 +29,26 @@ def allow_namespaces() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
-def open_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds, settings as plain values; tensors stay on the disk until they are used.
+def open_checkpoint(path: str | Path, foreign: bool = False, mapped: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds, checked (`checked_state`); tensors stay on the disk until they are used, if `mapped`.
 
-    Those of a folder beside it are on the device "meta": `read_checkpoint` reads them. Raises UserError for a damaged file,
-    and for one that is no checkpoint of fairseq's with its model.
+    Those of a folder beside it are on the device "meta": `read_checkpoint` reads them. `foreign`: also of fairseq's
+    transformer. Raises UserError for a damaged file, and for one that is no checkpoint of smoe_mt.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        state = read_exported(path)
-        return {**state, "cfg": OmegaConf.to_container(state["cfg"])}
-    state = _mapped(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
-    return state
+        return checked_state(read_exported(path), path)
+    return checked_state(_unpickled(path, mapped), path, foreign)
 
 
-def _mapped(path: Path) -> Any:
+def _unpickled(path: Path, mapped: bool = True) -> Any:
     allow_namespaces()
     try:
         # What torch wrote before its version 1.6 is no zip archive, and cannot be mapped.
         archived = is_archive(path)
         if archived:
             check_archive(path)
-        state = torch.load(path, map_location="cpu", mmap=archived, weights_only=True)
+        state = torch.load(path, map_location="cpu", mmap=archived and mapped, weights_only=True)
         _check_tensors(state)
         return state
     except UserError:
@@ -83,15 +79,15 @@ def _check_tensors(state: Any) -> None:
 
 def folder_named_by(path: Path) -> str | None:
     """The folder of tensors that a file of torch's names; None where it names none. UserError for a damaged file."""
-    state = _mapped(path)
+    state = _unpickled(path)
     shards = Shards.of(state, path) if isinstance(state, dict) else None
     return shards.folder if shards else None
 
 
-def read_checkpoint(path: str | Path, parts: Sequence[str] = (MODEL,)) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, parts: Sequence[str] = (MODEL,), foreign: bool = False) -> dict[str, Any]:
     """As `open_checkpoint`, after all bytes have been checked, with the tensors of these parts of it."""
     check_whole(path)
-    state = open_checkpoint(path)
+    state = open_checkpoint(path, foreign)
     fill(state, Path(path), parts)
     return state
 
@@ -113,9 +109,12 @@ def tied_names(state: Mapping[str, Any]) -> dict[str, str]:
 def check_whole(path: str | Path) -> None:
     """Read all of a checkpoint once. UserError for one that is cut, or has a byte that is not what was written."""
     path = Path(path)
-    state = open_checkpoint(path)  # of an exported folder this is all
     if path.suffix == ".safetensors":
+        read_exported(path)
         return
+    state = _unpickled(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
     shards = Shards.of(state, path)
     size = path.stat().st_size + (sum(one["bytes"] for one in shards.files.values()) if shards else 0)
     with bytes_bar(size, f"checking {path.name}") as progress:

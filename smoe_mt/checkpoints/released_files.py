@@ -28,7 +28,7 @@ def read_released(path: Path) -> dict[str, Any]:
     shared = path.with_name(f"{stem}-shared{path.suffix}")
     if not shared.is_file():
         raise UserError(f"{shared} is missing: a released model is a shared file and one for each rank")
-    state = read_checkpoint(shared)
+    state = read_checkpoint(shared, foreign=True)
     model: dict[str, Tensor] = dict(state["model"])
     experts = max(
         (tensor.size(0) for name, tensor in model.items() if ".gate." in name and tensor.dim() == 2), default=0
@@ -37,12 +37,15 @@ def read_released(path: Path) -> dict[str, Any]:
     if not ranks or experts < 1:
         raise UserError(f"{shared}: there are no files of ranks beside it, or it has no gates")
     for rank, file in enumerate(ranks[:experts]):
-        rank_state = read_checkpoint(file)
+        rank_state = read_checkpoint(file, foreign=True)
         here = max(1, experts // len(ranks))  # experts of a rank
         for name, tensor in rank_state["model"].items():
             model[_renumbered(name, rank * here)] = tensor
         if rank == 0:  # settings are in the files of the ranks
-            state = {**rank_state, **{key: value for key, value in state.items() if value is not None}}
+            told = {key: value for key, value in state.items() if value is not None}
+            if not state["cfg"]["model"]:
+                del told["cfg"]
+            state = {**rank_state, **told}
     return {**state, "model": model}
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from smoe_mt.checkpoints.fairseq_import import fit_vocabulary, from_state, is_foreign
+from smoe_mt.checkpoints.fairseq_import import fit_vocabulary, from_state
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
+from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.errors import UserError
 from smoe_mt.moe import ExpertBank
 from smoe_mt.tasks.vocabulary import Vocabulary
@@ -26,10 +27,10 @@ def upcycle_from(
     path = Path(checkpoint)
     if not path.is_file():
         raise UserError(f"--init-experts-from: there is no checkpoint {path}")
-    state = read_checkpoint(path)
+    state = read_checkpoint(path, foreign=True)
     dense = state["model"]
     theirs = CheckpointView(state).vocabulary
-    if is_foreign(state):
+    if not is_own(state):
         dense, _ = fit_vocabulary(from_state(state, path), symbols)
     elif theirs is not None and vocabulary is not None:
         vocabulary.check(theirs)

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smoe_mt.checkpoints.locate import results_folder
+from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import LoadedModel
+from smoe_mt.json_files import read_json_object
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.system import NUM_EXPERTS
@@ -23,9 +25,9 @@ def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(results_folder(loaded.checkpoint, "evaluation").glob("*/scores.json")):
         try:
-            scores = json.loads(path.read_text(encoding="utf-8"))
+            scores = read_json_object(path)
             updates, directions = scores["updates"], scores["directions"]
-        except (ValueError, KeyError, TypeError):
+        except (UserError, KeyError):
             warnings.warn(f"{path}: no scores to read, left out of the model card; evaluate again", stacklevel=2)
             continue
         if updates != loaded.updates:

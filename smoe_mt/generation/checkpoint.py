@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
 from smoe_mt.checkpoints.locate import find_checkpoint
-from smoe_mt.checkpoints.schema import TASK, updates_of
+from smoe_mt.checkpoints.reading import open_checkpoint
+from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.devices import pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.registration import register
@@ -52,7 +53,7 @@ def load_model(
     checkpoint = find_checkpoint(path)
     target, precision = pick_device(device), pick_dtype(dtype)
     state = read_for_fairseq(checkpoint)
-    config = _checked_config(state, checkpoint)
+    config: DictConfig = state["cfg"]
     _attach_data(config, data, checkpoint)
     with open_dict(config):
         config.task.expert_parallel_size = expert_parallel_size
@@ -76,17 +77,9 @@ def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:
     from fairseq import checkpoint_utils
 
     if checkpoint.suffix == ".safetensors":
-        return read_exported(checkpoint)
+        return in_fairseqs_form(open_checkpoint(checkpoint), checkpoint)
     state: dict[str, Any] = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     return state
-
-
-def _checked_config(state: dict[str, Any], checkpoint: Path) -> DictConfig:
-    config = state.get("cfg")
-    name = OmegaConf.select(config, "task._name") if isinstance(config, DictConfig) else None
-    if not isinstance(config, DictConfig) or name != TASK:
-        raise UserError(f"{checkpoint}: a model of the task {name or 'unknown'}, and smoe_mt reads those of {TASK}")
-    return config
 
 
 def _attach_data(config: DictConfig, data: str | Path | None, checkpoint: Path) -> None:

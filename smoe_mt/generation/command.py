@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TextIO
 
 from smoe_mt.devices import DTYPES
 from smoe_mt.errors import UserError
-from smoe_mt.files import whole_file
+from smoe_mt.files import check_output, output
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
 from smoe_mt.memory import keep_freed_memory
@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> None:
     if args.input is not None and not Path(args.input).is_file():
         raise UserError(f"{args.input}: no such file")
     check_processes(args.processes)
+    if args.output is not None:
+        check_output(args.output)
     if args.buffer < 1:
         raise UserError(f"--buffer {args.buffer}: it must be 1 or more")
     if not 1 <= args.nbest <= args.beam:
@@ -261,5 +263,5 @@ def _output(path: str | None) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with output(path) as stream:
         yield stream

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,13 +21,15 @@ from smoe_mt.checkpoints.exported import (
     README,
     WEIGHTS,
     fingerprint,
+    own_files,
     plain_sections,
 )
 from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checksums import sealed
 from smoe_mt.devices import DTYPES, pick_dtype
 from smoe_mt.errors import UserError
-from smoe_mt.files import whole_folder
+from smoe_mt.files import write_json, write_text
+from smoe_mt.folders import atomic_directory, restore
 from smoe_mt.generation.card import model_card, read_scores
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.command import add_data_arguments
@@ -56,27 +59,30 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_place(out: Path, overwrite: bool) -> None:
-    """UserError unless `out` is free, or an earlier export that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    """UserError unless `out` is free, or an earlier export that may be replaced. An export that was killed is finished first."""
+    restore(out, own_files)
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
-    if not out.is_dir() or not ((out / CONFIG).is_file() and (out / WEIGHTS).is_file()):
+    if not out.is_dir() or not own_files(out):
         raise UserError(f"{out} is there already and is no exported model; give another folder")
     if not overwrite:
         raise UserError(f"{out} holds an exported model already; give another folder, or --overwrite to replace it")
 
 
 def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None, dtype: str = "fp32") -> None:
-    """Write the model, its vocabulary and its card into `out`, in place of what is there; whole or not at all.
+    """Write the model, its vocabulary and its card into `out`, in place of an earlier export's; whole or not at all.
+
+    What else is in `out` stays, a card that a person has changed as README.md.earlier.
 
     `licence`: of the weights, for the card; `dtype`: fp32, bf16 or fp16. Raises UserError where `out` cannot be written.
     """
-    with whole_folder(out) as folder:
+    with atomic_directory(out, own_files) as folder:
         for part in FROM_DATA_FOLDER:
             shutil.copyfile(loaded.task.folder.path / part, folder / part)
         write_weights(loaded.model, folder / WEIGHTS, pick_dtype(dtype))
         shutil.copymode(folder / FROM_DATA_FOLDER[0], folder / WEIGHTS)  # safetensors lets the owner alone read it
         scores = read_scores(loaded)
-        config = {
+        config: dict[str, Any] = {
             "smoe_mt_export": FORMAT,
             "smoe_mt_version": __version__,
             "model_type": "smoe_mt",
@@ -89,8 +95,10 @@ def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None
             "config": plain_sections(loaded.config),
             "files": {part: fingerprint(folder / part) for part in PARTS},
         }
-        (folder / README).write_text(model_card(config, loaded.task.folder.card, scores, licence), encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(sealed(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(folder / README, model_card(config, loaded.task.folder.card, scores, licence))
+        # By which a later export knows that nobody has changed it.
+        config["files"][README] = fingerprint(folder / README)
+        write_json(folder / CONFIG, sealed(config))
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from smoe_mt.json_files import parse_json
 from smoe_mt.report.run import Run
 
 PARTS = ("train_inner", "valid")
@@ -98,8 +98,10 @@ def _split(line: str) -> tuple[str, str]:
 def _values(content: str, part: str) -> dict[str, float]:
     if content.startswith("{"):
         try:
-            found = json.loads(content)
-        except (ValueError, RecursionError):
+            found = parse_json(content)
+        except ValueError:
+            return {}
+        if not isinstance(found, dict):
             return {}
         pairs = [(key.removeprefix(f"{part}_"), value) for key, value in found.items()]
     else:

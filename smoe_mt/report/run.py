@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from smoe_mt import json_files
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.checkpoints.schema import TASK, updates_of
-from smoe_mt.errors import UserError
+from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.evaluation.files import SCORES
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
@@ -67,10 +66,7 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     checkpoint = find_checkpoint(path)
     register()
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
-    config, updates = state.get("cfg") or {}, updates_of(state)
-    task = (config.get("task") or {}).get("_name", "unknown")
-    if task != TASK:
-        raise UserError(f"{checkpoint}: a model of the task {task}, and smoe_mt reads those of {TASK}")
+    config, updates = state["cfg"], updates_of(state)
     folder = Path(data or config["task"].get("data") or "")
     return Run(name, checkpoint, config, updates, folder)
 
@@ -79,10 +75,7 @@ def read_json(path: Path) -> Mapping[str, Any] | None:
     """A JSON object, or None for a file that is not there. UserError for one that is damaged."""
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it or write it again") from error
+    content = json_files.read_json(path, "remove it or write it again")
     return content if isinstance(content, dict) else None
 
 

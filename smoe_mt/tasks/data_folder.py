@@ -6,7 +6,6 @@ Everything is found relative to the folder, so that it can be moved or copied to
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from typing import Any
 
 from smoe_mt.checksums import is_intact
 from smoe_mt.errors import UserError
+from smoe_mt.files import checked_name
+from smoe_mt.json_files import read_json
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.verification import Expected, verify
 
@@ -242,10 +243,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again, it goes on"
         )
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); prepare the data folder again") from error
+    card = read_json(file, "prepare the data folder again")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file}: not a data folder of format {FORMAT}; prepare it again with this version of smoe-mt")
     if not is_intact(card):
@@ -254,6 +252,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
     if not _is_sound(card):
         raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
+    for name in (*card["pairs"], *card["splits"]):
+        checked_name(name, file)  # parts of the names of files
     return card
 
 

@@ -235,6 +235,15 @@ class ManyToManyTranslationTask(FairseqTask):
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
         return model
 
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """As fairseq's. UserError where a checkpoint was trained with a criterion that is not taken from a file."""
+        if cfg is None:
+            raise UserError(
+                "the checkpoint's criterion is unknown to smoe_mt, and none is built by a name in a file; validate in training "
+                "(checkpoint.finetune_from_model), or measure with `smoe-mt evaluate`"
+            )
+        return super().build_criterion(cfg, from_checkpoint)
+
     def _expert_ranks(self) -> ExpertRanks | None:
         """The ranks that share the next model's experts. UserError where there are none to share them."""
         size = self.cfg.expert_parallel_size

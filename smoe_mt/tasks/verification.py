@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import time
@@ -28,7 +27,8 @@ from torch import distributed
 
 from smoe_mt.checksums import BLOCK, sha256_file
 from smoe_mt.errors import UserError
-from smoe_mt.files import beside
+from smoe_mt.files import write_json
+from smoe_mt.json_files import read_json_object
 from smoe_mt.progress import bytes_bar
 from smoe_mt.tasks.token_file import TokenFile
 
@@ -112,10 +112,9 @@ class _Memory:
         try:
             if self._file.stat().st_uid != os.getuid():
                 return {}
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            return read_json_object(self._file)
+        except (OSError, UserError):
             return {}
-        return content if isinstance(content, dict) else {}
 
     @contextmanager
     def locked(self) -> Iterator[dict[str, Any]]:
@@ -132,8 +131,8 @@ class _Memory:
             try:
                 yield known
             finally:
-                with suppress(OSError), beside(self._file) as temporary:
-                    temporary.write_text(json.dumps(known), encoding="utf-8")
+                with suppress(OSError):
+                    write_json(self._file, known)
 
 
 def _check(path: Path, one: Expected, progress: Callable[[int], Any]) -> None:

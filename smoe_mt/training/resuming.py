@@ -55,7 +55,8 @@ def checkpoints_beside(path: Path) -> list[Path]:
 def _updates(path: Path) -> int | None:
     """Updates made by a checkpoint that can be gone on from; None for others (averages, damaged files)."""
     try:
-        view = CheckpointView(open_checkpoint(path))
+        state = open_checkpoint(path, foreign=True)  # of a model of fairseq's that is trained with our task, too
+        view = CheckpointView(state)
         return view.updates if view.resumable else None
-    except (UserError, TypeError, ValueError):
+    except UserError:
         return None

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from smoe_mt.training.whole_files import whole_file
+from smoe_mt.files import atomic_file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,7 +34,7 @@ class NoticingFile:
 
 def save_whole(state: Any, filename: str) -> None:
     """torch.save, whole or not at all. OSError where the file cannot be written."""
-    with whole_file(filename) as file:
+    with atomic_file(filename) as file:
         noticing = NoticingFile(file)
         try:
             torch.save(state, noticing)  # type: ignore[arg-type]  # of a file it only needs these two

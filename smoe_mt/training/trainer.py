@@ -29,9 +29,10 @@ from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.checkpoints.upcycle import upcycle_from
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
+from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
@@ -43,6 +44,8 @@ from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
+# What fairseq and torch raise for an optimiser's state of another optimiser, of other parameters, or of no sense.
+MISFITS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
 SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
@@ -86,7 +89,8 @@ class SMoETrainer(ExpertParallelTrainer):
         self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
-            self.task.load_state_dict(CheckpointView(open_checkpoint(filename)).task_state)
+            trains_ours = isinstance(self._model, SMoETransformerModel)
+            self.task.load_state_dict(CheckpointView(open_checkpoint(filename, foreign=not trains_ours)).task_state)
         state = self._load(filename, *args, **kwargs)
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
@@ -100,6 +104,11 @@ class SMoETrainer(ExpertParallelTrainer):
             return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
             raise
+        except MISFITS as error:
+            raise UserError(
+                f"{filename}: the state of its training cannot be taken up ({first_sentence(error)}); start anew from its "
+                "weights with checkpoint.finetune_from_model, or set checkpoint.reset_optimizer"
+            ) from error
         except Exception as error:
             if WEIGHTS_DO_NOT_FIT not in str(error):
                 raise

@@ -150,3 +150,20 @@ def test_a_pipe_that_stays_open_gets_its_line_at_once(trained_run: TrainedRun, m
         os.close(writing)
         job.join(60)
         assert not job.is_alive()
+
+
+def test_an_output_that_is_no_plain_file_is_written_to_or_refused(
+    trained_run: TrainedRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "in.txt").write_text("fofo\n")
+    (tmp_path / "link").symlink_to("end")
+    os.mkfifo(tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    for name in ("pipe", "link"):
+        assert translate(trained_run, str(tmp_path / "in.txt"), "-o", str(tmp_path / name)) == 0
+    reader.join()
+    assert got == [(tmp_path / "end").read_text()] and (tmp_path / "link").is_symlink()
+    assert translate(trained_run, str(tmp_path / "in.txt"), "-o", str(tmp_path)) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is a folder; give the name of a file\n"

@@ -22,6 +22,7 @@ from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
+from smoe_mt.files import output_file
 from smoe_mt.models.meaning import meaning
 
 
@@ -58,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Average, and say what. Raises UserError for checkpoints that cannot be averaged."""
-    chosen = choose(args.models, args.last, args.best)
     out = Path(args.out)
+    output_file(out)
+    chosen = choose(args.models, args.last, args.best)
     if any(out.exists() and out.samefile(one.path) for one in chosen):
         raise UserError(f"--out {out}: it is one of the checkpoints to average; give another name")
     check_alike(chosen)
@@ -113,7 +115,7 @@ def checkpoints_of(run_folder: Path) -> list[Summary]:
 def summarise(path: Path) -> Summary:
     """Look at a checkpoint; its tensors stay on the disk. UserError for a damaged one."""
     state = _open(path)
-    view, settings = CheckpointView(state), _settings(state)
+    view, settings = CheckpointView(state), state["cfg"]
     weights: dict[str, Tensor] = state["model"]
     return Summary(
         path=path,
@@ -130,14 +132,9 @@ def summarise(path: Path) -> Summary:
 
 def _open(path: Path) -> dict[str, Any]:
     state = open_checkpoint(path)
-    if CheckpointView(state).updates is None or not isinstance(_settings(state).get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's with its settings; give one that training wrote")
+    if CheckpointView(state).updates is None:
+        raise UserError(f"{path}: it does not say after how many updates it was written; give one that training wrote")
     return state
-
-
-def _settings(state: dict[str, Any]) -> dict[str, Any]:
-    settings = state.get("cfg")
-    return settings if isinstance(settings, dict) else {}
 
 
 def check_alike(chosen: Sequence[Summary]) -> None:

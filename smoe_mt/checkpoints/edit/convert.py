@@ -14,15 +14,18 @@ from typing import Any
 
 import torch
 
-from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, is_foreign, read_foreign
+from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, read_foreign
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.released_files import PART
 from smoe_mt.checkpoints.schema import TASK, untrained_history
+from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
+from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.devices import DTYPES, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.files import output_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"{out}: give a name that ends with .pt (`smoe-mt export` writes a folder that translates anywhere)"
         )
+    output_file(out)
     path = find_checkpoint(args.model)
     if out.exists() and out.samefile(path):
         raise UserError(f"{out}: it is what is to be converted; give another name")
@@ -66,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
 def converted(path: Path, data: str | None, dictionary: str | None) -> dict[str, Any]:
     """The checkpoint as one of smoe_mt. UserError where it cannot be one."""
     if not PART.fullmatch(path.stem):
-        state = read_checkpoint(path, PARTS)
-        if not is_foreign(state):
+        state = read_checkpoint(path, PARTS, foreign=True)
+        if is_own(state):
             return {key: value for key, value in state.items() if key != SHARDS}
     if not data:
         raise UserError(f"{path}: not a model of smoe_mt; say with --data which data folder it will be used with")
@@ -95,6 +99,7 @@ def from_foreign(foreign: ForeignModel, data: str | Path) -> dict[str, Any]:
     from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationConfig
 
     settings = asdict(SMoETransformerConfig()) | foreign.settings | {"_name": "smoe_transformer"}
+    check_sizes(settings, foreign.weights, foreign.path)
     task_settings = asdict(ManyToManyTranslationConfig()) | {"_name": TASK, "data": str(Path(data).absolute())}
     task_settings |= {name: settings[name] for name in ("max_source_positions", "max_target_positions")}
     task_settings |= {"seed": 1, "train_subset": "train"}  # which fairseq takes from sections that are not here

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,28 @@ from smoe_mt.generation import Translator
 from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.paths import user_dir
 from tests.conftest import TrainedRun
+from tests.toy import smallest_settings
 
 
 def save(path: Path, updates: int, loss: float | None = None, value: float = 0.0, **changes: Any) -> Path:
     """A small checkpoint of fairseq's form, whose weights are all `value`; its second weight is tied to its first."""
     embedding = torch.full((4, 2), value, dtype=changes.get("dtype", torch.float32))
     model = {"embed": embedding, "project": embedding, "bias": torch.full((changes.get("bias", 3),), value)}
+    model["norm"] = torch.full((8,), value)
     model["steps"] = torch.tensor([updates])
     settings = {"moe": "stratified", "strata": "2,2", "top_k": 2, "variant": "paper", "activation_fn": "relu"}
+    smallest = smallest_settings()
+    vocabulary = sha256(changes.get("vocabulary", "same").encode()).hexdigest()
     state = {
         "cfg": {
-            "model": settings | changes.get("settings", {}),
+            **smallest,
+            "model": smallest["model"] | settings | changes.get("settings", {}),
             "checkpoint": {"maximize_best_checkpoint_metric": changes.get("maximize", False)},
         },
         "args": None,
         "model": model,
         "optimizer_history": [{"num_updates": updates}],
-        "task_state": {"vocabulary": {"sha256": changes.get("vocabulary", "same")}},
+        "task_state": {"vocabulary": {"size": 4, "sha256": vocabulary, "folder": "data"}},
         "extra_state": {"val_loss": loss, "train_iterator": {"epoch": 2}},
         "last_optimizer_state": {"state": torch.zeros(100)},
     }
