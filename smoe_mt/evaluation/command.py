@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of --compare (default: %(default)s)")
     parser.add_argument("--again", action="store_true", help="translate again what is already translated")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluation/SPLIT)")
-    parser.add_argument("--samples", type=int, default=0, help="print so many translations of each run")
+    parser.add_argument("--samples", type=int, default=0, help="number of translations of each run to print")
     parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
     add_decoding_arguments(parser)
     parser.add_argument(
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="under torchrun: so many processes share out the experts of a model that is too large for one of them",
+        help="under torchrun: number of processes that share the experts of a model that is too large for one of them",
     )
 
 

@@ -32,7 +32,7 @@ WINDOW = 4000  # sentences that are translated together, and at most lost where 
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate: a split, all of its directions or some, or text of one's own instead; all sentences or the first
+    """What to evaluate: a split, all of its directions or some, or parallel files of the user's instead; all sentences or the first
     `limit` of each direction; with which metrics, and which tokenizer for BLEU; on how many processes (None: see `Translator.translate`).
     """
 

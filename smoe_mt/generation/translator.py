@@ -64,9 +64,10 @@ class Translator:
         verify: bool = False,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
-        extra `hub`); several translate as an ensemble, by the mean of their probabilities. `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
+        extra `hub`); several of them translate as an ensemble, by the mean of their probabilities. `data`: the data folder,
+        where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
 
-        `expert_parallel_size`: so many ranks of torch.distributed share out the experts. Each then translates what it likes,
+        `expert_parallel_size`: number of ranks of torch.distributed that share the experts. Each translates its own sentences,
         and calls `serve` when it has nothing left.
 
         `verify`: read all of the data folder, even what was found sound before.
