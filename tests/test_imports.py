@@ -132,10 +132,13 @@ def test_a_circle_is_found() -> None:
     assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
 
 
-@pytest.mark.parametrize("top", ["smoe_mt", "data_prep"])
-def test_nothing_imports_tests_or_benchmarks(top: str) -> None:
+@pytest.mark.parametrize(
+    ("top", "above"),
+    [("smoe_mt", ("tests", "benchmarks")), ("data_prep", ("tests", "benchmarks")), ("benchmarks", ("tests",))],
+)
+def test_no_package_imports_its_tests_or_benchmarks(top: str, above: tuple[str, ...]) -> None:
     for path in (ROOT / top).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.split(".")[0] in ("tests", "benchmarks") for name in names), path
+            assert not any(name.split(".")[0] in above for name in names), path
