@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     request, left_out = read_request(args)
     checkpoints = [find_checkpoint(path) for path in args.runs]
     names = run_names(checkpoints)
-    groups = [(checkpoint,) for checkpoint in checkpoints]
+    groups: list[tuple[Path, ...]] = [(checkpoint,) for checkpoint in checkpoints]
     if args.ensemble:
         groups, names = [tuple(checkpoints)], ["+".join(names)]
     folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(groups, names)]
