@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.bench_ranks import Training, Way, counted
+from benchmarks.local_ranks import on_ranks
 from benchmarks.measuring import MIB
 from benchmarks.models import SYSTEMS, toy_task
 from smoe_mt import cli
@@ -28,7 +29,6 @@ from smoe_mt.analysis.scaling import (
 )
 from smoe_mt.moe.strata import expected_visits
 from tests.analysis.test_cost import tiny
-from tests.ranks import on_ranks
 
 VOCABULARY = 24
 H100 = preset("h100", half=True)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.reading import check_whole, folder_named_by, open_checkpoint, read_checkpoint, tied_names
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS, Shards, fill, free_folder, remove_unnamed, split
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
-from tests.ranks import on_ranks
 from tests.toy import smallest_settings
 
 EXPERTS = 5

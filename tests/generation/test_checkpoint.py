@@ -127,7 +127,7 @@ def test_a_state_dict_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["encoder_ffn_embed_dim", "encoder_embed_dim", "decoder_embed_dim"])
 def test_weights_that_do_not_fit(setting: str, trained_run: TrainedRun, tmp_path: Path) -> None:
     content = torch.load(trained_run.folder / "checkpoint_best.pt", weights_only=True)
-    content["cfg"]["model"][setting] = 48
+    content["cfg"]["model"][setting] = 24
     torch.save(content, tmp_path / "checkpoint_best.pt")
     with pytest.raises(UserError, match="weights do not fit"):
         load_model(tmp_path, device="cpu")
