@@ -70,6 +70,8 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     check_config(folder, config)
     overrides = checked(overrides)
     register()
+    from smoe_mt.training.own_settings import OWN_SETTINGS
+
     hydra_init(config)
     GlobalHydra.instance().clear()
     try:
@@ -81,7 +83,7 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     except Exception as error:  # of a file that is no config; Hydra lets whatever its parser says pass
         raise UserError(f"{folder}: {config}.yaml or what it names cannot be read: {_message(error)}") from error
     check_named(composed)
-    check_settings(composed)
+    check_settings(composed, OWN_SETTINGS)
     return composed
 
 
@@ -109,16 +111,9 @@ def addable(overrides: Sequence[str]) -> list[str]:
     """The overrides with Hydra's ``++`` before each setting of our model, task or criterion: configs do not list all of them,
     and without it Hydra refuses what a config does not list.
     """
-    from smoe_mt.criterions.config import StratifiedRoutingConfig
-    from smoe_mt.models import SMoETransformerConfig
-    from smoe_mt.tasks.config import ManyToManyTranslationConfig
+    from smoe_mt.training.own_settings import OWN_SETTINGS
 
-    sections = {
-        "model": SMoETransformerConfig,
-        "task": ManyToManyTranslationConfig,
-        "criterion": StratifiedRoutingConfig,
-    }
-    known = {f"{name}.{field.name}" for name, section in sections.items() for field in fields(section)}
+    known = {f"{name}.{field.name}" for name, section in OWN_SETTINGS.items() for field in fields(section)}
     return [f"++{each}" if each.partition("=")[0] in known else each for each in overrides]
 
 
