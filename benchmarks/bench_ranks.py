@@ -42,11 +42,11 @@ from benchmarks.bench_train import make_sample
 from benchmarks.models import add_model_arguments, count_flops, make_model, toy_task
 from benchmarks.overlap import profiled
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
+from smoe_mt.memory import keep_freed_memory
 from smoe_mt.moe import StratifiedMoE, parallel
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
 from smoe_mt.training.expert_parallel import ExpertDataParallel
-from smoe_mt.training.memory import keep_freed_memory
 from tests.ranks import on_ranks
 
 SYSTEM = "smoe_4_12"
@@ -158,7 +158,9 @@ class Training:
         return served / len(blocks) / int(self.sample["ntokens"])
 
     def held(self) -> dict[str, float]:
-        state = [v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor) and v.dim()]
+        state = [
+            v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor) and v.dim()
+        ]
         return {
             "held M": sum(p.numel() for p in self.model.parameters()) / 1e6,
             "optimiser MiB": sum(v.numel() * v.element_size() for v in state) / measuring.MIB,
@@ -313,11 +315,15 @@ def main() -> None:
     add_model_arguments(parser)
     parser.set_defaults(size="small", vocabulary=8000)
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--tokens", type=int, default=512, help="target tokens of a rank's batch; as many source tokens")
+    parser.add_argument(
+        "--tokens", type=int, default=512, help="target tokens of a rank's batch; as many source tokens"
+    )
     parser.add_argument("--length", type=int, default=32, help="tokens of a sentence")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each way, one after the other")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of each process")
-    parser.add_argument("--trace", type=Path, help="write a trace of a step with overlap here, and measure nothing else")
+    parser.add_argument(
+        "--trace", type=Path, help="write a trace of a step with overlap here, and measure nothing else"
+    )
     parser.add_argument("--block", action="store_true", help="one block beside the same one with a mesh of one rank")
     parser.add_argument("--block-tokens", nargs="+", type=int, default=[256, 4096])
     measuring.add_common_arguments(parser, runs=7)
@@ -333,7 +339,9 @@ def main() -> None:
     print(on_ranks(1, about_a_step, args)[0])
     for ranks in args.ranks:
         if ranks > 1:
-            print("ping: " + ", ".join(f"{k} {measuring.as_text(v)}" for k, v in on_ranks(ranks, ping_of_rank)[0].items()))
+            print(
+                "ping: " + ", ".join(f"{k} {measuring.as_text(v)}" for k, v in on_ranks(ranks, ping_of_rank)[0].items())
+            )
     measuring.show(measure(args), args)
 
 

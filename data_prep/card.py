@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.benchmarks import BENCHMARKS
 from data_prep.rows import ENGLISH, pair_name
+from smoe_mt.paper.benchmarks import BENCHMARKS
 
 CARD = "DATA_CARD.md"
 FIRST_SPLITS = ("train", "valid", "test")

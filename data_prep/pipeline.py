@@ -20,7 +20,6 @@ from data_prep.card import CARD, render
 from data_prep.clean import CleanOptions
 from data_prep.cleaning import Filters, clean_pair
 from data_prep.corpora.base import TRAIN, Corpus
-from data_prep.corpora.languages import two_letter_codes
 from data_prep.files import fingerprint, read_json, say, write_bytes, write_json, write_lines
 from data_prep.language_check import Identifier
 from data_prep.rows import ENGLISH, languages_of, read_rows
@@ -28,6 +27,7 @@ from data_prep.split import Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
 from smoe_mt.errors import UserError
+from smoe_mt.languages import two_letter_codes
 
 RECIPE = 2  # of this code: another number makes every stage run again
 HELD_OUT, BEYOND, SKIPPED = "strings held out", "beyond --max-pairs", "longer than 250 pieces"

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.benchmarks import BENCHMARKS, Benchmark, benchmark_named
 from data_prep.card import CARD
 from data_prep.clean import CleanOptions
 from data_prep.corpora import open_corpus
@@ -21,6 +20,7 @@ from data_prep.report import summary
 from data_prep.split import SplitOptions
 from data_prep.spm import SpmOptions
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import BENCHMARKS, Benchmark, benchmark_named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,9 @@ __all__ = ["Translator", "register"]
 
 def register() -> None:
     """Register task, model and criterion with fairseq; doing it again changes nothing."""
-    for room in ("tasks", "models", "criterions"):
-        importlib.import_module(f"smoe_mt.{room}")
+    for package in ("tasks", "models", "criterions"):
+        importlib.import_module(f"smoe_mt.{package}")
+    importlib.import_module("smoe_mt.fairseq_patches").put_shims_in_place()
 
 
 def __getattr__(name: str) -> Any:

@@ -40,13 +40,17 @@ VERBS = {
     "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
     "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
     "checkpoint inspect": Verb("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
-    "checkpoint convert": Verb("smoe_mt.checkpoints.convert", "checkpoint -> one of another form, also from fairseq's transformer"),
-    "checkpoint average": Verb("smoe_mt.checkpoints.average", "checkpoints -> their mean, one checkpoint"),
+    "checkpoint convert": Verb(
+        "smoe_mt.checkpoints.edit.convert", "checkpoint -> one of another form, also from fairseq's transformer"
+    ),
+    "checkpoint average": Verb("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
     "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
     "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
-    "plan": Verb("smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"),
+    "plan": Verb(
+        "smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"
+    ),
     "report": Verb("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
     "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
 }

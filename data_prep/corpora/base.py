@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.benchmarks import Benchmark
 from data_prep.directions import Pairs, Selection
+from smoe_mt.paper.benchmarks import Benchmark
 
 TRAIN = "train"
 

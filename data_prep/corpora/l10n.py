@@ -13,9 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from data_prep.benchmarks import BENCHMARKS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
-from data_prep.corpora.languages import LANGUAGES, Language
 from data_prep.corpora.packages import READERS, Entry
 from data_prep.corpora.sources import DECLARATION, SOURCES, Source
 from data_prep.directions import ENGLISH_ONLY, Pairs
@@ -25,6 +23,8 @@ from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
 from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.languages import LANGUAGES, Language
+from smoe_mt.paper.benchmarks import BENCHMARKS
 
 PLACEHOLDERS = re.compile(
     r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])"

@@ -9,13 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep.benchmarks import Benchmark
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
 from data_prep.files import check_space, say, sha256_file
 from data_prep.rows import Row, languages_of, one_line, pair_name, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import Benchmark
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
 COPIES_OF_THE_TEXT = 4  # extracted, clean, split, binarised

@@ -22,7 +22,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.corpora.moses import read_moses
@@ -34,6 +33,7 @@ from data_prep.files import check_space, say
 from data_prep.report import table
 from data_prep.rows import ENGLISH, Row, languages_of
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 
 PRIMARY = (
     "bible_uedin",

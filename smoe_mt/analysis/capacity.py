@@ -14,10 +14,10 @@ from smoe_mt.analysis.load import ExpertLoad
 from smoe_mt.analysis.tokens import TokenMean
 from smoe_mt.analysis.visits import SIDES, VisitCounts, blocks_of, routings_of
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.moe import parse_strata
+from smoe_mt.progress import progress_bar
 
 FORMAT = 2
 

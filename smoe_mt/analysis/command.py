@@ -14,8 +14,8 @@ from smoe_mt.analysis.tokens import TokenCapacity
 from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import partial_text, write_json, write_text
-from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.generation.checkpoint import LoadedModel, load_model, results_folder, run_name_parts
+from smoe_mt.progress import progress_bar
 
 NUMBERS = "requested_capacity.json"
 TABLE = "requested_capacity.csv"

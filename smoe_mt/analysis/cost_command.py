@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.analysis.published import COSTS, Published
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
+from smoe_mt.paper.costs import COSTS, Published
 from smoe_mt.paths import configs
 
 DEFAULT_CONFIG = "m4"

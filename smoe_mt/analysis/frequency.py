@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.token_file import TokenFile
 
 TRAINING = "train"

@@ -13,7 +13,7 @@ from smoe_mt.evaluation.comparison_table import comparison_report
 from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
 from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
-from smoe_mt.evaluation.own_text import OwnText
+from smoe_mt.evaluation.parallel_files import OwnText
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
 from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL, choose_metrics
@@ -22,12 +22,14 @@ from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
 from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.generation.command import add_decoding_arguments, check_processes
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
 
-SAYS_LITTLE = re.compile(r"seed\d+|checkpoint_\w+")  # parts of a name that are left out where they are those of all runs
+SAYS_LITTLE = re.compile(
+    r"seed\d+|checkpoint_\w+"
+)  # parts of a name that are left out where they are those of all runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
-from smoe_mt.evaluation.own_text import OwnText
-from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.evaluation.parallel_files import OwnText
 from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import processes_for, spread
+from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.pieces import FolderPieces
 
 FORMAT = 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
-from smoe_mt.evaluation.resources import ENGLISH, belongs, classes_of
+from smoe_mt.paper.resources import ENGLISH, belongs, classes_of
 
 GROUPS: dict[str, Callable[[str], bool]] = {
     "mean": lambda direction: True,

@@ -11,7 +11,7 @@ from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import METRIC as PIECE_BLEU
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
-from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.progress import progress_bar
 
 LEVEL = 0.05
 RESAMPLES = 1000

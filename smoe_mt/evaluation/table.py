@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Metric
-from smoe_mt.evaluation.resources import classes_of
 from smoe_mt.evaluation.scores import DirectionScores, class_means, means
 from smoe_mt.evaluation.seeds import by_setting, mean_and_spread
+from smoe_mt.paper.resources import classes_of
 
 BASELINE_METRIC = "chrf"
 GROUP_TITLES = {"mean": "mean", "mean_to_en": "mean xx-en", "mean_from_en": "mean en-xx"}

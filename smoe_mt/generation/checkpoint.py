@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from smoe_mt import register
 from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS, read_exported
+from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
 from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.generation.hub import fetch, looks_like_model_id
 
 TASK = "many_to_many_translation"
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", WEIGHTS)

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO, TextIO
 
 from smoe_mt.errors import UserError
 from smoe_mt.files import whole_file
-from smoe_mt.generation.beam import Decoding
 from smoe_mt.generation.checkpoint import DTYPES
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
+from smoe_mt.search.beam import Decoding
 
 CHUNK_BYTES = 1 << 18
 

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation.batching import batch_by_tokens
-from smoe_mt.generation.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
 from smoe_mt.processes import processes_for, spread
+from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
 
 Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
-from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.generation.checkpoint import find_checkpoint
+from smoe_mt.progress import progress_bar
 from smoe_mt.report.curves import read_curves
 from smoe_mt.report.pages import sections
 from smoe_mt.report.render import write_html, write_markdown

@@ -13,8 +13,8 @@ from smoe_mt import register
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
-from smoe_mt.evaluation.paper import row_name
 from smoe_mt.generation.checkpoint import TASK, find_checkpoint, results_folder
+from smoe_mt.paper.scores import row_name
 
 
 @dataclass(frozen=True)

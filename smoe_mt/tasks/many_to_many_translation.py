@@ -18,8 +18,8 @@ from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, distributed
 
+from smoe_mt.checkpoints.upcycle import upcycle_from
 from smoe_mt.errors import UserError
-from smoe_mt.models.upcycle import upcycle_from
 from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
 from smoe_mt.moe.remote import serve
 from smoe_mt.tasks.batches import limits_from_fairseq

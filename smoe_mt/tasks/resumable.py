@@ -15,11 +15,11 @@ from fairseq.data.iterators import BufferedIterator, EpochBatchIterator
 from torch.utils.data import DataLoader
 
 from smoe_mt.errors import UserError
+from smoe_mt.preemption import leave_it_to_the_trainer
 from smoe_mt.tasks.batches import Batches
 from smoe_mt.tasks.dataset import ManyToManyDataset
 from smoe_mt.tasks.epoch_plan import EpochPlan, Place
-from smoe_mt.training.open_ended import OpenEndedIterator
-from smoe_mt.training.preemption import leave_it_to_the_trainer
+from smoe_mt.tasks.lookahead import OpenEndedIterator
 
 SHUFFLE_STREAM = 5  # keeps the order of batches apart from what else is drawn with the seed
 

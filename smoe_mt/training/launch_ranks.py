@@ -23,7 +23,7 @@ from torch import distributed
 
 from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.training import gone_ranks
+from smoe_mt.training import rank_failure
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,9 @@ def join_ranks(cfg: Any) -> None:
     seconds = settings.heartbeat_timeout if settings.heartbeat_timeout > 0 else PATIENCE
     if launch is not None and launch.size > 1:
         with open_dict(settings):
-            settings.heartbeat_timeout = -1  # fairseq's own way would be an interrupt, which a waiting rank does not hear
+            settings.heartbeat_timeout = (
+                -1
+            )  # fairseq's own way would be an interrupt, which a waiting rank does not hear
         if not distributed.is_initialized():  # by an earlier job of a multirun
             _open_group(settings, launch, seconds)
 
@@ -199,7 +201,7 @@ def _open_group(settings: Any, launch: Launch, seconds: int) -> None:
         ) from error
     if int(present) != launch.size:
         raise UserError(f"{int(present)} of {launch.size} ranks have found each other: start them with torchrun")
-    gone_ranks.listen(os.environ, launch.rank, launch.size)
+    rank_failure.listen(os.environ, launch.rank, launch.size)
     distributed_utils.get_global_group._global_group = group
     warnings.filterwarnings("ignore", message="Distributed is already initialized")
     logger.info(f"{launch.size} ranks ({settings.distributed_backend}); none waits for another longer than {seconds} s")

@@ -26,17 +26,17 @@ from fairseq.trainer import Trainer
 from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
 
+from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.errors import UserError
-from smoe_mt.training import preemption
+from smoe_mt.memory import keep_freed_memory
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
+from smoe_mt.training.expert_parallel_trainer import SpreadTrainer
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
-from smoe_mt.training.memory import keep_freed_memory
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
-from smoe_mt.training.spread_trainer import SpreadTrainer
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)

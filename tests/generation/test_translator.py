@@ -12,8 +12,8 @@ import torch
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, Text, Translator
-from smoe_mt.generation.beam import BeamDecoder
 from smoe_mt.processes import spread
+from smoe_mt.search.beam import BeamDecoder
 from tests.conftest import TrainedRun
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from smoe_mt.checkpoints.upcycle import upcycled_state
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.config import MOE_KINDS
-from smoe_mt.models.upcycle import upcycled_state
 
 Make = Callable[..., SMoETransformerModel]
 Input = dict[str, torch.Tensor]

@@ -9,7 +9,7 @@ import torch
 from fairseq import checkpoint_utils
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.shims import put_shims_in_place
+from smoe_mt.fairseq_patches import put_shims_in_place
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from smoe_mt import register
-from smoe_mt.checkpoints.foreign import ForeignModel, fit_vocabulary, is_foreign, read_foreign
+from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, is_foreign, read_foreign
 from smoe_mt.checkpoints.reading import first_sentence, read_checkpoint
-from smoe_mt.checkpoints.released import PART
+from smoe_mt.checkpoints.released_files import PART
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
 
 COUNT_FAULTS = """
 import resource, sys, torch
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
 if not keep_freed_memory():
     sys.exit("no glibc")
 faults = []

@@ -14,7 +14,6 @@ from pathlib import Path
 import polib
 import pytest
 
-from data_prep.benchmarks import BENCHMARKS
 from data_prep.corpora.base import Request
 from data_prep.corpora.l10n import L10nCorpus, l10n, sentences_of
 from data_prep.corpora.packages import Entry
@@ -22,6 +21,7 @@ from data_prep.corpora.sources import SOURCES
 from data_prep.directions import Selection
 from data_prep.rows import Row, read_rows
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import BENCHMARKS
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="builds .deb packages with dpkg-deb")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from smoe_mt.evaluation.resources import M15, OPUS100, belongs, classes_of
+from smoe_mt.paper.resources import M15, OPUS100, belongs, classes_of
 
 
 def test_m15_has_five_languages_in_each_class() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from data_prep.benchmarks import BENCHMARKS
 from data_prep.corpora.base import Request
 from data_prep.corpora.public import PublicCorpus, public
 from data_prep.directions import Selection
 from data_prep.rows import Row, read_rows
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import BENCHMARKS
 from tests.data_prep.server import Server
 from tests.data_prep.test_prepare import prepare
 from tests.data_prep.toy import toy_lines

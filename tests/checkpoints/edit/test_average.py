@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from smoe_mt import cli
-from smoe_mt.checkpoints.average import average, check_alike, choose, summarise
+from smoe_mt.checkpoints.edit.average import average, check_alike, choose, summarise
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Translator
@@ -212,7 +212,19 @@ def test_fairseq_generate_reads_the_mean(trained_run: TrainedRun, shifted: Path,
     out = tmp_path / "mean.pt"
     assert cli.main(["average", str(trained_run.folder), str(shifted), "--out", str(out)]) == 0
     command = [sys.executable, "-m", "fairseq_cli.generate", str(trained_run.data), "--user-dir", str(user_dir())]
-    command += ["--task", "many_to_many_translation", "-s", "aa", "-t", "en", "--path", str(out), "--cpu", "--beam", "2"]
+    command += [
+        "--task",
+        "many_to_many_translation",
+        "-s",
+        "aa",
+        "-t",
+        "en",
+        "--path",
+        str(out),
+        "--cpu",
+        "--beam",
+        "2",
+    ]
     command += ["--gen-subset", "test", "--remove-bpe", "sentencepiece", "--max-len-b", "12"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -222,6 +234,8 @@ def test_fairseq_generate_reads_the_mean(trained_run: TrainedRun, shifted: Path,
             number, _, text = line.split("\t")
             texts[int(number[2:])] = text
     sources = (trained_run.data / "text" / "test.aa-en.aa").read_text().splitlines()
-    own = Translator.from_pretrained(out, device="cpu").translate(sources, "aa", "en", beam=2, max_len_a=0, max_len_b=12)
+    own = Translator.from_pretrained(out, device="cpu").translate(
+        sources, "aa", "en", beam=2, max_len_a=0, max_len_b=12
+    )
     assert len(texts) == len(sources)
     assert sum(texts[i] == text for i, text in enumerate(own)) >= len(own) - 1  # a tie may fall either way

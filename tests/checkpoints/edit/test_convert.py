@@ -19,9 +19,9 @@ from torch import Tensor
 from smoe_mt import cli, register
 from smoe_mt.checkpoints.inspection import inspect_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
+from smoe_mt.checkpoints.upcycle import upcycle_from
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import load_model
-from smoe_mt.models.upcycle import upcycle_from
 from tests.conftest import TrainedRun, train
 from tests.toy import make_toy_folder
 

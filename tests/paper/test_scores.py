@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from smoe_mt.analysis.published import COSTS
-from smoe_mt.evaluation.paper import M4, M15, TABLES, row_name
+from smoe_mt.paper.costs import COSTS
+from smoe_mt.paper.scores import M4, M15, TABLES, row_name
 
 
 @pytest.mark.parametrize("benchmark", TABLES)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoe_mt.checkpoints.names import Block, released_blocks
 from smoe_mt.checkpoints.reading import first_sentence, open_checkpoint
-from smoe_mt.checkpoints.released import PART, read_released
+from smoe_mt.checkpoints.released_files import PART, read_released
+from smoe_mt.checkpoints.released_weights import Block, released_blocks
 from smoe_mt.errors import UserError
 
 SIZES = ("embed_dim", "ffn_embed_dim", "layers", "attention_heads")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from smoe_mt.checkpoints.foreign import fit_vocabulary, from_state, is_foreign
+from smoe_mt.checkpoints.fairseq_import import fit_vocabulary, from_state, is_foreign
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.tasks.vocabulary import Vocabulary

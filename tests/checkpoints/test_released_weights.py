@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smoe_mt.checkpoints.names import Block, block_from_released, released_blocks
+from smoe_mt.checkpoints.released_weights import Block, block_from_released, released_blocks
 from smoe_mt.errors import UserError
 from smoe_mt.models.blocks import build_block
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from smoe_mt.checkpoints.upcycle import upcycle_from, upcycled_state
 from smoe_mt.errors import UserError
+from smoe_mt.fairseq_patches import put_shims_in_place
 from smoe_mt.models import SMoETransformerModel
-from smoe_mt.models.upcycle import upcycle_from, upcycled_state
-from smoe_mt.training.shims import put_shims_in_place
 
 Make = Callable[..., SMoETransformerModel]
 

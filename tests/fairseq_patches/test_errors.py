@@ -1,4 +1,4 @@
-"""What stands on the screen, and the exit code. (The command lines themselves: tests/tasks/test_command_lines.py.)"""
+"""What stands on the screen, and the exit code. (The command lines themselves: tests/system/test_fairseq_command_lines.py.)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra._internal.utils import run_and_report
 from hydra.core.utils import JobReturn, JobStatus
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.errors_at_the_door import install
+from smoe_mt.fairseq_patches.errors import install
 
 
 def raise_plain() -> None:

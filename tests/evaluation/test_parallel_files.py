@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.own_text import OwnText
+from smoe_mt.evaluation.parallel_files import OwnText
 
 
 def own_text(folder: Path, source: bytes = b"a\n\nc\n", reference: bytes = b"x\ny\nz", name: str = "nso-en") -> OwnText:

@@ -8,7 +8,7 @@ import pytest
 from fairseq.logging import progress_bar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smoe_mt.training.progress import shorten_text_log
+from smoe_mt.fairseq_patches.progress_bar import shorten_text_log
 
 STATS = {"loss": 2.5, "num_updates": 3, "bleu/aa-en": 7.25}
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 
-from smoe_mt.training.quiet import hush
+from smoe_mt.fairseq_patches.known_warnings import hush
 
 
 def test_only_the_known_noise_is_hushed() -> None:

@@ -19,10 +19,11 @@ from fairseq import checkpoint_utils
 from fairseq.logging import metrics
 from fairseq_cli import train
 
+from smoe_mt import preemption
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError
 from smoe_mt.paths import user_dir
-from smoe_mt.training import preemption, saving
+from smoe_mt.training import saving
 from smoe_mt.training.trainer import CheckingTrainer
 from tests.training.test_trainer import OPTIONS
 
@@ -133,7 +134,9 @@ def spoil(patch: pytest.MonkeyPatch, which: Callable[[int], bool], what: str) ->
     forward = StratifiedRoutingCriterion.forward
     calls = []
 
-    def spoilt(self: StratifiedRoutingCriterion, *args: object, **kwargs: object) -> tuple[torch.Tensor, object, object]:
+    def spoilt(
+        self: StratifiedRoutingCriterion, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, object, object]:
         loss, size, log = forward(self, *args, **kwargs)
         calls.append(self.training)
         if self.training and which(sum(calls)):
@@ -215,7 +218,14 @@ def test_a_full_disk(
 def test_a_signal_to_all_processes_of_a_job(toy_text: Path, tmp_path: Path) -> None:
     """The loader's workers get it too. They stay until the last update has its batch, and end with the trainer."""
     options = "--num-workers 2 --disable-validation --log-format none"
-    command = [sys.executable, "-m", "fairseq_cli.train", *arguments(toy_text, tmp_path, options), "--max-update", "100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_cli.train",
+        *arguments(toy_text, tmp_path, options),
+        "--max-update",
+        "100000",
+    ]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import distributed
 
+from smoe_mt import preemption
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
-from smoe_mt.training import gone_ranks, preemption, saving
+from smoe_mt.training import rank_failure, saving
 from smoe_mt.training.trainer import CheckingTrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import Ranks, config, fork, start
@@ -37,7 +38,7 @@ def train_on(ranks: int, data: Path, folder: Path, options: str = "", change: Ch
     cfg = config(data, folder, options=options)
 
     def run(rank: int) -> None:
-        gone_ranks.BEAT = 0.5
+        rank_failure.BEAT = 0.5
         if change is not None:
             change(rank)
         start(cfg)
@@ -212,13 +213,13 @@ def test_a_rank_that_dies_ends_the_others(
 
 def test_a_rank_that_stands_still_ends_the_others(data: Path, tmp_path: Path) -> None:
     def change(rank: int) -> None:
-        gone_ranks.BEAT, gone_ranks.SILENCE = 0.1, 60
+        rank_failure.BEAT, rank_failure.SILENCE = 0.1, 60
         if rank == 1:
             at_batch(3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
     ranks = train_on(2, data, tmp_path, "--max-update 50 --disable-validation", change)
     try:
-        assert ranks.first().wait(60) == [gone_ranks.EXIT_ALONE]
+        assert ranks.first().wait(60) == [rank_failure.EXIT_ALONE]
     finally:
         os.kill(ranks.processes[1], signal.SIGKILL)
         os.waitpid(ranks.processes[1], 0)

@@ -7,7 +7,7 @@ import pytest
 from fairseq.data.iterators import BufferedIterator, CountingIterator
 from fairseq_cli import train
 
-from smoe_mt.training.open_ended import OpenEndedGroups, OpenEndedIterator, put_in_place
+from smoe_mt.tasks.lookahead import OpenEndedGroups, OpenEndedIterator, put_in_place
 
 
 def taken(iterator: CountingIterator) -> Iterator[int]:

@@ -201,7 +201,9 @@ class BeamDecoder:
         order_BC = (ends_BC * ends_BC.size(1) + torch.arange(ends_BC.size(1), device=ends_BC.device)).argsort(dim=1)
         going_BK = order_BC[~ended_B, :k]
         row_B = (~ended_B).nonzero().squeeze(1)
-        found = Candidates(*(value[row_B].gather(1, going_BK) for value in (found.scores_BC, found.token_BC, found.beam_BC)))
+        found = Candidates(
+            *(value[row_B].gather(1, going_BK) for value in (found.scores_BC, found.token_BC, found.beam_BC))
+        )
         source_BK = row_B[:, None] * k + found.beam_BC
         tokens = beams.tokens.flatten(0, 1)[source_BK.flatten()].view(len(row_B), k, beams.step + 1)
         tokens = torch.cat([tokens, found.token_BC[:, :, None]], dim=2)

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 import pytest
 
+from smoe_mt.checkpoints.hub import looks_like_model_id
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import find_checkpoint
-from smoe_mt.generation.hub import looks_like_model_id
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def hub() -> Iterator[str]:
 def test_the_real_client_fetches_data_and_no_code(hub: str, tmp_path: Path) -> None:
     """In a process of its own: the client reads its settings once."""
     pytest.importorskip("huggingface_hub")
-    program = "import sys; from smoe_mt.generation.hub import fetch; print(fetch(sys.argv[1]))"
+    program = "import sys; from smoe_mt.checkpoints.hub import fetch; print(fetch(sys.argv[1]))"
     environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     environment |= {"no_proxy": "127.0.0.1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.gone_ranks import explained
+from smoe_mt.training.rank_failure import explained
 
 EXIT_CODE = 2
 
