@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 # Read, not imported: the package may not be importable yet.
-VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "smoe_mt/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+PACKAGE = (HERE / "smoe_mt" / "__init__.py").read_text(encoding="utf-8")
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)
 HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
@@ -59,7 +60,7 @@ setup(
     extras_require={
         "hub": HUB,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION],
+        "test": ["pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "public": PUBLIC,
         "langid": LANGUAGE_IDENTIFICATION,

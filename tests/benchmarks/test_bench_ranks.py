@@ -13,6 +13,8 @@ from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
 from tests.ranks import on_ranks
 
+pytestmark = pytest.mark.ranks
+
 D, TOKENS, EXPERTS = 32, 64, 4
 WORDS = 8 * (2 + EXPERTS // 2)  # bytes to one rank: block, precision, rows for each of its experts
 

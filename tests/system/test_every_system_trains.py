@@ -10,6 +10,8 @@ import pytest
 from smoe_mt.generation import Translator
 from tests.conftest import TrainedRun, train
 
+pytestmark = pytest.mark.slow
+
 SYSTEMS = {
     "vanilla": ["--num-experts", "4"],
     "switch": ["--num-experts", "4"],
