@@ -17,7 +17,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dt
 
 from data_prep.columns import read_blocks
 from data_prep.files import write_lines
-from data_prep.parallel import chunks, ordered_map
+from smoe_mt.processes import chunks, ordered_map
 
 SPM_SPECIALS = 3  # <unk> <s> </s>; fairseq has <s> <pad> </s> <unk>
 LONGEST_TRAINING = 250

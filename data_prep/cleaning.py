@@ -21,9 +21,9 @@ from data_prep.clean import STEPS, CleanOptions, fault, folded
 from data_prep.columns import evenly_spaced, first_occurrences, read_blocks
 from data_prep.files import read_lines
 from data_prep.language_check import FEWEST_TO_TELL, Identifier, Vocabulary, evidence, reads_like, told_apart
-from data_prep.parallel import chunks, ordered_map
 from data_prep.rows import Row, hash_of, one_line
 from data_prep.split import FACTS, FACTS_FILE, ROWS_FILE, SplitOptions, facts_of
+from smoe_mt.processes import chunks, ordered_map
 
 ENOUGH_FOR_A_MEDIAN = 20
 RATIOS_LOOKED_AT = 2_000_000

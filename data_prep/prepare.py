@@ -14,13 +14,13 @@ from data_prep.corpora.public import PublicCorpus
 from data_prep.directions import Selection
 from data_prep.files import disk_errors_are_said
 from data_prep.language_check import check_library
-from data_prep.parallel import available_cores
 from data_prep.pipeline import Options, build
 from data_prep.report import summary
 from data_prep.split import SplitOptions
 from data_prep.spm import SpmOptions
 from smoe_mt.errors import UserError
 from smoe_mt.paper.benchmarks import BENCHMARKS, Benchmark, benchmark_named
+from smoe_mt.processes import available_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import sentencepiece
 
 from data_prep.files import read_lines, say, write_lines
-from data_prep.parallel import ordered_map
 from data_prep.rows import hash_of
 from smoe_mt.errors import UserError
+from smoe_mt.processes import ordered_map
 
 SAMPLE_CHARACTERS = 6_000_000
 CHARACTERS_A_PIECE = 750

@@ -17,7 +17,10 @@ from fairseq.data import Dictionary
 
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.paths import user_dir
+from smoe_mt.registration import register
 from tests.toy import make_toy_folder
+
+register()
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from data_prep.corpora.sources import DECLARATION, SOURCES, Source
 from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.fetch import Package, fetch, unpack
 from data_prep.files import say
-from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
 from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
 from smoe_mt.errors import UserError
 from smoe_mt.languages import LANGUAGES, Language
 from smoe_mt.paper.benchmarks import BENCHMARKS
+from smoe_mt.processes import chunks, ordered_map
 
 PLACEHOLDERS = re.compile(
     r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from smoe_mt.checkpoints.schema import untrained_history
 from smoe_mt.errors import UserError
 
 FORMAT = 1
@@ -44,9 +45,7 @@ def read_exported(weights: Path) -> dict[str, Any]:
         "cfg": OmegaConf.create(sections, flags={"allow_objects": True}),
         "model": _read_weights(weights),
         "task_state": config["task_state"],
-        "optimizer_history": [  # fairseq asks for all of these; there is no optimizer to go on with
-            {"num_updates": config["updates"], "optimizer_name": None, "lr_scheduler_state": {"best": None}}
-        ],
+        "optimizer_history": untrained_history(config["updates"]),
         "extra_state": {},
     }
 

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoe_mt.checkpoints.reading import first_sentence, open_checkpoint
+from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.released_files import PART, read_released
 from smoe_mt.checkpoints.released_weights import Block, released_blocks
-from smoe_mt.errors import UserError
+from smoe_mt.checkpoints.schema import updates_of
+from smoe_mt.errors import UserError, first_sentence
 
 SIZES = ("embed_dim", "ffn_embed_dim", "layers", "attention_heads")
 TAKEN = ("dropout", "attention_dropout", "activation_dropout", "activation_fn", "share_all_embeddings")
@@ -78,8 +79,7 @@ def from_state(state: Mapping[str, Any], path: Path, dictionary: str | Path | No
     settings = _settings_of_ours(theirs, path) | _settings_of_blocks(theirs, blocks, path)
     rest |= {f"{prefix}.{name}": tensor for prefix, block in blocks.items() for name, tensor in block.weights.items()}
     symbols = _symbols(state, dictionary, weights[EMBEDDINGS[0]].size(0), path)
-    history = state.get("optimizer_history") or [{}]
-    return ForeignModel(path, rest, settings, symbols, int(history[-1].get("num_updates", 0)))
+    return ForeignModel(path, rest, settings, symbols, updates_of(state))
 
 
 def fit_vocabulary(model: ForeignModel, symbols: Sequence[str]) -> tuple[dict[str, Tensor], list[str]]:

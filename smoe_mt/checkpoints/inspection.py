@@ -17,10 +17,11 @@ from torch import Tensor
 
 from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.exported import PARTS
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.schema import TASK, CheckpointView
 from smoe_mt.checkpoints.sharded import Shards
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import TASK, find_checkpoint
 from smoe_mt.models.config import HAS_STRATA
 
 #: Settings that say what a model is, where it has them.
@@ -51,26 +52,24 @@ def run(args: argparse.Namespace) -> None:
 def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]:
     """All that is known of a checkpoint, in plain values. UserError where it cannot be opened."""
     state = open_checkpoint(path)
-    history = (state.get("optimizer_history") or [{}])[-1]
-    extra, settings = state.get("extra_state") or {}, settings_of(state)
+    view, settings = CheckpointView(state), settings_of(state)
     model = settings.get("model") or {}
-    loss = extra.get("val_loss")
     found = {
         "path": str(path),
         "form": form_of(path, state),
         "bytes": sum(file.stat().st_size for file in files_of(path, state) if file.is_file()),
         "damage": damage_of(path),
         "uses": uses_of(state, settings),
-        "updates": history.get("num_updates"),
-        "epoch": (extra.get("train_iterator") or {}).get("epoch"),
-        "validation_loss": None if loss is None else float(loss),
-        "mean_of": extra.get("averaged"),
+        "updates": view.updates,
+        "epoch": view.epoch,
+        "validation_loss": view.validation_loss,
+        "mean_of": view.mean_of,
         "task": (settings.get("task") or {}).get("_name") or settings.get("task_name"),
         "architecture": model.get("_name") or model.get("arch"),
         "model": {name: model[name] for name in SETTINGS if name in model and name not in unused_settings(model)},
         "parameters": count_parameters(state),
         "precision": dict(Counter(type_name(weight) for weight in state["model"].values())),
-        "vocabulary": (state.get("task_state") or {}).get("vocabulary"),
+        "vocabulary": view.vocabulary,
     }
     if with_weights:
         found["weights"] = [[name, list(one.shape), type_name(one)] for name, one in state["model"].items()]
@@ -123,8 +122,7 @@ def uses_of(state: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What can be done with it."""
     if (settings.get("task") or {}).get("_name") != TASK:
         return ["convert"]
-    going_on = state.get("last_optimizer_state") is not None and "train_iterator" in (state.get("extra_state") or {})
-    return [*(["resume"] if going_on else []), "translate", "fine-tune"]
+    return [*(["resume"] if CheckpointView(state).resumable else []), "translate", "fine-tune"]
 
 
 def count_parameters(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, first_sentence
 
 BLOCK = 1 << 20
 QUIET: dict[str, Any] = {"disable": None, "leave": False, "delay": 2.0}  # a bar for those who wait at a terminal
@@ -82,9 +83,7 @@ def tied_names(state: Mapping[str, Any]) -> dict[str, str]:
             for name, kept in tied.items()
             if name.startswith(prefix)
         }
-    first: dict[tuple[int, torch.Size], str] = {}
-    names = {name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in weights.items()}
-    return {name: kept for name, kept in names.items() if name != kept}
+    return tied_tensors(weights)
 
 
 def check_whole(path: str | Path) -> None:
@@ -124,10 +123,3 @@ def damaged(path: str | Path, error: Exception) -> UserError:
     return UserError(
         f"{path}: not a whole fairseq checkpoint ({first_sentence(error)}); it may be truncated, so take another one"
     )
-
-
-def first_sentence(error: BaseException) -> str:
-    """The first sentence of an error of torch's, which may go on for a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].split(". ")[0] if lines else type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, distributed
 
 from smoe_mt.checkpoints.exported import fingerprint
+from smoe_mt.checkpoints.schema import place_of
 from smoe_mt.errors import UserError
 from smoe_mt.files import PARTIAL, sync
 from smoe_mt.moe.experts import STACKED
@@ -119,8 +120,7 @@ def split(
     for name, values, key in tensors_of(skeleton, parameters):
         tensor = values[key].detach()
         shape = tensor.shape
-        same = (tensor.data_ptr(), shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        kept = first.setdefault(same, name)
+        kept = first.setdefault(place_of(name, tensor), name)
         if kept != name:
             tied[name] = kept
         elif EXPERTS.search(name):

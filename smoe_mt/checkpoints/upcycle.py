@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smoe_mt.checkpoints.fairseq_import import fit_vocabulary, from_state, is_foreign
 from smoe_mt.checkpoints.reading import read_checkpoint
+from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.errors import UserError
 from smoe_mt.tasks.vocabulary import Vocabulary
 
@@ -28,7 +29,7 @@ def upcycle_from(
         raise UserError(f"--init-experts-from: there is no checkpoint {path}")
     state = read_checkpoint(path)
     dense = state["model"]
-    theirs = (state.get("task_state") or {}).get("vocabulary")
+    theirs = CheckpointView(state).vocabulary
     if is_foreign(state):
         dense, _ = fit_vocabulary(from_state(state, path), symbols)
     elif theirs is not None and vocabulary is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.checkpoints.sharded import SHARDS, Shards, free_folder, split, write_tensors
 from smoe_mt.errors import UserError
 from smoe_mt.files import whole_file
@@ -22,7 +23,7 @@ def write(state: dict[str, Any], out: Path) -> int:
 def write_sharded(state: dict[str, Any], out: Path) -> int:
     """The same with the tensors in a folder beside `out`."""
     skeleton, tensors, tied = split(state)
-    folder = free_folder(out.parent, int(state["optimizer_history"][-1].get("num_updates", 0)))
+    folder = free_folder(out.parent, updates_of(state))
     try:
         files = write_tensors(folder, tensors)
     except OSError as error:

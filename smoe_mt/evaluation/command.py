@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
 from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
 from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
-from smoe_mt.evaluation.parallel_files import OwnText
+from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
 from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL, choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
-from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.generation.command import add_decoding_arguments, check_processes
 from smoe_mt.memory import keep_freed_memory
 
@@ -120,13 +120,13 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         max_tokens=args.max_tokens,
         # Ranks that share experts take every step together: none of them can send others in its place.
         processes=args.processes if args.expert_parallel_size == 1 else 1,
-        own_text=_own_text(args),
+        parallel_files=_parallel_files(args),
         metrics=metrics,
     )
     return request, left_out
 
 
-def _own_text(args: argparse.Namespace) -> OwnText | None:
+def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
     given = {"--source": args.source, "--reference": args.reference, "--direction": args.direction}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
@@ -136,9 +136,9 @@ def _own_text(args: argparse.Namespace) -> OwnText | None:
         raise UserError(f"{', '.join(given)} belong together: {' and '.join(missing)} missing{hint}")
     if args.split is not None or args.directions:
         raise UserError("--source takes the place of a split: leave out --split and --directions")
-    own_text = OwnText(Path(args.source), Path(args.reference), args.direction)
-    own_text.lines()  # what is wrong with them is said before a model is loaded
-    return own_text
+    parallel_files = ParallelFiles(Path(args.source), Path(args.reference), args.direction)
+    parallel_files.lines()  # what is wrong with them is said before a model is loaded
+    return parallel_files
 
 
 def _evaluate_all(
@@ -178,7 +178,7 @@ def _reused(details: dict[str, Any]) -> str:
 def _print_scores(
     args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], left_out: dict[str, str]
 ) -> None:
-    text = request.own_text.source if request.own_text else f"split {request.split}"
+    text = request.parallel_files.source if request.parallel_files else f"split {request.split}"
     print(f"\n{text}, beam {args.beam}" + (f", first {args.limit} sentences" if args.limit else ""))
     print(scores_table(evaluations, args.baseline))
     for line in signatures(evaluations):

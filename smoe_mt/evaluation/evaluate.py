@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
-from smoe_mt.evaluation.parallel_files import OwnText
+from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Text, Translator
-from smoe_mt.processes import processes_for, spread
+from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.pieces import FolderPieces
 
@@ -40,13 +40,13 @@ class Request:
     decoding: Decoding = field(default_factory=Decoding)
     max_tokens: int = 4096
     processes: int | None = None
-    own_text: OwnText | None = None
+    parallel_files: ParallelFiles | None = None
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
 
     @property
     def title(self) -> str:
         """A short name of the text."""
-        return self.own_text.title if self.own_text else self.split
+        return self.parallel_files.title if self.parallel_files else self.split
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
     Raises UserError for an unknown split or direction, and for files that do not fit together.
     """
     task = translator.loaded.task
-    if request.own_text:
-        texts = [request.own_text.read(task.directions, request.limit)]
+    if request.parallel_files:
+        texts = [request.parallel_files.read(task.directions, request.limit)]
     else:
         directions = choose_directions(task, request.split, request.directions)
         texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
@@ -135,7 +135,7 @@ def evaluate(
 
 def _about(translator: Translator, request: Request, name: str) -> dict[str, Any]:
     """Which model translated what, and how."""
-    loaded, own, decoding = translator.loaded, request.own_text, request.decoding
+    loaded, own, decoding = translator.loaded, request.parallel_files, request.decoding
     return {
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
@@ -224,7 +224,7 @@ def _score(
 
     found: list[list[DirectionScores]] = [[]] * len(corpora)
     with progress_bar(sum(len(corpus.sources) for corpus in corpora), f"{name}: scoring") as bar:
-        for number, scores in spread(of_direction, len(corpora), processes):
+        for number, scores in map_unordered(of_direction, len(corpora), processes):
             found[number] = scores
             bar.update(len(corpora[number].sources))
     directions = [corpus.direction for corpus in corpora]

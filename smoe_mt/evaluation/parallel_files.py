@@ -12,7 +12,7 @@ from smoe_mt.generation.command import read_chunks
 
 
 @dataclass(frozen=True)
-class OwnText:
+class ParallelFiles:
     """Two files of raw text, line i of one belonging to line i of the other."""
 
     source: Path

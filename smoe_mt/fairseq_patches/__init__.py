@@ -1,19 +1,38 @@
-"""All of the shims around fairseq together."""
+"""All that smoe_mt changes in fairseq, Hydra and torch, in one place; `smoe-mt path patches` prints it.
+
+Nothing is changed by an import: `smoe_mt.register` calls `apply`, and nothing else does.
+"""
 
 from __future__ import annotations
 
-from smoe_mt.fairseq_patches import errors, known_warnings, progress_bar
-from smoe_mt.tasks import lookahead
-from smoe_mt.training import launch_ranks, safe_loading, saving, trainer
+from smoe_mt.fairseq_patches import (
+    checkpoint_io,
+    distributed,
+    errors,
+    iterators,
+    known_warnings,
+    progress_bar,
+    trainer,
+)
+from smoe_mt.fairseq_patches.patch import Patch, Setting, put_in_place
+from smoe_mt.fairseq_patches.private import PRIVATE_USES
+
+__all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
+
+PATCHES: tuple[Patch, ...] = (
+    *errors.PATCHES,
+    *progress_bar.PATCHES,
+    *distributed.PATCHES,
+    *trainer.PATCHES,
+    *iterators.PATCHES,
+    *checkpoint_io.PATCHES,
+)
+SETTINGS: tuple[Setting, ...] = (*known_warnings.SETTINGS, *checkpoint_io.SETTINGS)
 
 
-def put_shims_in_place() -> None:
-    """All of them; called when the plugin is imported. Doing it again changes nothing."""
-    errors.install()
-    progress_bar.shorten_text_log()
-    launch_ranks.put_in_place()
-    trainer.put_in_place()
-    lookahead.put_in_place()
-    saving.put_in_place()
-    known_warnings.hush()
-    safe_loading.put_in_place()
+def apply() -> None:
+    """Put all patches in place and make all settings, for this process. Doing it again changes nothing."""
+    for patch in PATCHES:
+        put_in_place(patch)
+    for setting in SETTINGS:
+        setting.switch()

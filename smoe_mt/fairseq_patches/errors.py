@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.rank_failure import explained
+from smoe_mt.fairseq_patches.patch import Patch
+from smoe_mt.training.rank_failure import diagnose_peer_failure
 
 EXIT_CODE = 2
 
@@ -29,43 +30,35 @@ def one_line(error: UserError) -> str:
     return "error: " + " ".join(str(error).split())
 
 
-def install() -> None:
-    """Put the short form in place for this process. Doing it again changes nothing."""
-    _install_excepthook()
-    _install_in_hydra()
-
-
-def _install_excepthook() -> None:
-    previous = sys.excepthook
-    if getattr(previous, "prints_user_errors", False):
-        return
+def excepthook(previous: Any) -> Any:
+    """Python's last word on an exception, in the short form for a `UserError`."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        mistake = user_error_in(error) or explained(error)
+        mistake = user_error_in(error) or diagnose_peer_failure(error)
         if mistake is None:
             previous(kind, error, trace)
         else:
             print(one_line(mistake), file=sys.stderr)
 
-    hook.prints_user_errors = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
+    return hook
 
 
-def _install_in_hydra() -> None:
+def return_value(original: Any) -> Any:
     """Hydra keeps a job's exception and raises it where the job's result is asked for: of all its jobs, after the last one."""
     from hydra.core.utils import JobReturn, JobStatus
 
-    original: Any = vars(JobReturn)["return_value"]
-    if getattr(original.fget, "prints_user_errors", False):
-        return
-
     def value(self: JobReturn) -> Any:
         failed = self._return_value if self.status == JobStatus.FAILED else None
-        mistake = user_error_in(failed) or explained(failed)
+        mistake = user_error_in(failed) or diagnose_peer_failure(failed)
         if mistake is None:
             return original.fget(self)
         print(one_line(mistake), file=sys.stderr)
         raise SystemExit(EXIT_CODE)
 
-    value.prints_user_errors = True  # type: ignore[attr-defined]
-    JobReturn.return_value = original.getter(value)  # type: ignore[method-assign]
+    return original.getter(value)
+
+
+PATCHES = (
+    Patch("sys.excepthook", excepthook, "a UserError is one line on the screen, not a stack trace"),
+    Patch("hydra.core.utils.JobReturn.return_value", return_value, "the same where Hydra reports what a job raised"),
+)

@@ -1,8 +1,10 @@
-"""Hushes warnings that fairseq causes in other libraries and that nobody who trains a model can act on."""
+"""Warnings that fairseq causes in other libraries and that nobody who trains a model can act on are not shown."""
 
 from __future__ import annotations
 
 import warnings
+
+from smoe_mt.fairseq_patches.patch import Setting
 
 NOISE = (
     # fairseq's loader asks for pinned memory on any machine.
@@ -19,7 +21,12 @@ NOISE = (
 )
 
 
-def hush() -> None:
+def suppress_known_warnings() -> None:
     """Ignore them from now on, in this process and those it forks."""
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+
+
+SETTINGS = (
+    Setting("warnings.filters", suppress_known_warnings, "eight warnings that fairseq causes and its user cannot mend"),
+)

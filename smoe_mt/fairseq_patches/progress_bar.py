@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq.logging.progress_bar import BaseProgressBar
+from smoe_mt.fairseq_patches.patch import Patch
 
 SEPARATOR = "/"
 
@@ -20,14 +20,20 @@ def without_detail(stats: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in stats.items() if SEPARATOR not in key}
 
 
-def shorten_text_log() -> None:
-    """Let fairseq's text bars (`simple` and `tqdm`) leave detail out. Doing it again changes nothing."""
-    original = BaseProgressBar._format_stats
-    if getattr(original, "leaves_out_detail", False):
-        return
+def format_stats(original: Any) -> Any:
+    """What fairseq's text bars (`simple` and `tqdm`) print, without detail."""
 
-    def format_stats(self: BaseProgressBar, stats: Mapping[str, Any]) -> Any:
+    def shorter(self: Any, stats: Mapping[str, Any]) -> Any:
         return original(self, without_detail(stats))
 
-    format_stats.leaves_out_detail = True  # type: ignore[attr-defined]
-    BaseProgressBar._format_stats = format_stats
+    return shorter
+
+
+PATCHES = (
+    Patch(
+        "fairseq.logging.progress_bar.BaseProgressBar._format_stats",
+        format_stats,
+        "metrics per direction go to TensorBoard and the JSON log, not to lines for people",
+        ("self", "stats"),
+    ),
+)

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smoe_mt.generation.checkpoint import LoadedModel, results_folder
+from smoe_mt.checkpoints.locate import results_folder
+from smoe_mt.generation.checkpoint import LoadedModel
 
 KIND_NAMES = {
     "none": "dense transformer",

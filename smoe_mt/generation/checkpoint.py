@@ -1,4 +1,4 @@
-"""From a path to a model that is ready to use: finds the checkpoint, loads it safely, attaches its data folder.
+"""From a path to a model that is ready to use: loads the checkpoint safely, attaches its data folder.
 
 Loading goes through fairseq, with torch's ``weights_only`` safety on, or through safetensors: a checkpoint never runs code.
 """
@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from smoe_mt import register
-from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS, read_exported
-from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
-from smoe_mt.checkpoints.reading import first_sentence
-from smoe_mt.errors import UserError
-
-TASK = "many_to_many_translation"
-CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt", WEIGHTS)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.locate import find_checkpoint
+from smoe_mt.checkpoints.schema import TASK, updates_of
+from smoe_mt.devices import pick_device, pick_dtype
+from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.registration import register
 
 
 @dataclass(frozen=True)
@@ -32,69 +28,6 @@ class LoadedModel:
     config: DictConfig
     checkpoint: Path
     updates: int
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file for `path`: the file itself, a run folder's best checkpoint, else its last one, or the weights of
-    an exported folder. What is no path here but looks like OWNER/NAME is fetched from the model hub.
-
-    Raises UserError where there is none.
-    """
-    if not Path(path).exists() and looks_like_model_id(path):
-        path = fetch(str(path))
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(
-            f"{path}: no such checkpoint or run folder; give what was --save-dir in training, a .pt file, or a folder that "
-            "`smoe-mt export` wrote"
-        )
-    for name in CHECKPOINT_NAMES:
-        if (path / name).is_file():
-            return path / name
-    if (path / CONFIG).is_file():
-        raise UserError(f"{path / WEIGHTS} is missing; {REMEDY}")
-    raise UserError(
-        f"{path}: holds none of {', '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training, or a folder "
-        "that `smoe-mt export` wrote"
-    )
-
-
-def results_folder(checkpoint: Path, kind: str) -> Path:
-    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice."""
-    return checkpoint.parent / kind / _own_name(checkpoint)
-
-
-def run_name_parts(checkpoint: Path) -> tuple[str, ...]:
-    """The parts of the run folder's path, and the checkpoint's name where it is not the run's own choice."""
-    own = _own_name(checkpoint)
-    return checkpoint.resolve().parent.parts + ((own,) if own else ())
-
-
-def _own_name(checkpoint: Path) -> str:
-    chosen = next((name for name in CHECKPOINT_NAMES if (checkpoint.parent / name).is_file()), None)
-    return "" if checkpoint.name == chosen else checkpoint.stem
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` (CUDA where there is one), or any device that torch knows by name. UserError for others."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, and torch finds no CUDA device here; use auto or cpu")
-    return device
-
-
-def pick_dtype(name: str) -> torch.dtype:
-    """fp32, bf16 or fp16. UserError for others."""
-    if name not in DTYPES:
-        raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def load_model(
@@ -121,7 +54,6 @@ def load_model(
     _attach_data(config, data, checkpoint)
     with open_dict(config):
         config.task.expert_parallel_size = expert_parallel_size
-    history = state.get("optimizer_history") or [{}]
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     except UserError:
@@ -133,7 +65,7 @@ def load_model(
         ) from error
     model = models[0]
     model.eval().to(device=target, dtype=precision)
-    return LoadedModel(model, task, config, checkpoint, int(history[-1].get("num_updates", 0)))
+    return LoadedModel(model, task, config, checkpoint, updates_of(state))
 
 
 def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:

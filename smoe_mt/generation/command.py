@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from smoe_mt.devices import DTYPES
 from smoe_mt.errors import UserError
 from smoe_mt.files import whole_file
-from smoe_mt.generation.checkpoint import DTYPES
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
 from smoe_mt.memory import keep_freed_memory

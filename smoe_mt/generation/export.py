@@ -6,7 +6,6 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -23,10 +22,12 @@ from smoe_mt.checkpoints.exported import (
     fingerprint,
     plain_sections,
 )
+from smoe_mt.checkpoints.schema import tied_tensors
+from smoe_mt.devices import DTYPES, pick_dtype
 from smoe_mt.errors import UserError
 from smoe_mt.files import whole_folder
 from smoe_mt.generation.card import model_card, read_scores
-from smoe_mt.generation.checkpoint import DTYPES, LoadedModel, load_model, pick_dtype
+from smoe_mt.generation.checkpoint import LoadedModel, load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,14 +98,11 @@ def count_parameters(model: nn.Module) -> int:
 
 def write_weights(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """A safetensors file with each weight once; its metadata maps the names that are tied to the one that is kept."""
-    kept: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    names: dict[Any, str] = {}
-    for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
-        if place in names:
-            tied[name] = names[place]
-            continue
-        names[place] = name
-        kept[name] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+    weights: dict[str, Tensor] = model.state_dict()
+    tied = tied_tensors(weights)
+    kept = {
+        name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in weights.items()
+        if name not in tied
+    }
     save_file(kept, path, metadata={"format": "pt", **tied})

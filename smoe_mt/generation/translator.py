@@ -19,7 +19,7 @@ from smoe_mt.generation.batching import batch_by_tokens
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
-from smoe_mt.processes import processes_for, spread
+from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
 
 Progress = bool | Callable[[int], object] | None
@@ -158,7 +158,7 @@ class Translator:
 
         with _reporter(progress, len(lines), ", ".join(f"{text.source}-{text.target}" for text in texts)) as report:
             report(len(lines) - len(places))
-            for number, candidates in spread(search, len(batches), processes):
+            for number, candidates in map_unordered(search, len(batches), processes):
                 for index, mine in zip(batches[number], candidates, strict=True):
                     found[places[index]] = Translation(lines[places[index]][0], mine)
                 report(len(batches[number]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
-from smoe_mt.generation.checkpoint import find_checkpoint
 from smoe_mt.progress import progress_bar
 from smoe_mt.report.curves import read_curves
 from smoe_mt.report.pages import sections

@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-import fairseq.data.iterators
 from fairseq.data.iterators import CountingIterator, GroupedIterator
 
 
-class OpenEndedIterator(CountingIterator):
+class LookaheadBatchIterator(CountingIterator):
     """Counts what it hands out (`n`, from `start`). `len` is the `estimate`; `has_next` is exact.
 
     `spare`: as many at the end are left out.
@@ -50,7 +49,7 @@ class OpenEndedIterator(CountingIterator):
         self.n += 1
         return self._ahead.popleft()
 
-    def take(self, n: int) -> OpenEndedIterator:
+    def take(self, n: int) -> LookaheadBatchIterator:
         """End when `n` have been counted."""
         self._limit = min(self._limit, n)
         self.total = min(self.total, n)
@@ -61,21 +60,16 @@ class OpenEndedIterator(CountingIterator):
         self._group = size
 
 
-class OpenEndedGroups(GroupedIterator):
+class LookaheadGroups(GroupedIterator):
     """fairseq's grouping of batches into updates (--update-freq), which ends when an open-ended iterator does."""
 
     def __init__(self, iterable: Any, chunk_size: int, skip_remainder_batch: bool = False) -> None:
-        self._open_ended = iterable if isinstance(iterable, OpenEndedIterator) else None
-        if self._open_ended is not None and skip_remainder_batch:
-            self._open_ended.only_whole_groups(chunk_size)
+        self._lookahead = iterable if isinstance(iterable, LookaheadBatchIterator) else None
+        if self._lookahead is not None and skip_remainder_batch:
+            self._lookahead.only_whole_groups(chunk_size)
             skip_remainder_batch = False
         super().__init__(iterable, chunk_size, skip_remainder_batch)
 
     def has_next(self) -> bool:
         """Whether there is another group."""
-        return bool(super().has_next() if self._open_ended is None else self._open_ended.has_next())
-
-
-def put_in_place() -> None:
-    """Let fairseq-train group batches by the class above. Doing it again changes nothing."""
-    fairseq.data.iterators.GroupedIterator = OpenEndedGroups
+        return bool(super().has_next() if self._lookahead is None else self._lookahead.has_next())

@@ -18,7 +18,6 @@ from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, distributed
 
-from smoe_mt.checkpoints.upcycle import upcycle_from
 from smoe_mt.errors import UserError
 from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
 from smoe_mt.moe.remote import serve
@@ -228,11 +227,9 @@ class ManyToManyTranslationTask(FairseqTask):
         return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """The model and, where validation translates, its beam search. A new one may start from a dense checkpoint."""
+        """The model and, where validation translates, its beam search."""
         self.expert_ranks = self._expert_ranks()
         model = super().build_model(cfg, from_checkpoint)
-        if not from_checkpoint and getattr(cfg, "init_experts_from", None):
-            upcycle_from(cfg.init_experts_from, model, self.vocabulary, self.dictionary.symbols)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
             self._generator = self.build_generator(

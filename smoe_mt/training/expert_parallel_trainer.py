@@ -31,7 +31,7 @@ from smoe_mt.training.sharded_saving import ShardedSaving, check_sharded
 logger = logging.getLogger(__name__)
 
 
-class SpreadTrainer(Trainer):
+class ExpertParallelTrainer(Trainer):
     """fairseq's Trainer. Where experts are spread over ranks, it reduces, clips, saves and loads each rank's own; with
     `task.sharded_checkpoints` all ranks write.
     """

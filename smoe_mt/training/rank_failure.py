@@ -19,8 +19,8 @@ from datetime import timedelta
 
 from torch import distributed
 
-from smoe_mt.checkpoints.reading import first_sentence
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.library_messages import COLLECTIVE_BROKEN
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ BEAT = 1.0  # seconds
 SILENCE = 40  # beats; counted by this process, so that ranks that are all suspended do not miss each other
 LEFT = "left"
 EXIT_ALONE = os.EX_UNAVAILABLE
-BROKEN = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")  # in the errors of collectives
 
 
 class Heartbeats:
@@ -100,7 +99,7 @@ AGAIN = "the others end too; started again, the training goes on from its last c
 _heartbeats: list[Heartbeats] = []
 
 
-def listen(environment: Mapping[str, str], rank: int, size: int) -> None:
+def start_heartbeat(environment: Mapping[str, str], rank: int, size: int) -> None:
     """Start the heartbeats of this process, over a connection of their own."""
     seconds = timedelta(seconds=SILENCE * BEAT / 4)  # that it takes to notice a store whose machine is off
     address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
@@ -111,10 +110,10 @@ def listen(environment: Mapping[str, str], rank: int, size: int) -> None:
     _heartbeats[:] = [heartbeats]
 
 
-def explained(error: BaseException | None) -> UserError | None:
+def diagnose_peer_failure(error: BaseException | None) -> UserError | None:
     """What to say of an error that other ranks are the cause of; None for another one."""
     for one in _chain(error):
-        if not _heartbeats or not isinstance(one, RuntimeError) or not any(word in str(one) for word in BROKEN):
+        if not _heartbeats or not isinstance(one, RuntimeError) or not any(word in str(one) for word in COLLECTIVE_BROKEN):
             continue
         try:
             gone = _heartbeats[0].gone()

@@ -8,9 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
-
-from smoe_mt.checkpoints.reading import allow_namespaces, check_whole, damaged
+from smoe_mt.checkpoints.reading import check_whole, damaged
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.errors import UserError
 
@@ -18,12 +16,8 @@ Fill = Callable[[dict[str, Any], Path], None]
 _fill: list[Fill] = []
 
 
-def put_in_place() -> None:
-    """Let fairseq's loading raise a UserError for a file that is no whole checkpoint. Doing it again changes nothing."""
-    allow_namespaces()
-    original = checkpoint_utils.load_checkpoint_to_cpu
-    if getattr(original, "says_what_is_damaged", False):
-        return
+def checked_loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_checkpoint_to_cpu` that raises a UserError for a file that is no whole checkpoint."""
 
     @wraps(original)
     def load(path: str, *args: Any, **kwargs: Any) -> Any:
@@ -38,8 +32,7 @@ def put_in_place() -> None:
         (_fill[-1] if _fill else _weights_alone)(state, Path(path))
         return state
 
-    load.says_what_is_damaged = True  # type: ignore[attr-defined]
-    checkpoint_utils.load_checkpoint_to_cpu = load
+    return load
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from typing import ClassVar
 import pytest
 
 from smoe_mt.checkpoints.hub import looks_like_model_id
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import find_checkpoint
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from smoe_mt.checkpoints.upcycle import upcycle_from, upcycled_state
 from smoe_mt.errors import UserError
-from smoe_mt.fairseq_patches import put_shims_in_place
+from smoe_mt.fairseq_patches import apply
 from smoe_mt.models import SMoETransformerModel
 
 Make = Callable[..., SMoETransformerModel]
@@ -41,7 +41,7 @@ def test_a_sparse_checkpoint_is_refused(make_model: Make) -> None:
 
 
 def test_missing_and_damaged_files_are_named(make_model: Make, tmp_path: Path) -> None:
-    put_shims_in_place()
+    apply()
     smoe = make_model(strata="2,2")
     with pytest.raises(UserError, match="there is no checkpoint"):
         upcycle_from(tmp_path / "none.pt", smoe)

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.parallel_files import OwnText
+from smoe_mt.evaluation.parallel_files import ParallelFiles
 
 
-def own_text(folder: Path, source: bytes = b"a\n\nc\n", reference: bytes = b"x\ny\nz", name: str = "nso-en") -> OwnText:
+def parallel_files(folder: Path, source: bytes = b"a\n\nc\n", reference: bytes = b"x\ny\nz", name: str = "nso-en") -> ParallelFiles:
     (folder / "s").write_bytes(source)
     (folder / "r").write_bytes(reference)
-    return OwnText(folder / "s", folder / "r", name)
+    return ParallelFiles(folder / "s", folder / "r", name)
 
 
 def test_lines_belong_together(tmp_path: Path) -> None:
-    corpus = own_text(tmp_path).read(["nso-en"])
+    corpus = parallel_files(tmp_path).read(["nso-en"])
     assert (corpus.direction, corpus.sources, corpus.references) == ("nso-en", ("a", "", "c"), ("x", "y", "z"))
-    assert own_text(tmp_path).read(["nso-en"], limit=2).references == ("x", "y")
+    assert parallel_files(tmp_path).read(["nso-en"], limit=2).references == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_lines_belong_together(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit(tmp_path: Path, text: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        own_text(tmp_path, **text).read(["nso-en", "en-nso"])
+        parallel_files(tmp_path, **text).read(["nso-en", "en-nso"])
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    text = own_text(tmp_path)
+    text = parallel_files(tmp_path)
     text.reference.unlink()
     with pytest.raises(UserError, match="/r: cannot be read .No such file"):
         text.read(["nso-en"])

@@ -10,7 +10,7 @@ from hydra._internal.utils import run_and_report
 from hydra.core.utils import JobReturn, JobStatus
 
 from smoe_mt.errors import UserError
-from smoe_mt.fairseq_patches.errors import install
+from smoe_mt.fairseq_patches import apply
 
 
 def raise_plain() -> None:
@@ -38,7 +38,7 @@ def screen_of(error: Any, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    install()
+    apply()
 
 
 @pytest.mark.parametrize("error", [raise_plain, raise_while_handling, raise_from])
@@ -53,7 +53,7 @@ def test_other_errors_keep_their_trace(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_putting_it_in_place_twice_changes_nothing() -> None:
     hook, value = sys.excepthook, vars(JobReturn)["return_value"]
-    install()
+    apply()
     assert sys.excepthook is hook and vars(JobReturn)["return_value"] is value
 
 

@@ -8,13 +8,13 @@ import pytest
 from fairseq.logging import progress_bar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smoe_mt.fairseq_patches.progress_bar import shorten_text_log
+from smoe_mt.fairseq_patches import apply
 
 STATS = {"loss": 2.5, "num_updates": 3, "bleu/aa-en": 7.25}
 
 
 def log(kind: str, caplog: pytest.LogCaptureFixture, tensorboard: Path | None = None) -> str:
-    shorten_text_log()
+    apply()
     bar = progress_bar.progress_bar(
         [0], log_format=kind, log_interval=1, epoch=1, tensorboard_logdir=str(tensorboard) if tensorboard else None
     )
@@ -40,7 +40,7 @@ def test_tensorboard_keeps_them(caplog: pytest.LogCaptureFixture, tmp_path: Path
 
 
 def test_putting_it_in_place_twice_changes_nothing() -> None:
-    shorten_text_log()
+    apply()
     first = progress_bar.BaseProgressBar._format_stats
-    shorten_text_log()
+    apply()
     assert progress_bar.BaseProgressBar._format_stats is first

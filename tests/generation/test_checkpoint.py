@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
+from smoe_mt.devices import pick_device
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import find_checkpoint, load_model, pick_device, results_folder
+from smoe_mt.generation.checkpoint import load_model
 from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 

@@ -12,7 +12,7 @@ import torch
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, Text, Translator
-from smoe_mt.processes import spread
+from smoe_mt.processes import map_unordered
 from smoe_mt.search.beam import BeamDecoder
 from tests.conftest import TrainedRun
 
@@ -76,9 +76,9 @@ def test_no_more_processes_than_there_is_memory_for(
 
     def watched(work: Callable[[int], Any], count: int, processes: int) -> Iterator[tuple[int, Any]]:
         used.append(processes)
-        return spread(work, count)
+        return map_unordered(work, count)
 
-    monkeypatch.setattr("smoe_mt.generation.translator.spread", watched)
+    monkeypatch.setattr("smoe_mt.generation.translator.map_unordered", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     translator.translate(sentences, "aa", "en", processes=None)
     monkeypatch.setattr("smoe_mt.processes.free_memory", lambda: 1000)

@@ -12,7 +12,7 @@ import torch
 from fairseq.logging import metrics
 from fairseq_cli import train
 
-from smoe_mt.training.trainer import CheckingTrainer
+from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import KINDS, config, fork, start
 
@@ -38,18 +38,18 @@ def write_down(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     of the update, `metrics` so far) and `weights`; `valid`, what a validation after it logged."""
     written: list[dict[str, Any]] = []
     clip, step, log, stats = (
-        CheckingTrainer.clip_grad_norm,
-        CheckingTrainer.train_step,
-        CheckingTrainer._aggregate_logging_outputs,
+        SMoETrainer.clip_grad_norm,
+        SMoETrainer.train_step,
+        SMoETrainer._aggregate_logging_outputs,
         train.get_valid_stats,
     )
 
-    def clip_grad_norm(self: CheckingTrainer, norm: float) -> Any:
+    def clip_grad_norm(self: SMoETrainer, norm: float) -> Any:
         weights = self.get_model().named_parameters()
         written[-1]["gradients"] = {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
         return clip(self, norm)
 
-    def train_step(self: CheckingTrainer, samples: Any, *args: Any) -> Any:
+    def train_step(self: SMoETrainer, samples: Any, *args: Any) -> Any:
         written.append({"keys": [], "batches": sum(map(bool, samples))})
         if self.data_parallel_world_size == 1:
             written[-1]["by_hand"] = summed_gradients(self, samples)
@@ -59,7 +59,7 @@ def write_down(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         written[-1] |= {"output": {key: float(output[key]) for key in output}, "metrics": logged, "weights": weights}
         return output
 
-    def aggregate(self: CheckingTrainer, logs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
+    def aggregate(self: SMoETrainer, logs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
         written[-1]["keys"].append(list(logs[0]))
         return log(self, logs, *args, **kwargs)
 
@@ -67,14 +67,14 @@ def write_down(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         written[-1]["valid"] = {key: float(value) for key, value in found.items() if not torch.is_tensor(value)}
         return stats(cfg, trainer, found, tracking_best)
 
-    patch.setattr(CheckingTrainer, "clip_grad_norm", clip_grad_norm)
-    patch.setattr(CheckingTrainer, "train_step", train_step)
-    patch.setattr(CheckingTrainer, "_aggregate_logging_outputs", aggregate)
+    patch.setattr(SMoETrainer, "clip_grad_norm", clip_grad_norm)
+    patch.setattr(SMoETrainer, "train_step", train_step)
+    patch.setattr(SMoETrainer, "_aggregate_logging_outputs", aggregate)
     patch.setattr(train, "get_valid_stats", get_valid_stats)
     return written
 
 
-def summed_gradients(trainer: CheckingTrainer, samples: list[Any]) -> dict[str, torch.Tensor]:
+def summed_gradients(trainer: SMoETrainer, samples: list[Any]) -> dict[str, torch.Tensor]:
     """Per target token, one batch after the other through a copy of the model."""
     model = copy.deepcopy(trainer.get_model()).train()
     size = 0

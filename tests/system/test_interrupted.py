@@ -24,7 +24,7 @@ from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError
 from smoe_mt.paths import user_dir
 from smoe_mt.training import saving
-from smoe_mt.training.trainer import CheckingTrainer
+from smoe_mt.training.trainer import SMoETrainer
 from tests.training.test_trainer import OPTIONS
 
 pytestmark = pytest.mark.slow
@@ -199,9 +199,9 @@ def test_a_full_disk(
 
     full: list[bool] = []
     best: list[float] = []
-    original = CheckingTrainer.save_checkpoint
+    original = SMoETrainer.save_checkpoint
 
-    def save(self: CheckingTrainer, filename: str, extra_state: dict[str, Any]) -> object:
+    def save(self: SMoETrainer, filename: str, extra_state: dict[str, Any]) -> object:
         if self.get_num_updates() == 6:  # what update 4 left
             assert updates(tmp_path) == updates(tmp_path, "checkpoint_1_2.pt") == 2
             best.extend([torch.load(tmp_path / "checkpoint_best.pt", weights_only=True)["extra_state"]["best"]])
@@ -209,7 +209,7 @@ def test_a_full_disk(
         return original(self, filename, extra_state)
 
     monkeypatch.setattr(saving.NoticingFile, "write", write_until_full)
-    monkeypatch.setattr(CheckingTrainer, "save_checkpoint", save)
+    monkeypatch.setattr(SMoETrainer, "save_checkpoint", save)
     start(tmp_path)
     assert len(best) == 1 and checkpoint_utils.save_checkpoint.best < best[0]
     assert "CHECKPOINT NOT SAVED: no room left" in caplog.text

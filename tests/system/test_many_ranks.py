@@ -16,8 +16,9 @@ from torch import distributed
 
 from smoe_mt import preemption
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
+from smoe_mt.fairseq_patches import checkpoint_io
 from smoe_mt.training import rank_failure, saving
-from smoe_mt.training.trainer import CheckingTrainer
+from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import Ranks, config, fork, start
 
@@ -112,8 +113,8 @@ def test_asked_to_leave(
     """In the third update, one rank or all: all finish it and leave, and the run ends as if nothing had happened."""
 
     def ask(rank: int) -> None:
-        save = saving.save_whole
-        saving.save_whole = lambda *args: (time.sleep(1), save(*args))  # type: ignore[assignment]  # nobody leaves before
+        save = checkpoint_io.save_whole
+        checkpoint_io.save_whole = lambda *args: (time.sleep(1), save(*args))  # type: ignore[assignment]  # nobody leaves before
         if rank in asked:
             at_batch(5, lambda: os.kill(os.getpid(), number))
 
@@ -144,15 +145,15 @@ def test_what_is_not_finite_on_one_rank_is_left_out_by_all(data: Path, tmp_path:
     def change(rank: int) -> None:
         if rank == 1:
             spoil(3, 3)
-        step = CheckingTrainer.train_step
+        step = SMoETrainer.train_step
 
-        def noting(self: CheckingTrainer, samples: Any) -> Any:
+        def noting(self: SMoETrainer, samples: Any) -> Any:
             output = step(self, samples)
             weights = torch.cat([weight.flatten() for weight in self.get_model().parameters()])
             torch.save((self.get_num_updates(), self._nonfinite.state_dict(), weights), found / str(rank))
             return output
 
-        CheckingTrainer.train_step = noting  # type: ignore[method-assign]
+        SMoETrainer.train_step = noting  # type: ignore[method-assign]
 
     ranks = train_on(2, data, tmp_path, "--update-freq 2 --max-update 3 --disable-validation", change)
     ranks.succeed()
@@ -194,7 +195,7 @@ def while_saving() -> None:
 
 
 def while_validating() -> None:
-    CheckingTrainer.valid_step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    SMoETrainer.valid_step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(("killed", "when"), [(1, in_an_update), (0, while_saving), (1, while_validating)])
@@ -246,14 +247,14 @@ def test_a_rank_that_does_not_answer(data: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_no_rank(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     def change(rank: int) -> None:
-        save = CheckingTrainer.save_checkpoint
+        save = SMoETrainer.save_checkpoint
 
-        def full_at_first(self: CheckingTrainer, *args: Any) -> Any:
+        def full_at_first(self: SMoETrainer, *args: Any) -> Any:
             if self.get_num_updates() == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return save(self, *args)
 
-        CheckingTrainer.save_checkpoint = full_at_first  # type: ignore[method-assign]
+        SMoETrainer.save_checkpoint = full_at_first  # type: ignore[method-assign]
 
     ranks = train_on(2, data, tmp_path, f"{DROPOUT} --max-update 4", change)
     ranks.succeed()

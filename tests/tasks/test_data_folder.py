@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.tasks import DataFolder
+from smoe_mt.tasks.data_folder import DataFolder
 
 
 def edit_card(folder: Path, **changes: object) -> None:

@@ -119,7 +119,6 @@ def _fork(rank: int, ranks: int, port: int, run: Callable[[int], object], log: P
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
         sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115  # not pytest's
-        logging.disable(logging.NOTSET)  # which a verb of an earlier test has set
         logging.basicConfig(force=True, level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
         preemption._noted.clear()
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}

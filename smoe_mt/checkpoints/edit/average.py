@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
 from smoe_mt.checkpoints.writing import write
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import find_checkpoint
 
 #: Settings in which models of equal shapes may still compute something else.
 MEANING = ("moe", "strata", "top_k", "variant", "activation_fn")
@@ -113,27 +114,26 @@ def checkpoints_of(run_folder: Path) -> list[Summary]:
 def summarise(path: Path) -> Summary:
     """Look at a checkpoint; its tensors stay on the disk. UserError for a damaged one."""
     state = _open(path)
-    extra, settings = state.get("extra_state") or {}, _settings(state)
-    loss = extra.get("val_loss")
+    view, settings = CheckpointView(state), _settings(state)
     weights: dict[str, Tensor] = state["model"]
     meaning = {key: str(settings["model"].get(key)) for key in MEANING}
     meaning["strata"] = meaning["strata"].strip("[]()").replace(" ", "")
     return Summary(
         path=path,
-        updates=int(state["optimizer_history"][-1]["num_updates"]),
-        loss=None if loss is None else float(loss),
+        updates=updates_of(state),
+        loss=view.validation_loss,
         higher_is_better=bool((settings.get("checkpoint") or {}).get("maximize_best_checkpoint_metric")),
-        averaged="averaged" in extra,
+        averaged=view.mean_of is not None,
         shapes={name: tuple(tensor.shape) for name, tensor in weights.items()},
         tied=tied_names(state),
-        vocabulary=(state.get("task_state") or {}).get("vocabulary", {}).get("sha256"),
+        vocabulary=(view.vocabulary or {}).get("sha256"),
         meaning=meaning,
     )
 
 
 def _open(path: Path) -> dict[str, Any]:
     state = open_checkpoint(path)
-    if "optimizer_history" not in state or not isinstance(_settings(state).get("model"), dict):
+    if CheckpointView(state).updates is None or not isinstance(_settings(state).get("model"), dict):
         raise UserError(f"{path}: not a checkpoint of fairseq's with its settings; give one that training wrote")
     return state
 
@@ -192,5 +192,5 @@ def average(chosen: Sequence[Summary]) -> dict[str, Any]:
     return {
         **{key: value for key, value in state.items() if key not in (OPTIMISER, SHARDS)},
         "model": mean,
-        "extra_state": {**extra, "val_loss": None, "averaged": [one.path.name for one in chosen]},
+        "extra_state": {**extra, "val_loss": None, AVERAGED: [one.path.name for one in chosen]},
     }

@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
-from smoe_mt import register
 from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, is_foreign, read_foreign
-from smoe_mt.checkpoints.reading import first_sentence, read_checkpoint
+from smoe_mt.checkpoints.locate import find_checkpoint
+from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.released_files import PART
+from smoe_mt.checkpoints.schema import TASK, untrained_history
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.writing import write, write_sharded
-from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import DTYPES, TASK, find_checkpoint, pick_dtype
+from smoe_mt.devices import DTYPES, pick_dtype
+from smoe_mt.errors import UserError, first_sentence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,9 +91,8 @@ def from_foreign(foreign: ForeignModel, data: str | Path) -> dict[str, Any]:
     from fairseq import tasks
     from omegaconf import OmegaConf
 
-    register()
-    from smoe_mt.models.config import SMoETransformerConfig
-    from smoe_mt.tasks.config import ManyToManyTranslationConfig
+    from smoe_mt.models import SMoETransformerConfig
+    from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationConfig
 
     settings = asdict(SMoETransformerConfig()) | foreign.settings | {"_name": "smoe_transformer"}
     task_settings = asdict(ManyToManyTranslationConfig()) | {"_name": TASK, "data": str(Path(data).absolute())}
@@ -118,9 +118,7 @@ def from_foreign(foreign: ForeignModel, data: str | Path) -> dict[str, Any]:
         "args": None,
         "cfg": cfg,
         "model": model.state_dict(),
-        "optimizer_history": [  # fairseq asks for all of these
-            {"num_updates": foreign.updates, "optimizer_name": None, "lr_scheduler_state": {"best": None}}
-        ],
+        "optimizer_history": untrained_history(foreign.updates),
         "task_state": task.state_dict(),
         "extra_state": {},
     }
