@@ -159,6 +159,7 @@ def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsy
     assert "there are small" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [

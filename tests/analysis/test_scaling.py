@@ -56,6 +56,7 @@ def real_step(rank: int, way: Way) -> tuple[float, float, dict[str, float], int]
     return traffic.exchanged, traffic.reduced, training.held(), buffer.numel()
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("way", [Way(2), Way(2, 2), Way(2, 2, chunks=2), Way(4, 2)], ids=str)
 def test_bytes_and_parameters_are_those_of_real_ranks(way: Way) -> None:
     cfg = tiny(moe_freq=2, **CERTAIN)

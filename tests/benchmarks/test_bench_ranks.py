@@ -13,6 +13,8 @@ from smoe_mt.moe import MoE
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 
+pytestmark = pytest.mark.ranks
+
 D, TOKENS, EXPERTS = 32, 64, 4
 WORDS = 8 * (2 + EXPERTS // 2)  # bytes to one rank: block, precision, rows for each of its experts
 

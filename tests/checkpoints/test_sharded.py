@@ -93,6 +93,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return path
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_any_number_of_ranks_reads_its_part(written: Path, ranks: int) -> None:
     on_ranks(ranks, load_as_rank, ranks, written)

@@ -142,6 +142,7 @@ def test_text_of_ones_own(trained_run: TrainedRun, tmp_path: Path, capsys: pytes
     assert f"{files[1]}, beam 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(trained_run: TrainedRun, tmp_path: Path) -> None:
     options = ["evaluate", str(trained_run.folder), "--directions", "aa-en,en-bb", "--device", "cpu", "--out"]
     assert cli.main([*options, str(tmp_path / "one")]) == 0

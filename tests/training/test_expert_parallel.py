@@ -21,6 +21,8 @@ from smoe_mt.training.disk import checkpoint_bytes
 from smoe_mt.training.expert_parallel import buckets
 from tests.training.forked import config, fork, start
 
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+
 BATCHES = 4  # of an update
 OPTIONS = "--clip-norm 0.5 --save-interval-updates 2 --keep-interval-updates 10 --log-interval 1000"
 DROPS = "--capacity-factor 1"
