@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import NoReturn
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except OSError as error:  # a name too long, too many open files, a disk that fails: all but what the verb itself explains
         where = f"{str(error.filename)[:200]}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(one_line(UserError(f"{where}{error.strerror or error}")), file=sys.stderr)
         return EXIT_USER_ERROR
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -89,6 +90,8 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, rest = _verb(arguments)
     with passive_waiting(), plain_messages(name):
         room = importlib.import_module(VERBS[name].module)

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
 LONGEST_TEXT = 4096  # characters of a setting; paths are no longer
-MOST_STRATA, MOST_EXPERTS, MOST_BLOCKS = 64, 65_536, 2_000
+MOST_BLOCKS, MOST_EXPERTS = 2_000, 65_536  # of a model, of a block
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ MODEL: Mapping[str, Range] = {
     **{f"{side}_layers": LAYERS for side in ("encoder", "decoder")},
     **{f"{side}_attention_heads": HEADS for side in ("encoder", "decoder")},
     **{f"max_{side}_positions": POSITIONS for side in ("source", "target")},
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), PROBABILITY),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "eom_p"), DROPOUT),
     "moe_freq": Range(1, 1_000),
     "top_k": Range(1, MOST_EXPERTS),
     "capacity_factor": Range(0, 1e6),
-    "eom_p": PROBABILITY,
 }
 TASK: Mapping[str, Range] = {
     "sampling_temperature": Range(0, 1e6, open_low=True),
@@ -70,6 +69,12 @@ CRITERION: Mapping[str, Range] = {
     "ignore_prefix_size": COUNT,
     "balance_weight": Range(0, 1e6),
 }
+
+
+def ranges_of(dataclass_: type, table: Mapping[str, Range]) -> dict[str, Range]:
+    """The table, and the ranges that fields declare themselves, as the options of systems do (metadata ``range``)."""
+    declared = {field.name: field.metadata["range"] for field in dataclasses.fields(dataclass_) if "range" in field.metadata}
+    return {**table, **{name: Range(*ends) for name, ends in declared.items()}}
 
 
 def kinds_of(dataclass_: type) -> dict[str, Any]:
@@ -118,57 +123,6 @@ def problem_of_text(value: Any) -> str | None:
         return f"must be text, not {shown(value)}"
     if len(value) > LONGEST_TEXT or not value.isprintable():
         return f"must be printable text of at most {LONGEST_TEXT:,} characters"
-    return None
-
-
-def declared_ranges(dataclass_: type) -> dict[str, Range]:
-    """Setting -> the range that its dataclass declares in the metadata of its field, as (least, most)."""
-    fields = dataclasses.fields(dataclass_)
-    return {field.name: Range(*field.metadata["range"]) for field in fields if "range" in field.metadata}
-
-
-def problem_of_strata(value: Any) -> str | None:
-    """What is wrong with experts per stratum, given as "4,12", [4, 12] or 4, or of each block as "4,12;16" or [[4, 12], [16]];
-    None for nothing.
-    """
-    from smoe_mt.moe import parse_strata
-
-    wrong = f"must be experts per stratum such as 4,12, not {shown(value)}"
-    if isinstance(value, bool) or not isinstance(value, (str, int, list)):
-        return wrong
-    if isinstance(value, str) and problem_of_text(value):
-        return wrong
-    blocks: list[Any] = value.split(";") if isinstance(value, str) else [value]
-    if isinstance(value, list) and value and all(isinstance(one, list) for one in value):
-        blocks = value
-    if len(blocks) > MOST_BLOCKS:
-        return f"must be strata of at most {MOST_BLOCKS:,} blocks"
-    for block in blocks:
-        if isinstance(block, list) and not all(type(one) is int for one in block):
-            return wrong
-        try:
-            strata = parse_strata(block)
-        except ValueError:
-            return wrong
-        if len(strata) > MOST_STRATA or sum(strata) > MOST_EXPERTS:
-            return f"must be at most {MOST_STRATA} strata of together at most {MOST_EXPERTS:,} experts"
-    return None
-
-
-def problem_of_num_experts(value: Any) -> str | None:
-    """What is wrong with experts per block, given as 8 or "8", or of each block as "8,4" or [8, 4]; None for nothing."""
-    from smoe_mt.moe.strata import experts_of_blocks
-
-    numbers: Any = ()
-    if type(value) is int or (isinstance(value, str) and not problem_of_text(value)) or isinstance(value, list) and len(value) <= MOST_BLOCKS and all(type(one) is int for one in value):
-        numbers = value
-    count = len(numbers) if isinstance(numbers, list) else str(numbers).count(",") + 1
-    try:
-        experts = experts_of_blocks(numbers, count)
-    except ValueError:
-        return f"must be experts per block such as 8, not {shown(value)}"
-    if max(experts) > MOST_EXPERTS:
-        return f"must be at most {MOST_EXPERTS:,} experts per block"
     return None
 
 

@@ -23,22 +23,13 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.allowed.kinds import Experts, refusal
 from smoe_mt.checkpoints.schema import TASK
 from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.errors import UserError
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE, VARIABLE
-from smoe_mt.ranges import (
-    CRITERION,
-    MODEL,
-    Range,
-    declared_ranges,
-    kinds_of,
-    problem,
-    problem_of_num_experts,
-    problem_of_strata,
-    shown,
-)
+from smoe_mt.ranges import CRITERION, MODEL, Range, kinds_of, problem, ranges_of, shown
 from smoe_mt.ranges import TASK as TASK_RANGES
 
 Settings = dict[str, Any]
@@ -116,10 +107,10 @@ def _own_model(section: Settings, path: Path) -> Settings:
     if isinstance(name, str) and NAME.fullmatch(name) and name != DENSE and name not in SYSTEMS:
         raise UserError(f"{path}: {SYSTEMS.unknown(name)}")
     checked = _typed(section, "model", SMoETransformerConfig, MODEL, path)
-    for key, problem_of in (("strata", problem_of_strata), ("num_experts", problem_of_num_experts)):
-        wrong = problem_of(checked[key]) if key in checked else None
+    for name in ("strata", "num_experts"):
+        wrong = refusal(Experts(), checked[name]) if name in checked else None
         if wrong:
-            raise UserError(f"{path}: model.{key} {wrong}; {REMEDY}")
+            raise UserError(f"{path}: model.{name} {wrong}, not {shown(checked[name])}; {REMEDY}")
     return checked
 
 
@@ -135,7 +126,7 @@ def _own_task(section: Settings, path: Path) -> Settings:
 
 def _typed(section: Settings, name: str, dataclass: type, ranges: Mapping[str, Range], path: Path) -> Settings:
     """The section, all of whose settings are of this dataclass. UserError for one that is not, or is out of range."""
-    kinds, ranges = kinds_of(dataclass), {**declared_ranges(dataclass), **ranges}
+    kinds, spans = kinds_of(dataclass), ranges_of(dataclass, ranges)
     for key, value in section.items():
         if key == "_name":
             continue
@@ -144,7 +135,7 @@ def _typed(section: Settings, name: str, dataclass: type, ranges: Mapping[str, R
                 f"{path}: {name}.{shown(key)[1:-1]} is no setting of this version of smoe_mt; install the version that wrote "
                 f"it, name the file of its system in {VARIABLE}, or take another checkpoint"
             )
-        wrong = problem(kinds[key], value, ranges.get(key)) or _problem_of_interpolation(value)
+        wrong = problem(kinds[key], value, spans.get(key)) or _problem_of_interpolation(value)
         if wrong:
             raise UserError(f"{path}: {name}.{key} {wrong}; {REMEDY}")
     return {key: list(value) if isinstance(value, list) else value for key, value in section.items()}

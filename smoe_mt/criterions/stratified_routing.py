@@ -19,9 +19,9 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
-from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
 
 MEAN = "mean:"  # in front of what is logged as a mean over target tokens
@@ -62,8 +62,8 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         if unknown:
             raise TypeError(f"unknown settings of the criterion: {', '.join(sorted(unknown))}")
         self.options = SimpleNamespace(**{name: losses.get(name, each.default) for name, each in known.items()})
-        for name, each in known.items():
-            _check(name, getattr(self.options, name), each.metadata.get("range"))
+        plain = {"label_smoothing": label_smoothing, "ignore_prefix_size": ignore_prefix_size}
+        check_values("criterion", plain | vars(self.options), StratifiedRoutingConfig)
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.directions: tuple[str, ...] = tuple(task.directions)
 
@@ -149,11 +149,3 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
 def perplexity(meters: Mapping[str, Any], direction: str) -> float:
     """Of a direction, from fairseq's meters."""
     return round(2.0 ** min(meters[f"nll_loss/{direction}"].avg, 70), 2)
-
-
-def _check(name: str, value: float, span: tuple[float, float] | None) -> None:
-    flag = "--" + name.replace("_", "-")
-    if name.endswith("_weight") and not value >= 0:
-        raise UserError(f"{flag} must be 0 or positive, not {value}")
-    if span is not None and not span[0] <= value <= span[1]:
-        raise UserError(f"{flag} must be between {span[0]} and {span[1]}, not {value}")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.allowed import flags
+from smoe_mt.allowed.kinds import Whole
 from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
@@ -21,8 +23,8 @@ from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL, choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
-from smoe_mt.generation import Decoding, Translator
-from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, check_processes
+from smoe_mt.generation import Translator
+from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, decoding_of
 from smoe_mt.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
     parser.add_argument("--reference", help="its translations, line by line")
     parser.add_argument("--direction", help="its direction, such as nso-en")
-    parser.add_argument("--limit", type=int, help="only the first LIMIT sentences of each direction")
+    parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
     parser.add_argument(
         "--metrics",
         nargs="+",
@@ -61,15 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"say which runs are better than the first at p < {LEVEL}, and where (paired bootstrap resampling)",
     )
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of --compare (default: %(default)s)")
+    parser.add_argument(
+        "--resamples", type=flags.of(Whole(1, 10**6)), default=RESAMPLES, help="of --compare (default: %(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="translate again what is already translated")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluation/SPLIT)")
-    parser.add_argument("--samples", type=int, default=0, help="print so many translations of each run")
+    parser.add_argument("--samples", type=flags.count, default=0, help="print so many translations of each run")
     parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
     add_decoding_arguments(parser)
     parser.add_argument(
         "--expert-parallel-size",
-        type=int,
+        type=flags.ranks,
         default=1,
         metavar="N",
         help="under torchrun: so many processes share out the experts of a model that is too large for one of them",
@@ -107,13 +111,6 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
 
     Raises UserError for arguments that are wrong or do not go together.
     """
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: it must be 1 or more")
-    if args.resamples < 1:
-        raise UserError(f"--resamples {args.resamples}: it must be 1 or more")
-    check_processes(args.processes)
-    if args.expert_parallel_size < 1:
-        raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
     check_tokenizer(args.tokenize)
     if args.compare:
@@ -124,7 +121,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         split=args.split or DEFAULT_SPLIT,
         directions=tuple(args.directions or ()),
         limit=args.limit,
-        decoding=Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
+        decoding=decoding_of(args),
         max_tokens=args.max_tokens,
         # Ranks that share experts take every step together: none of them can send others in its place.
         processes=args.processes if args.expert_parallel_size == 1 else 1,

@@ -9,10 +9,12 @@ from smoe_mt.fairseq_patches import (
     checkpoint_io,
     distributed,
     errors,
+    flags,
     iterators,
     known_warnings,
     progress_bar,
     trainer,
+    writers,
 )
 from smoe_mt.fairseq_patches.patch import Patch, Setting, put_in_place
 from smoe_mt.fairseq_patches.private import PRIVATE_USES
@@ -21,6 +23,8 @@ __all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
 
 PATCHES: tuple[Patch, ...] = (
     *errors.PATCHES,
+    *flags.PATCHES,
+    *writers.PATCHES,
     *progress_bar.PATCHES,
     *distributed.PATCHES,
     *trainer.PATCHES,

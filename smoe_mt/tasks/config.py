@@ -7,6 +7,8 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
 
+from smoe_mt.allowed.config import check_values
+from smoe_mt.allowed.keys import KEYS
 from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.errors import UserError
 
@@ -113,15 +115,7 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         """UserError for values that make no sense."""
         if not self.data:
             raise UserError("no data folder: give the folder made by `smoe-mt prepare` (task.data with Hydra)")
-        if self.sampling_temperature <= 0:
-            raise UserError(f"--sampling-temperature must be above 0, not {self.sampling_temperature}")
-        for name in ("epoch_pairs", "eval_bleu_sentences", "tokens_per_update", "max_nonfinite_updates"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
-        at_least_one = ("eval_bleu_beam", "max_source_positions", "max_target_positions")
-        for name in (*at_least_one, "expert_parallel_size", "expert_parallel_chunks"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
+        check_values("task", {name: value for name, value in vars(self).items() if f"task.{name}" in KEYS})
         check_tokenizer(self.eval_bleu_tokenizer)
         if (self.source_lang is None) != (self.target_lang is None):
             raise UserError("--source-lang and --target-lang choose one direction together: give both or neither")

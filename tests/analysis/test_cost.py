@@ -177,7 +177,7 @@ def test_the_terms_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config", "quickstart"], "give --vocab-size"),
         (["--config", "m3"], "no config 'm3'"),
         (["model=smoe_9"], "Could not find 'model/smoe_9'"),
-        (["--vocab-size", "0"], "--vocab-size 0: it must be 1 or more"),
+        (["--vocab-size", "0"], "argument --vocab-size: '0' must be a whole number from 1"),
         (["--benchmark", "m4", "runs/dense"], "measure a RUN without it"),
         (["/no/such/run"], "no such checkpoint or run folder"),
     ],

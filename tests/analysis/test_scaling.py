@@ -192,10 +192,10 @@ def test_a_plan_as_a_table_for_own_hardware(tmp_path: Path, capsys: pytest.Captu
         (["--ranks", "6", "--expert-parallel-size", "4"], "6 ranks are no multiple of task.expert_parallel_size=4"),
         (["--ranks", "32", "--expert-parallel-size", "32"], "16 experts cannot be spread"),
         (["model=dense", "--ranks", "2", "--expert-parallel-size", "2"], "a dense model has no experts"),
-        (["--ranks", "0"], "--ranks 0: it must be above 0"),
+        (["--ranks", "0"], "argument --ranks: '0' must be a whole number from 1"),
         (["--hardware", "abacus"], "one of h200, h100, a100, or a JSON file"),
-        (["--latency-s", "0"], "latency_s must be above 0"),
-        (["dataset.max_tokens=null"], "Set dataset.max_tokens"),
+        (["--latency-s", "0"], "argument --latency-s: '0' must be a number above 0"),
+        (["dataset.max_tokens=null"], "how large is a batch? give dataset.max_tokens"),
     ],
 )
 def test_what_cannot_be_planned(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,9 +141,9 @@ def test_validation_has_no_budget_loss(task: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"balance_weight": -1.0}, "--balance-weight"),
-        ({"cmr_weight": -1.0}, "--cmr-weight"),
-        ({"cmr_budget": 2.0}, "--cmr-budget"),
+        ({"balance_weight": -1.0}, r"criterion\.balance_weight=-1\.0: it must be a number from 0"),
+        ({"cmr_weight": -1.0}, r"criterion\.cmr_weight=-1\.0"),
+        ({"cmr_budget": 2.0}, r"criterion\.cmr_budget=2\.0: it must be from 0 to 1"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(task: SimpleNamespace, settings: dict[str, float], words: str) -> None:

@@ -76,13 +76,13 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
     [
         (["--split", "test_udhr"], "test, valid"),
         (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
-        (["--limit", "0"], "--limit 0: it must be 1 or more"),
-        (["--beam", "0"], "beam is 0"),
-        (["--processes", "0"], "--processes 0: it must be 1 or more"),
+        (["--limit", "0"], "argument --limit: '0' must be a whole number from 1"),
+        (["--beam", "0"], "argument --beam: '0' must be"),
+        (["--processes", "0"], "argument --processes: '0' must be"),
         (["--out", "/dev/null/x"], "/dev/null/x: cannot be written (Not a directory)"),
         (["--metrics", "bleu", "ter"], "unknown metric 'ter': there are bleu, chrf"),
         (["--compare"], "--compare needs two runs or more"),
-        (["--compare", "--resamples", "0"], "--resamples 0: it must be 1 or more"),
+        (["--compare", "--resamples", "0"], "argument --resamples: '0' must be"),
         (["--source", "x", "--direction", "aa-en"], "belong together: --reference missing"),
         (
             ["--direction", "aa-en"],

@@ -87,7 +87,6 @@ def test_an_earlier_mean_is_no_candidate(run_folder: Path) -> None:
     [
         (["run"], 5, None, "run has 4 checkpoints of different updates, and 5"),
         (["run"], None, 4, "run has 3 checkpoints of different updates with a validation loss, and 4"),
-        (["run"], 0, None, "must be 1 or more"),
         (["run", "run"], 1, None, "from one run folder"),
         (["run/checkpoint_best.pt"], 1, None, "from one run folder"),
         (["run"], None, None, "one model has no mean"),
