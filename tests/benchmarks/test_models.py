@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.models import count_flops
 from smoe_mt.moe import MoE
+from smoe_mt.moe.experts.prepacked import ROWS_TOGETHER
 
 
 def test_counts_every_product_of_a_block() -> None:
@@ -22,7 +23,8 @@ def test_counts_every_product_of_a_block() -> None:
         with torch.no_grad():
             block(x.detach())
 
-    assert count_flops(evaluate) == gate + ffn
+    # Products with packed weights have a few more rows than were asked for, at each expert.
+    assert gate + ffn <= count_flops(evaluate) <= gate + ffn + 3 * (ROWS_TOGETHER - 1) * 4 * 16 * 24
 
 
 def test_grouped_products_count_as_one_product_for_each_expert_does() -> None:
