@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import smoe_mt
 from benchmarks import measuring
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+from smoe_mt.moe import SYSTEMS as REGISTERED
+from smoe_mt.moe.system import NUM_EXPERTS
 
 SIZES = {
     "tiny": {"embed_dim": 128, "ffn_embed_dim": 512, "layers": 2, "attention_heads": 4},
@@ -24,8 +26,7 @@ SIZES = {
 }
 SYSTEMS: dict[str, dict[str, Any]] = {
     "dense": {"moe": "none"},
-    "vanilla": {"moe": "vanilla", "num_experts": 8},
-    "switch": {"moe": "switch", "num_experts": 8},
+    **{name: {"moe": name, "num_experts": 8} for name, one in REGISTERED.items() if one.experts_setting == NUM_EXPERTS},
     "smoe_4_4": {"moe": "stratified", "strata": "4,4"},
     "smoe_2_2_2_2": {"moe": "stratified", "strata": "2,2,2,2"},
     "smoe_4_12": {"moe": "stratified", "strata": "4,12"},

@@ -122,7 +122,7 @@ class FactorisedExperts(FFNBank):
 
     dim_shape, ffn_shape  D and F as products of as many factors, an odd number of them; None: five, as even as can be
     bond                  most of any bond; 0: no limit
-    central_mask          probability that a training pass leaves the centres without a gradient, as every expert updates them
+    central_mask          probability that an update leaves the centres without a gradient, as every expert changes them
 
     Parameters: ``w_in_factors.{k}``, ``w_out_factors.{k}`` [E, r, i, j, r'], ``b_in``, ``b_out``; ``shared.w_in``,
     ``shared.w_out`` [r, i, j, r']. Each weight starts with the variance that nn.Linear's has.
@@ -160,7 +160,7 @@ class FactorisedExperts(FFNBank):
         self.b_in = nn.Parameter(torch.empty(num_experts, ffn_dim))
         self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim))
         self._seed: int | None = None
-        self._passes = 0
+        self._updates, self._version_drawn = 0, -1
         self._cached: dict[torch.dtype, tuple[tuple[int, ...], FFNWeights]] = {}
         self.reset_parameters()
 
@@ -223,15 +223,19 @@ class FactorisedExperts(FFNBank):
             return contract([*own[:middle], centre[None], *own[middle:]])
 
     def _draw_keep(self) -> float:
-        """1, or 0 with probability ``central_mask``; the same on all ranks, and in a run that goes on from a checkpoint.
+        """1, or 0 with probability ``central_mask``: for all batches of an update alike, on all ranks, and again in a run that
+        goes on from a checkpoint.
 
-        So it is drawn from the seed and the number of passes since it was set, which fairseq does at every update, not
-        from the generator itself, whose state depends on a rank's tokens.
+        So it is drawn from the seed, which fairseq sets at every update, and where a seed stays, from the number of updates
+        since; not from the generator itself, whose state depends on a rank's tokens.
         """
-        seed = torch.initial_seed()
-        self._passes = self._passes + 1 if seed == self._seed else 0
-        self._seed = seed
-        return float(random.Random(f"{seed} {self._passes}").random() >= self.central_mask)
+        seed, version = torch.initial_seed(), self.shared[MATRICES[0]]._version
+        if seed != self._seed:
+            self._seed, self._updates = seed, 0
+        elif version != self._version_drawn:
+            self._updates += 1
+        self._version_drawn = version
+        return float(random.Random(f"{seed} {self._updates}").random() >= self.central_mask)
 
     def from_dense(self, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Mapping[str, Tensor]:
         """Factors of the FFN, the outer ones once for each expert; exact unless a bond is cut."""

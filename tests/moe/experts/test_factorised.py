@@ -140,19 +140,30 @@ def test_a_masked_centre_stays_and_the_rest_moves(mask: float, moves: bool) -> N
     assert layer.experts.w_in_factors[0].grad.abs().sum() > 0
 
 
-def test_the_mask_is_drawn_with_its_probability_and_again_after_the_same_seed() -> None:
-    experts = bank(central_mask=0.3)
+def drawn(experts: FactorisedExperts, seed: int, batches: int, numbers: int = 0) -> list[float]:
+    """The mask of each batch of an update, on a rank that has drawn other numbers before."""
+    torch.manual_seed(seed)
+    torch.rand(numbers)
+    return [experts._draw_keep() for _ in range(batches)]
+
+
+def test_the_mask_is_the_same_for_all_batches_of_an_update_and_on_all_ranks() -> None:
+    one, other = bank(central_mask=0.3), bank(central_mask=0.3)
+    draws = [drawn(one, seed, batches=4) for seed in range(400)]
+    assert all(len(set(update)) == 1 for update in draws)
+    assert [update[0] for update in draws] == [drawn(other, seed, 1, numbers=seed % 7)[0] for seed in range(400)]
+    assert 0.24 < sum(update[0] == 0.0 for update in draws) / 400 < 0.36
+
+
+def test_the_mask_is_drawn_anew_after_an_update_though_the_seed_stays() -> None:
+    experts = bank(central_mask=0.5)
+    optimizer = torch.optim.SGD(experts.parameters(), lr=0.1)
     draws = []
-    for _ in range(2):
-        drawn = []
-        for seed in range(400):
-            torch.manual_seed(seed)
-            torch.rand(seed % 5)  # however many numbers a rank has drawn already
-            drawn += [experts._draw_keep(), experts._draw_keep()]
-        draws.append(drawn)
-    assert draws[0] == draws[1]
-    assert 0.25 < draws[0].count(0.0) / 800 < 0.35
-    assert draws[0][0::2] != draws[0][1::2]
+    for _ in range(40):
+        draws.append(experts._draw_keep())
+        experts.expert_output(0, torch.ones(1, D, dtype=torch.double)).sum().backward()
+        optimizer.step()
+    assert 8 < sum(draws) < 32
 
 
 def test_parameters_are_the_centre_once_and_the_rest_for_each_expert() -> None:
