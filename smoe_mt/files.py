@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, TextIO
 from smoe_mt.errors import UserError
 from smoe_mt.temporary_names import LONGEST_NAME, claim, new_file, sweep_once, sync
 
+#: Names of files may hold bytes that are no UTF-8: they are shown as Python escapes them.
+_TEXT: Any = {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
 STREAMS = (stat.S_ISFIFO, stat.S_ISCHR)  # what is written straight, as it cannot be replaced
 
 
@@ -84,7 +86,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
     """As `atomic_path`, opened for UTF-8 text with line feeds."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+    with atomic_path(path) as temporary, open(temporary, "w", **_TEXT) as stream:
         yield stream
 
 
@@ -144,7 +146,7 @@ def output(path: str | Path) -> Iterator[TextIO]:
     own = _own_output(path)
     with writing(Path(path)):
         where = path if own is None else os.dup(own)  # opened anew, it would have a position of its own in a file
-        with open(where, "a" if own is None else "w", encoding="utf-8", newline="\n") as stream:
+        with open(where, "a" if own is None else "w", **_TEXT) as stream:
             yield stream
 
 

@@ -57,6 +57,14 @@ def test_a_link_to_a_plain_file_is_followed(tmp_path: Path) -> None:
         assert stream.read() == b"abc"
 
 
+def test_a_name_that_is_no_utf8_can_be_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"r\xffn")
+    write_text(tmp_path / "a", name)
+    with output(tmp_path / "b") as stream:
+        stream.write(name)
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "r\\udcffn"
+
+
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("whole")

@@ -25,6 +25,9 @@ METERS: Mapping[str, set[str]] = {
 #: What our own training adds to the extra state.
 COUNTERS: Mapping[str, set[str]] = {"nonfinite": {"total", "in_a_row"}, "early_stopping": {"best", "num_runs"}}
 HEX_DIGITS = 64
+#: That weights are kept and computed in; not complex, quantised or in 8 bits, which nothing here adds up.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (*FLOATS, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
 
 
 def checked_state(state: Any, path: Path, foreign: bool = False) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def checked_state(state: Any, path: Path, foreign: bool = False) -> dict[str, An
 
 def _check_weights(weights: Mapping[Any, Any], path: Path) -> None:
     for name, tensor in weights.items():
-        if not (isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided):
+        plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.dtype in DTYPES
+        if not (isinstance(name, str) and plain):
             raise UserError(f"{path}: {shown(name)} among its weights is no weight; {REMEDY}")
 
 

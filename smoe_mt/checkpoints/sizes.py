@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoe_mt.errors import UserError
+from smoe_mt.allowed.config import check_model
+from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.moe import SYSTEMS, BlockPlace
 from smoe_mt.moe.structure import SIDES, groups_by_side
 
@@ -39,7 +40,11 @@ def fewest_parameters(model: Mapping[str, Any], path: Path) -> int:
     from smoe_mt.models.config import SMoETransformerConfig
 
     full = dataclasses.asdict(SMoETransformerConfig()) | dict(model)
-    groups = groups_by_side(full)
+    try:
+        check_model(full)
+        groups = groups_by_side(full)
+    except UserError as error:
+        raise _no_model(path, error) from None
     total = 0
     for side in SIDES:
         dim, ffn_dim, layers = (full[f"{side}_{name}"] for name in ("embed_dim", "ffn_embed_dim", "layers"))
@@ -57,8 +62,12 @@ def _parameters_of_block(settings: Mapping[str, Any], place: BlockPlace, path: P
         with torch.device("meta"):
             block = SYSTEMS[str(settings["moe"])].build(SimpleNamespace(**settings), place)
     except ValueError as error:
-        raise UserError(f"{path}: its settings make no model ({error}); take another checkpoint") from None
+        raise _no_model(path, error) from None
     return sum(parameter.numel() for parameter in block.parameters())
+
+
+def _no_model(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: its settings make no model ({first_sentence(error)}); take another checkpoint")
 
 
 def stored_numbers(weights: Mapping[str, Tensor]) -> int:

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smoe_mt import scores_file
 from smoe_mt.checkpoints.locate import results_folder
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import LoadedModel
-from smoe_mt.json_files import read_json_object
+from smoe_mt.json_forms import as_number
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.system import NUM_EXPERTS
@@ -25,17 +26,17 @@ def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(results_folder(loaded.checkpoint, "evaluation").glob("*/scores.json")):
         try:
-            scores = read_json_object(path)
-            updates, directions = scores["updates"], scores["directions"]
-        except (UserError, KeyError):
+            scores = scores_file.read_scores(path)
+        except UserError:
             warnings.warn(f"{path}: no scores to read, left out of the model card; evaluate again", stacklevel=2)
             continue
+        updates = scores.get("updates")
         if updates != loaded.updates:
             warnings.warn(
                 f"{path}: of {updates} updates, and the model has {loaded.updates}; left out of the model card",
                 stacklevel=2,
             )
-        elif directions:
+        elif scores["directions"]:
             found[path.parent.name] = scores
     return found
 
@@ -122,7 +123,7 @@ def _data(corpus: Mapping[str, Any]) -> str:
 def _scores(split: str, scores: Mapping[str, Any]) -> str:
     directions: Mapping[str, Mapping[str, Any]] = scores["directions"]
     first = next(iter(directions.values()))
-    metrics = [name for name, value in first.items() if isinstance(value, (int, float)) and name != "sentences"]
+    metrics = [name for name, value in first.items() if as_number(value) is not None and name != "sentences"]
     rows = [
         (direction, str(one.get("sentences", "")), *(_number(one.get(metric)) for metric in metrics))
         for direction, one in directions.items()
@@ -143,7 +144,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, (int, float)) else ""
+    found = as_number(value)
+    return "" if found is None else f"{found:.2f}"
 
 
 def _settings(config: Mapping[str, Any]) -> list[Sequence[str]]:

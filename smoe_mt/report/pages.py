@@ -135,9 +135,9 @@ def _data(runs: Sequence[Run]) -> Blocks:
             )
             continue
         card = run.card
-        languages = ", ".join(card["languages"])
+        languages = ", ".join(card.get("languages", ()))
         text = f"{folder}: benchmark {card.get('benchmark')}, corpus {card.get('corpus')}, languages {languages}"
-        blocks += [Text(f"{text}, {card['vocab_size']:,} entries in the dictionary."), pairs_table(card)]
+        blocks += [Text(f"{text}, {card.get('vocab_size', 0):,} entries in the dictionary."), pairs_table(card)]
         blocks += [sources_table(card)] if card.get("sources") else []
         blocks.append(Code("corpus.json", json.dumps(card, indent=1, ensure_ascii=False)))
     return blocks

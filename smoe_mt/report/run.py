@@ -12,10 +12,14 @@ from smoe_mt import json_files
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import updates_of
+from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
+from smoe_mt.json_forms import Form, fits
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.registration import register
+from smoe_mt.scores_file import read_scores
+from smoe_mt.tasks.data_folder import CARD_FORM
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,14 @@ class Run:
     @cached_property
     def card(self) -> Mapping[str, Any] | None:
         """corpus.json of the data folder, or None where that is gone."""
-        return read_json(self.data / "corpus.json")
+        return read_json(self.data / "corpus.json", CARD_FORM)
 
     @cached_property
     def scores(self) -> dict[str, Mapping[str, Any]]:
         """scores.json of each split that was evaluated."""
         files = sorted(results_folder(self.checkpoint, "evaluation").glob(f"*/{SCORES}"))
-        found = {file.parent.name: read_json(file) for file in files}
-        return {split: scores for split, scores in found.items() if scores and "directions" in scores}
+        found = {file.parent.name: read_scores(file) for file in files}
+        return {split: scores for split, scores in found.items() if scores["directions"]}
 
 
 def open_run(path: str, name: str, data: str | None) -> Run:
@@ -71,12 +75,15 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     return Run(name, checkpoint, config, updates, folder)
 
 
-def read_json(path: Path) -> Mapping[str, Any] | None:
-    """A JSON object, or None for a file that is not there. UserError for one that is damaged."""
+def read_json(path: Path, form: Form) -> dict[str, Any] | None:
+    """A JSON object, or None for a file that is not there. UserError for one that is damaged, or of another form."""
     if not path.is_file():
         return None
-    content = json_files.read_json(path, "remove it or write it again")
-    return content if isinstance(content, dict) else None
+    remedy = "remove it or write it again"
+    content = json_files.read_json_object(path, remedy)
+    if not fits(content, form):
+        raise UserError(f"{path}: lacks what a report needs of it, or has it in another form; {remedy}")
+    return content
 
 
 def row_name(model: Mapping[str, Any]) -> str:

@@ -13,8 +13,22 @@ from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.checkpoints.locate import results_folder
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import load_model
+from smoe_mt.json_forms import Named
 from smoe_mt.report.content import Picture, Text
 from smoe_mt.report.run import Run, read_json
+
+NUMBERS_FORM = {
+    "model": str,
+    "updates": int,
+    "limit?": (int, type(None)),
+    "ranks": str,
+    "min_count": int,
+    "strata": int,
+    "collapsed": [str],
+    "blocks": Named(dict),
+}
+SIDE_FORM = {"tokens": [str], "visits": Named([float])}
+SENTENCES_FORM = {"directions": Named([{"line": int, "encoder": SIDE_FORM, "decoder": SIDE_FORM}])}
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,11 @@ class Analysis:
 
     def sentences(self) -> Mapping[str, Any]:
         """What the report's sentences are made of."""
-        shown = read_json(self.folder / SENTENCES) or {"directions": {}}
+        path = self.folder / SENTENCES
+        shown = read_json(path, SENTENCES_FORM) or {"directions": {}}
+        sides = (one[side] for lines in shown["directions"].values() for one in lines for side in ("encoder", "decoder"))
+        if any(len(visits) != len(side["tokens"]) for side in sides for visits in side["visits"].values()):
+            raise UserError(f"{path}: has not a number for each token; remove it or write it again")
         return {"strata": self.numbers["strata"], "blocks": list(self.numbers["blocks"]), **shown}
 
 
@@ -45,11 +63,11 @@ def analysis_of(run: Run, split: str, data: str | None, device: str) -> Analysis
     if not run.sparse:
         return Text(f"{run.name} is a dense model: it has no experts and no gates.")
     folder = results_folder(run.checkpoint, "analysis") / split
-    numbers = read_json(folder / NUMBERS)
+    numbers = read_json(folder / NUMBERS, dict)
     if numbers is None or numbers.get("format") != FORMAT or numbers.get("updates") != run.updates:
         try:
             analyse(load_model(run.checkpoint, data, device), Request(split), folder)
         except UserError as error:
             return Text(f"{run.name} could not be analysed: {error}", missing=True)
-        numbers = read_json(folder / NUMBERS) or {}
+    numbers = read_json(folder / NUMBERS, NUMBERS_FORM) or {}
     return Analysis(folder, numbers)

@@ -7,6 +7,7 @@ from typing import Any
 
 from smoe_mt.evaluation.metrics import METRICS
 from smoe_mt.evaluation.table import BASELINE_METRIC, GROUP_TITLES
+from smoe_mt.json_forms import as_number
 from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Table
 from smoe_mt.report.run import Run
@@ -107,7 +108,8 @@ def sources_table(card: Mapping[str, Any]) -> Table:
 
 def number(value: Any, decimals: int) -> str:
     """A number as a cell."""
-    return NONE if value is None else f"{value:.{decimals}f}"
+    found = as_number(value)
+    return NONE if found is None else f"{found:.{decimals}f}"
 
 
 def _count(value: int | None) -> str:

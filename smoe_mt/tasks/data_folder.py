@@ -17,6 +17,7 @@ from smoe_mt.checksums import is_intact
 from smoe_mt.errors import UserError
 from smoe_mt.files import checked_name
 from smoe_mt.json_files import read_json
+from smoe_mt.json_forms import Named, fits
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.verification import Expected, verify
 
@@ -27,6 +28,15 @@ PARTS = ("directions.txt", "dict.txt", "spm.model")
 LARGEST_PART = 1 << 28  # bytes: a hundred times the largest vocabulary in use
 DIGITS = 18  # of a count
 TRAINING = "train"
+#: What is used of corpus.json.
+CARD_FORM = {
+    "pairs": [str],
+    "splits": Named(Named(int)),
+    "languages?": [str],
+    "vocab_size?": int,
+    "checksums?": (Named(str), type(None)),
+    "sources?": [{"pairs?": (Named(int), type(None))}],
+}
 
 
 def language_tag(language: str) -> str:
@@ -250,24 +260,23 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not what was prepared (its own SHA-256 differs): prepare the data folder again")
     if not card.get("pairs") or not isinstance(card.get("splits"), dict):
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
-    if not _is_sound(card):
-        raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
+    nonsense = UserError(f"{file}: pairs, splits, checksums or sources make no sense: prepare the data folder again")
+    if not fits(card, CARD_FORM):
+        raise nonsense
     for name in (*card["pairs"], *card["splits"]):
         checked_name(name, file)  # parts of the names of files
+    if not _is_sound(card):
+        raise nonsense
     return card
 
 
 def _is_sound(card: Mapping[str, Any]) -> bool:
-    """Whether what is used of corpus.json has its form; names that become those of files among it."""
-    pairs, checksums = card["pairs"], card.get("checksums") or {}
-    if not isinstance(pairs, list) or not all(isinstance(pair, str) and DIRECTION.fullmatch(pair) for pair in pairs):
-        return False
-    if not isinstance(checksums, dict) or type(card.get("vocab_size", 0)) is not int:
+    """Whether corpus.json names pairs and splits as `prepare` does."""
+    pairs = card["pairs"]
+    if not all(map(DIRECTION.fullmatch, pairs)):
         return False
     return all(
-        SPLIT.fullmatch(split)
-        and isinstance(counts, dict)
-        and all(pair in pairs and type(count) is int and count >= 0 for pair, count in counts.items())
+        SPLIT.fullmatch(split) and all(pair in pairs and count >= 0 for pair, count in counts.items())
         for split, counts in card["splits"].items()
     )
 

@@ -100,6 +100,10 @@ def test_a_sound_state_stays_as_it_is() -> None:
         ("cfg/common/user_dir", "a" * 10_000),
         ("model/embed", "no tensor"),
         ("model/embed", torch.zeros(3).to_sparse()),
+        ("model/embed", torch.zeros(100).to(torch.float8_e4m3fn)),
+        ("model/embed", torch.zeros(100, dtype=torch.complex64)),
+        ("cfg/model/encoder_attention_heads", 2),
+        ("cfg/model/mpoe_shape", "${x}"),
         ("optimizer_history", "x"),
         ("optimizer_history", [{"num_updates": "x"}]),
         ("optimizer_history", [{"num_updates": -1}]),
@@ -128,6 +132,23 @@ def test_what_no_training_writes_is_refused_in_one_line(place: str, value: Any) 
         checked_state(changed(place, value), FILE)
     message = str(error.value)
     assert message.startswith("elsewhere.pt: ") and message.isprintable() and len(message) < 400
+
+
+@pytest.mark.parametrize("settings", [
+    {"moe": "mpoe", "mpoe_shape": "__import__('os')"},
+    {"moe": "mpoe", "mpoe_shape": "1," * 900 + "1x" + "1," * 900 + "1"},
+    {"moe": "mpoe", "mpoe_shape": "9" * 4000 + ",1x1,1"},
+    {"moe": "mpoe", "mpoe_shape": "-1,-1x-1,-1"},
+    {"moe": "xmoe", "xmoe_split": 7},
+    {"moe": "vanilla", "num_experts": [[1] * 2000] * 50},
+])  # fmt: skip
+def test_settings_that_make_no_model_are_refused_in_one_short_line(settings: dict[str, Any]) -> None:
+    """With the name of the file, and without the whole of what it says."""
+    hostile = state()
+    hostile["cfg"]["model"] |= settings
+    with pytest.raises(UserError, match="elsewhere.pt: its settings make no model") as error:
+        checked_state(hostile, FILE)
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize("inside", [lambda found: found.append(found), lambda found: found.extend([found] * 9)])
