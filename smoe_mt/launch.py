@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     check_config(folder, args.config)
     overrides = checked(args.overrides, args.multirun)
     compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
-    _train(command_line(folder, args.config, overrides, args.multirun))
+    _train(command_line(folder, args.config, addable(overrides), args.multirun))
 
 
 def config_folder(given: str | None) -> Path:
@@ -69,18 +70,20 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     check_config(folder, config)
     overrides = checked(overrides)
     register()
+    from smoe_mt.training.own_settings import OWN_SETTINGS
+
     hydra_init(config)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(folder), version_base="1.1"):  # that of fairseq-hydra-train
-            composed = hydra.compose(config, list(overrides), return_hydra_config=True)
+            composed = hydra.compose(config, addable(overrides), return_hydra_config=True)
             add_defaults(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
     except Exception as error:  # of a file that is no config; Hydra lets whatever its parser says pass
         raise UserError(f"{folder}: {config}.yaml or what it names cannot be read: {_message(error)}") from error
     check_named(composed)
-    check_settings(composed)
+    check_settings(composed, OWN_SETTINGS)
     return composed
 
 
@@ -102,6 +105,16 @@ def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: 
     named = [] if any("common.user_dir=" in each for each in overrides) else [f"common.user_dir={user_dir()}"]
     mode = ["--multirun"] if multirun else []
     return ["--config-dir", str(folder), "--config-name", config, *mode, *named, *overrides]
+
+
+def addable(overrides: Sequence[str]) -> list[str]:
+    """The overrides with Hydra's ``++`` before each setting of our model, task or criterion: configs do not list all of them,
+    and without it Hydra refuses what a config does not list.
+    """
+    from smoe_mt.training.own_settings import OWN_SETTINGS
+
+    known = {f"{name}.{field.name}" for name, section in OWN_SETTINGS.items() for field in fields(section)}
+    return [f"++{each}" if each.partition("=")[0] in known else each for each in overrides]
 
 
 def _names(folder: Path) -> list[str]:

@@ -18,15 +18,22 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("fp16", "bf16", "amp")
 
 
-def check_config(cfg: Any) -> None:
+def check_config(cfg: Any, declared: Mapping[str, type]) -> None:
     """UserError for the first value of a training's configuration that its key does not take, or that others rule out.
 
     `cfg`: {group: {name: value}}, such as fairseq's; values that are not there or refer to others that are not are left out.
+    `declared`: group -> the dataclass of our own settings.
     """
     groups = {group: _plain(cfg, group) for group in GROUPS}
     for group, values in groups.items():
-        check_values(group, values)
+        check_values(group, values, declared.get(group) if _is_own(group, values) else None)
     _check_together(groups)
+
+
+def _is_own(group: str, values: Mapping[str, Any]) -> bool:
+    """Whether a group's settings are those of our own model, task or criterion."""
+    prefixes = {"model": "smoe_transformer", "criterion": "stratified_routing"}
+    return group in prefixes and str(values.get("_name", prefixes[group])).startswith(prefixes[group])
 
 
 def check_values(group: str, values: Mapping[str, Any], declared: type | None = None) -> None:

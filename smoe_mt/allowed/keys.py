@@ -257,6 +257,7 @@ MODEL: Mapping[str, Kind] = {
     "num_experts": Experts(),
     "variant": Choice(("paper", "release")),
     "second_choice": Choice(("argmax", "gumbel")),
+    "moe_backend": Text(),
     "moe_debug": Flag(),
     "init_experts_from": Maybe(LETTERS),
     "cpu_bf16": Choice(("off", "on", "auto")),

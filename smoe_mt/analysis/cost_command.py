@@ -13,6 +13,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
 from smoe_mt.paper.costs import COSTS, Published
 from smoe_mt.paths import configs
+from smoe_mt.text_table import aligned
 
 DEFAULT_CONFIG = "m4"
 # The paper says 32k pieces. Its printed parameters fit a dictionary of 31,400 entries: all rows within 0.5%.
@@ -182,7 +183,7 @@ def _comparison(rows: Sequence[Row]) -> str:
                 f"{(ours - theirs) / 1e6:+.1f}M",
             )
         )
-    return columns(table)
+    return "\n".join(aligned(table))
 
 
 def _terms(row: Row) -> str:
@@ -195,20 +196,7 @@ def _terms(row: Row) -> str:
         found = [term for term in row.measured.flops if "MoE" in term.name]
         lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in found]
         lines += [(f"  {name}", "", _millions(flops, 2)) for name, flops in (row.by_direction or {}).items()]
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    return "\n".join(
-        f"{name.ljust(widths[0])}  {formula.ljust(widths[1])}  {amount.rjust(widths[2])}"
-        for name, formula, amount in lines
-    )
-
-
-def columns(table: Sequence[Sequence[str]]) -> str:
-    """A table: names to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-        for line in table
-    )
+    return "\n".join(aligned(lines, left=(0, 1)))
 
 
 def _millions(amount: float, decimals: int = 1) -> str:

@@ -9,10 +9,11 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.allowed import flags
-from smoe_mt.analysis.cost_command import VOCABULARIES, columns
+from smoe_mt.analysis.cost_command import VOCABULARIES
 from smoe_mt.analysis.hardware import DATA_SHEETS, SHARE_OF_FLOPS, SHARE_OF_LINKS, Hardware, hardware
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
+from smoe_mt.text_table import aligned
 
 if TYPE_CHECKING:
     from smoe_mt.analysis.scaling import Forecast
@@ -118,7 +119,7 @@ HEAD = "ranks,share experts,tokens,held M,GB held,compute,Adam,GB all-to-all,of 
 
 def _table(rows: list[Forecast]) -> str:
     lines = [HEAD.split(","), *([_cell(value) for value in _cells(row)] for row in rows)]
-    return columns(lines)
+    return "\n".join(aligned(lines))
 
 
 def _cells(row: Forecast) -> list[Any]:

@@ -69,9 +69,6 @@ def own_architectures() -> set[str]:
     """Names under which the model of smoe_mt is registered."""
     from fairseq.models import ARCH_MODEL_REGISTRY
 
-    from smoe_mt.registration import register
-
-    register()
     from smoe_mt.models.smoe_transformer import SMoETransformerModel
 
     return {name for name, model in ARCH_MODEL_REGISTRY.items() if model is SMoETransformerModel}
@@ -172,6 +169,8 @@ def _other_sections(settings: Settings, path: Path) -> dict[str, Settings | None
 
 def _criterion(section: Settings, path: Path) -> Settings | None:
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+
+    import smoe_mt.criterions  # noqa: F401  # registers its own
 
     if section.get("_name") not in HARMLESS_CRITERIONS:
         return None

@@ -13,6 +13,7 @@ from smoe_mt.allowed.config import check_config
 from smoe_mt.fairseq_patches.patch import Patch
 from smoe_mt.fairseq_patches.trainer import TRAIN
 from smoe_mt.training.launch_ranks import join_ranks
+from smoe_mt.training.own_settings import OWN_SETTINGS
 
 
 def call_main(original: Any) -> Any:
@@ -21,7 +22,7 @@ def call_main(original: Any) -> Any:
     @wraps(original)
     def joined(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
         if is_training(main):
-            check_config(cfg)
+            check_config(cfg, OWN_SETTINGS)
             join_ranks(cfg)
         return original(cfg, main, **kwargs)
 
@@ -38,7 +39,7 @@ def add_defaults(original: Any) -> Any:
 
     @wraps(original)
     def joined(cfg: Any) -> None:
-        check_config(cfg)
+        check_config(cfg, OWN_SETTINGS)
         if not distributed.is_initialized():
             join_ranks(cfg)
             if distributed.is_initialized():

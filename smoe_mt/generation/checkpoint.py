@@ -41,7 +41,7 @@ def load_model(
 ) -> LoadedModel:
     """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
 
-    `expert_parallel_size`: so many ranks share out its experts, whatever it was trained on. `verify`: read all of the data
+    `expert_parallel_size`: number of ranks that share its experts, whatever it was trained on. `verify`: read all of the data
     folder, even what was found sound before.
 
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a

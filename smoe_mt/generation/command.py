@@ -33,13 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         required=True,
-        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
+        action="append",
+        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub; given "
+        "several times, the models translate together (mean of their probabilities)",
     )
     add_data_arguments(parser)
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
     parser.add_argument("-t", "--target", help="language of the output")
     parser.add_argument(
-        "--nbest", type=flags.beam, default=1, help="so many lines for each line, its number and a tab in front"
+        "--nbest",
+        type=flags.beam,
+        default=1,
+        help="candidates to print for each input line, with its number and a tab in front",
     )
     parser.add_argument(
         "--scores", action="store_true", help="put the score (log-probability) and a tab before the text"
@@ -50,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--buffer",
         type=flags.positive_int,
         default=1,
-        help="from a pipe, wait for so many lines (default: translate what is there)",
+        help="from a pipe, wait for this many lines (default: translate what is there)",
     )
     parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     add_decoding_arguments(parser)
@@ -92,7 +97,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes",
         type=flags.processes,
-        help="share the batches out to so many processes of a thread, on a CPU (default: one for each thread that "
+        help="number of single-threaded processes that share the batches, on a CPU (default: one for each thread that "
         "OMP_NUM_THREADS or the cores allow, as memory lasts)",
     )
 

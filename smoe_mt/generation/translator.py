@@ -21,6 +21,7 @@ from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
+from smoe_mt.search.steps import Ensemble, SingleModel, StepScorer
 
 Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
@@ -45,13 +46,17 @@ class Translator:
     >>> translator.translate_in_detail(["Dumela"], "nso", "en", nbest=3, routing=True)[0].candidates
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *others: LoadedModel) -> None:
+        """`others`: what `loaded` translates together with. UserError where they cannot."""
         self.loaded = loaded
+        self.models = (loaded, *others)
+        for other in others:
+            check_fit_together(loaded, other)
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         data: str | Path | None = None,
         device: str = "auto",
         dtype: str = "fp32",
@@ -59,25 +64,31 @@ class Translator:
         verify: bool = False,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
-        extra `hub`); `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
+        extra `hub`); several of them translate as an ensemble, by the mean of their probabilities. `data`: the data folder,
+        where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
 
-        `expert_parallel_size`: so many ranks of torch.distributed share out the experts. Each then translates what it likes,
+        `expert_parallel_size`: number of ranks of torch.distributed that share the experts. Each translates its own sentences,
         and calls `serve` when it has nothing left.
 
         `verify`: read all of the data folder, even what was found sound before.
 
         Raises UserError for what cannot be loaded.
         """
-        return cls(load_model(path, data, device, dtype, expert_parallel_size, verify))
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        if not paths:
+            raise UserError("no model: give a checkpoint, a run folder or an exported folder")
+        return cls(*(load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths))
 
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
-        self.loaded.task.serve_other_ranks()
+        for each in self.models:
+            each.task.serve_other_ranks()
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """The directions that the model was trained on."""
-        return tuple(self.loaded.task.directions)
+        """The directions that the model was trained on; of an ensemble, those that all of its models know."""
+        known = [set(each.task.directions) for each in self.models]
+        return tuple(direction for direction in self.loaded.task.directions if all(direction in one for one in known))
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -147,12 +158,14 @@ class Translator:
         decoding = decoding or Decoding()
         if not 1 <= nbest <= decoding.beam:
             raise UserError(f"nbest is {nbest}: it must be from 1 to the beam size, {decoding.beam}")
+        if routing and len(self.models) > 1:
+            raise UserError("routing is that of one model: ask each model of the ensemble for its own")
         lines = [(line, text.target) for text in texts for line in text.lines]
         found = [Translation(line, (Candidate("", 0.0),)) for line, _ in lines]
         places = [place for place, (line, _) in enumerate(lines) if line.strip()]
         encoded = [self._encode(*lines[place]) for place in places]
         batches, processes = self._share_out([len(tokens) for tokens in encoded], decoding, max_tokens, processes)
-        decoder = BeamDecoder(self.loaded.model, self.loaded.task.dictionary, decoding)
+        decoder = BeamDecoder(self._scorer(), self.loaded.task.dictionary, decoding)
 
         def search(number: int) -> list[tuple[Candidate, ...]]:
             sources = [encoded[index] for index in batches[number]]
@@ -168,6 +181,10 @@ class Translator:
         rest = iter(found)
         return [list(itertools.islice(rest, len(text.lines))) for text in texts]
 
+    def _scorer(self) -> StepScorer:
+        members = [SingleModel(each.model) for each in self.models]
+        return members[0] if len(members) == 1 else Ensemble(members)
+
     def _share_out(
         self, lengths: Sequence[int], decoding: Decoding, max_tokens: int, processes: int | None
     ) -> tuple[list[list[int]], int]:
@@ -182,7 +199,8 @@ class Translator:
             max_tokens = min(max_tokens, max(SHORTEST_BATCH, sum(lengths) // (most * BATCHES_EACH)))
         batches = batch_by_tokens(lengths, max_tokens)
         shapes = [(len(batch), lengths[batch[0]]) for batch in batches]
-        return batches, processes_for(device, processes, bytes_to_search(self.loaded.model, shapes, decoding))
+        each = sum(bytes_to_search(one.model, shapes, decoding) for one in self.models)
+        return batches, processes_for(device, processes, each)
 
     def _candidates(
         self, sources: Sequence[Tensor], best: Sequence[Sequence[Hypothesis]], routing: bool, max_tokens: int
@@ -203,7 +221,7 @@ class Translator:
 
     def _encode(self, line: str, target: str) -> Tensor:
         tokens = self.loaded.task.encode(line, target)
-        longest = self.loaded.model.max_positions()[0]
+        longest = min(each.model.max_positions()[0] for each in self.models)
         if len(tokens) <= longest:
             return tokens
         # Python's usual way keeps each different text of a warning for ever.
@@ -214,6 +232,16 @@ class Translator:
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
         return kept
+
+
+def check_fit_together(one: LoadedModel, other: LoadedModel) -> None:
+    """UserError, naming both, for models of different vocabularies, or without a direction that both know."""
+    pair = f"{one.checkpoint} and {other.checkpoint} cannot translate together"
+    ours, theirs = one.task.vocabulary, other.task.vocabulary
+    if (ours.size, ours.sha256) != (theirs.size, theirs.sha256):
+        raise UserError(f"{pair}: their vocabularies differ ({ours}; {theirs}); take models of one data folder")
+    if not set(one.task.directions) & set(other.task.directions):
+        raise UserError(f"{pair}: there is no direction that both know")
 
 
 @contextmanager

@@ -135,6 +135,8 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
         flat = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
     else:
         flat = dict(vars(cfg)) if isinstance(cfg, Namespace) else asdict(cfg)
+    # A checkpoint of an earlier version lacks the options of systems that have come since.
+    flat = asdict(SMoETransformerConfig()) | flat
     _check(flat)
     groups = groups_by_side(flat)
     # fairseq fills these two in before it knows the embedding dimension.

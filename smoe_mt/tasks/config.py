@@ -50,28 +50,28 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     tokens_per_update: int = field(
         default=0,
         metadata={
-            "help": "about so many tokens an update, over all ranks: sets --update-freq from --max-tokens and the ranks; "
+            "help": "target number of tokens an update, over all ranks: sets --update-freq from --max-tokens and the ranks; "
             "0 = leave --update-freq as it is"
         },
     )
     expert_parallel_size: int = field(
         default=1,
         metadata={
-            "help": "so many ranks share out the experts of a model, each has 1 / so many of them; 1 = every rank has all. "
+            "help": "expert-parallel group size N: each rank holds 1/N of every block's experts; 1 = no expert parallelism. "
             "Start the ranks with torchrun; they must be a multiple of this"
         },
     )
     expert_parallel_chunks: int = field(
         default=1,
         metadata={
-            "help": "with --expert-parallel-size, in training: compute one of so many parts of the experts while the tokens "
-            "of the next are on their way; 1 = one after the other"
+            "help": "with --expert-parallel-size, in training: split the all-to-all into N chunks and overlap it with the "
+            "computation of the experts; 1 = no overlap"
         },
     )
     max_nonfinite_updates: int = field(
         default=10,
         metadata={
-            "help": "updates whose loss or gradient is not finite are left out; so many in a row end the run; 0 = never"
+            "help": "updates whose loss or gradient is not finite are skipped; N in a row end the run; 0 = never"
         },
     )
     sharded_checkpoints: bool = field(

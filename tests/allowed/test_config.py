@@ -20,7 +20,9 @@ from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig
 from smoe_mt.paths import configs
+from smoe_mt.ranges import ranges_of
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
+from smoe_mt.training.own_settings import OWN_SETTINGS
 
 NONSENSE = [
     "criterion.label_smoothing=2",
@@ -101,10 +103,11 @@ def test_every_setting_of_ours_is_in_the_table(keys: Any, dataclass: type) -> No
 @pytest.mark.parametrize("config", ["quickstart", "m4", "m15", "opus100"])
 def test_our_configs_are_allowed_and_each_key_is_in_the_table(config: str) -> None:
     composed = launch.compose(configs(), config)
+    declared = {f"{group}.{name}" for group, own in OWN_SETTINGS.items() for name in ranges_of(own, {})}
     for group in ("common", "task", "model", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint"):
         given = OmegaConf.load(configs() / f"{config}.yaml").get(group, {})
-        assert {f"{group}.{name}" for name in given if name != "_name"} <= set(KEYS)
-    check_config(composed)
+        assert {f"{group}.{name}" for name in given if name != "_name"} <= set(KEYS) | declared
+    check_config(composed, OWN_SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from smoe_mt.generation import LoadedModel, load_model
 from tests.conftest import TrainedRun, train
 from tests.toy import make_toy_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def loaded(trained_run: TrainedRun) -> LoadedModel:

@@ -62,6 +62,7 @@ def table(request: pytest.FixtureRequest) -> tuple[str, dict[str, dict[str, int]
     return request.param, {row["row"]: row for row in json.loads(printed.getvalue())}
 
 
+@pytest.mark.slow
 def test_parameters_are_within_half_a_percent_of_the_papers(table: tuple[str, dict[str, dict[str, int]]]) -> None:
     for name, row in table[1].items():
         assert row["parameters"] == pytest.approx(row["paper_parameters"], rel=0.005), name

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.bench_ranks import Training, Way, counted
+from benchmarks.local_ranks import on_ranks
 from benchmarks.measuring import MIB
 from benchmarks.models import SYSTEMS, toy_task
 from smoe_mt import cli
@@ -28,7 +29,6 @@ from smoe_mt.analysis.scaling import (
 )
 from smoe_mt.moe.strata import expected_visits
 from tests.analysis.test_cost import tiny
-from tests.ranks import on_ranks
 
 VOCABULARY = 24
 H100 = preset("h100", half=True)
@@ -56,6 +56,7 @@ def real_step(rank: int, way: Way) -> tuple[float, float, dict[str, float], int]
     return traffic.exchanged, traffic.reduced, training.held(), buffer.numel()
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("way", [Way(2), Way(2, 2), Way(2, 2, chunks=2), Way(4, 2)], ids=str)
 def test_bytes_and_parameters_are_those_of_real_ranks(way: Way) -> None:
     cfg = tiny(moe_freq=2, **CERTAIN)

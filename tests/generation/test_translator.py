@@ -15,6 +15,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered
 from smoe_mt.search.beam import BeamDecoder
+from smoe_mt.search.steps import SingleModel
 from tests.conftest import TrainedRun
 
 
@@ -107,10 +108,10 @@ def test_a_sentence_that_runs_on_is_cut_at_its_own_limit(translator: Translator,
     task = translator.loaded.task
     encoded = [task.encode(sentence, "en") for sentence in (sentences[0], " ".join(sentences[:5]))]
     decoding = Decoding(beam=3, max_len_a=0.0, max_len_b=2)
-    found = BeamDecoder(translator.loaded.model, task.dictionary, decoding)(encoded)
+    found = BeamDecoder(SingleModel(translator.loaded.model), task.dictionary, decoding)(encoded)
     assert all(len(hypothesis.tokens) <= 2 for sentence in found for hypothesis in sentence)
     decoding = Decoding(beam=3, max_len_a=0.5, max_len_b=0)
-    found = BeamDecoder(translator.loaded.model, task.dictionary, decoding)(encoded)
+    found = BeamDecoder(SingleModel(translator.loaded.model), task.dictionary, decoding)(encoded)
     for source, hypotheses in zip(encoded, found):
         assert len(hypotheses) == 3
         assert all(len(hypothesis.tokens) <= decoding.limit(len(source)) for hypothesis in hypotheses)
@@ -129,7 +130,7 @@ def test_the_same_as_fairseqs_own_search(translator: Translator, sentences: list
     task, model = translator.loaded.task, translator.loaded.model
     encoded = [task.encode(sentence, "en") for sentence in sentences]
     longest = max(map(len, encoded))
-    own = BeamDecoder(model, task.dictionary, Decoding(beam, max_len_a=0, max_len_b=longest))
+    own = BeamDecoder(SingleModel(model), task.dictionary, Decoding(beam, max_len_a=0, max_len_b=longest))
     translator.translate(sentences[:2], "aa", "en", beam=3)
     found = own(encoded)
     generator = task.build_generator([model], Namespace(beam=beam, max_len_a=0, max_len_b=longest))
@@ -141,7 +142,9 @@ def test_the_same_as_fairseqs_own_search(translator: Translator, sentences: list
 
 def test_hypotheses_come_best_first(translator: Translator, sentences: list[str]) -> None:
     task = translator.loaded.task
-    found = BeamDecoder(translator.loaded.model, task.dictionary, Decoding(4))([task.encode(sentences[0], "en")])
+    found = BeamDecoder(SingleModel(translator.loaded.model), task.dictionary, Decoding(4))(
+        [task.encode(sentences[0], "en")]
+    )
     scores = [hypothesis.score for hypothesis in found[0]]
     assert scores == sorted(scores, reverse=True)
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank, MoEBlock, Router, TopK, routing_override
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.moe.kernels.select import bind_experts
 from smoe_mt.moe.system import STRATA
 from tests.moe.settings import settings_of
-from tests.ranks import on_ranks
 
 D, F = 8, 16
 NAMES = tuple(SYSTEMS)

@@ -245,10 +245,11 @@ def _parse_flags(arguments: Sequence[str]) -> int:
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     from smoe_mt.allowed.config import check_config
+    from smoe_mt.training.own_settings import OWN_SETTINGS
 
     try:
         args = options.parse_args_and_arch(options.get_training_parser(), [*arguments])
-        check_config(convert_namespace_to_omegaconf(args))
+        check_config(convert_namespace_to_omegaconf(args), OWN_SETTINGS)
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return cli.EXIT_USER_ERROR

@@ -12,6 +12,8 @@ from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.system import STRATA
 from tests.conftest import TrainedRun, train
 
+pytestmark = pytest.mark.slow
+
 #: What is tried besides the defaults; a name after a dash is another trial of the same system.
 MORE = {
     "eom": ["--moe-debug"],

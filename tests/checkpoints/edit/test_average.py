@@ -238,6 +238,7 @@ def test_the_mean_of_sharded_checkpoints(trained_run: TrainedRun, shifted: Path,
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_fairseq_generate_reads_the_mean(trained_run: TrainedRun, shifted: Path, tmp_path: Path) -> None:
     out = tmp_path / "mean.pt"
     assert cli.main(["average", str(trained_run.folder), str(shifted), "--out", str(out)]) == 0

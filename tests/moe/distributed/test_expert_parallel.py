@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
 from smoe_mt.moe.distributed.exchange import Route, expert_major
 from smoe_mt.moe.distributed.expert_parallel import serve, shard, shard_experts
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.moe.experts import Experts
-from tests.ranks import on_ranks
 
 D, F = 8, 16
 
