@@ -169,3 +169,9 @@ def test_flags_that_are_allowed() -> None:
     args = flags_of("--arch", "smoe_transformer_tiny", "--lr", "0.1,0.2", "--strata", "2,2")
     assert args.lr == [0.1, 0.2]
     check_flags(vars(args))
+
+
+@pytest.mark.parametrize("flag", ["--tensorboard-logdir", "--save-dir", "--init-experts-from"])
+def test_a_flag_refers_to_no_other_setting(flag: str) -> None:
+    with pytest.raises(UserError, match=rf"{flag} \$\{{oc.env:HOME\}}: it must be text without"):
+        flags_of("--arch", "smoe_transformer_tiny", flag, "${oc.env:HOME}")
