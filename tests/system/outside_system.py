@@ -23,7 +23,7 @@ class CosineRouter(Router):
     loss_names = ("balance", "alike")
 
     def __init__(self, embed_dim: int, num_experts: int, top_k: int, scale: float) -> None:
-        super().__init__(num_experts, TopK(top_k), Weighting.UNIFORM, "the cosine gate")
+        super().__init__(num_experts, TopK(top_k), Weighting.UNIFORM)
         self.scale = scale
         self.directions = nn.Parameter(torch.randn(num_experts, embed_dim))
 
@@ -32,11 +32,11 @@ class CosineRouter(Router):
         return (self.scale * F.linear(F.normalize(x_TD, dim=1), directions)).softmax(dim=1)
 
     def losses(
-        self, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
     ) -> Mapping[str, Tensor]:
         unit = F.normalize(self.directions, dim=1)
         alike = (unit @ unit.t() - torch.eye(self.num_experts, dtype=unit.dtype)).square().mean()
-        return {**super().losses(probs_TE, choices, lead_E, active_T), "alike": alike}
+        return {**super().losses(x_TD, probs_TE, choices, lead_E, active_T), "alike": alike}
 
 
 class GatedExperts(ExpertBank):
@@ -71,9 +71,12 @@ class CosineOptions:
 def build(cfg: Any, place: BlockPlace) -> MoE:
     units = place.ffn_dim // 2 if str(cfg.cosine_units) == "half" else place.ffn_dim
     bank = GatedExperts(place.num_experts, place.embed_dim, units)
-    block = MoE(num_experts=place.num_experts, **common_settings(cfg, place), experts=bank)
-    block.gate = CosineRouter(place.embed_dim, place.num_experts, cfg.top_k, cfg.cosine_scale)
-    return block
+    return MoE(
+        num_experts=place.num_experts,
+        **common_settings(cfg, place),
+        router=lambda experts: CosineRouter(place.embed_dim, experts, cfg.top_k, cfg.cosine_scale),
+        experts=bank,
+    )
 
 
 SYSTEM = register_system(

@@ -117,6 +117,6 @@ def test_it_conforms() -> None:
 
 
 def test_the_system_of_the_documentation_conforms(tmp_path: Path) -> None:
-    code = re.findall(r"```python\n(# mine.py\n.*?)```", (REPOSITORY / "docs/systems.md").read_text("utf-8"), re.DOTALL)
+    code = re.findall(r"```python\n(# mine.py\n.*?)```", (REPOSITORY / "docs/new_system.md").read_text("utf-8"), re.DOTALL)
     (tmp_path / "mine.py").write_text(code[0], encoding="utf-8")
     conforms(tmp_path / "mine.py", "mine")
