@@ -50,11 +50,6 @@ class Routing:
         return self.losses["balance"]
 
     @property
-    def gate_sum(self) -> Tensor | None:
-        """Conditional routing alone: sum of its mixing gate over the tokens, else None."""
-        return self.sums.get("gate")
-
-    @property
     def units(self) -> Tensor:
         """Hidden units of experts asked for each token, those of dropped slots too; int64, shape of ``visits``."""
         if isinstance(self.units_of_visit, Tensor):

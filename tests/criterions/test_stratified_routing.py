@@ -127,7 +127,7 @@ def test_budget_loss_takes_all_blocks_together(task: SimpleNamespace) -> None:
     loss, size, log = criterion(task, balance_weight=0.0, cmr_weight=0.5, cmr_budget=0.9)(model, SAMPLE)
     translation, _, _ = criterion(task, balance_weight=0.0, cmr_weight=0.0)(model, SAMPLE)
     _, extra = model(**SAMPLE["net_input"])
-    mean = sum(r.gate_sum for r in extra["encoder_routing"] + extra["decoder_routing"]) / (8 + 6)
+    mean = sum(r.sums["gate"] for r in extra["encoder_routing"] + extra["decoder_routing"]) / (8 + 6)
     torch.testing.assert_close(loss, translation + 0.5 * size * (mean - 0.9).abs())
     torch.testing.assert_close(log["loss"], translation.detach())
     assert reduced([log, log])["cmr_gate"] == pytest.approx(mean.item(), abs=1e-3)

@@ -124,6 +124,17 @@ def test_training_gives_every_parameter_a_gradient(name: str) -> None:
 
 
 @every_system
+def test_scores_are_computed_in_float32_at_least_whatever_the_model_computes_in(name: str) -> None:
+    block, x = make(name), tokens(4)
+    for router in routers(block):
+        assert router(x).dtype is torch.double
+        want = router.float()(x.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert router(x.float()).equal(want)
+        assert router.bfloat16()(x.bfloat16()).dtype is torch.float
+
+
+@every_system
 def test_routing_has_a_load_and_an_entropy_for_each_router(name: str) -> None:
     block = make(name)
     _, routing = block(tokens(3, 5))

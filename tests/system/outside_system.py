@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smoe_mt.moe import BlockPlace, ExpertBank, MoE, Router, System, TopK, Weighting, common_settings, register_system
-from smoe_mt.moe.routers import Choices
+from smoe_mt.moe.routers import Choices, at_least_float32
 
 
 class CosineRouter(Router):
@@ -28,8 +28,10 @@ class CosineRouter(Router):
         self.directions = nn.Parameter(torch.randn(num_experts, embed_dim))
 
     def scores(self, x_TD: Tensor) -> Tensor:
-        directions = F.normalize(self.directions, dim=1).to(x_TD.dtype)
-        return (self.scale * F.linear(F.normalize(x_TD, dim=1), directions)).softmax(dim=1)
+        with torch.autocast(x_TD.device.type, enabled=False):
+            x_TD = at_least_float32(x_TD)
+            directions = F.normalize(self.directions.to(x_TD.dtype), dim=1)
+            return (self.scale * F.linear(F.normalize(x_TD, dim=1), directions)).softmax(dim=1)
 
     def losses(
         self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None

@@ -116,7 +116,9 @@ def test_it_conforms() -> None:
     conforms(FILE, "cosine")
 
 
-def test_the_system_of_the_documentation_conforms(tmp_path: Path) -> None:
-    code = re.findall(r"```python\n(# mine.py\n.*?)```", (REPOSITORY / "docs/new_system.md").read_text("utf-8"), re.DOTALL)
-    (tmp_path / "mine.py").write_text(code[0], encoding="utf-8")
-    conforms(tmp_path / "mine.py", "mine")
+@pytest.mark.parametrize("name", ["mine", "any_number"])
+def test_the_systems_of_the_documentation_conform(name: str, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/new_system.md").read_text("utf-8")
+    (code,) = re.findall(rf"```python\n(# {name}\.py.*?)```", page, re.DOTALL)
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    conforms(tmp_path / f"{name}.py", name)

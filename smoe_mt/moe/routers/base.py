@@ -50,10 +50,6 @@ class Selection(Protocol):
         """ValueError where a gate, named ``where``, sees too few experts."""
         ...
 
-    def expected_choices(self, visible: int) -> float:
-        """Choices of a token whose probabilities are uniform over ``visible`` experts."""
-        ...
-
 
 class Weighting(Enum):
     """What a served choice weighs: its probability, that over the sum of the served ones, or 1 over their number."""
@@ -106,7 +102,10 @@ class Router(nn.Module):
         self.debug = debug
 
     def scores(self, x_TD: Tensor) -> Tensor:
-        """A probability of each expert; [T, E], at least float32 (``at_least_float32``), without autocast."""
+        """A probability of each expert, computed in at least float32 (``at_least_float32``) and without autocast; [T, E].
+
+        They need not sum to 1, but lie in [0, 1].
+        """
         raise NotImplementedError
 
     def losses(

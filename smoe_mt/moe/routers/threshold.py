@@ -52,5 +52,6 @@ class Threshold:
         """Any number of experts will do."""
 
     def expected_choices(self, visible: int) -> float:
+        """Choices of a token whose probabilities are uniform over ``visible`` experts."""
         wanted = max(1, math.ceil(self.threshold * visible - 1e-9))
         return min(wanted, self.most or visible, visible)

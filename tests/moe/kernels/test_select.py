@@ -44,7 +44,7 @@ def run(block: Any, x: Tensor, mask: Tensor | None) -> list[Tensor]:
     x = x.detach().clone().requires_grad_()
     y, routing = block(x, mask)
     weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    extra = routing.balance_loss if routing.gate_sum is None else routing.balance_loss + routing.gate_sum
+    extra = routing.balance_loss + sum(routing.sums.values())
     ((y * weight).float().sum() + extra).backward()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in block.parameters()]
     loads = [count for load in routing.load for count in (load.asked, load.served, load.tokens)]
