@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.errors import UserError
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.strata import experts_of_blocks, strata_of_blocks
 
@@ -76,6 +78,9 @@ class System:
     rows_vary        the rows of a token depend on what the gates decide
     ignores          shared settings that it does not read
     defaults         of shared settings that are unset (None), what it takes
+
+    Raises:
+        UserError: a name that is no flag's value, an unknown ``experts_setting``, or an option that is a number without a range.
     """
 
     name: str
@@ -94,6 +99,18 @@ class System:
     rows_vary: bool = True
     ignores: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise UserError(f"system {self.name!r}: a name has small letters, digits and underscores alone")
+        if self.experts_setting not in (NUM_EXPERTS, STRATA):
+            raise UserError(
+                f"system {self.name!r}: experts_setting is {NUM_EXPERTS!r} or {STRATA!r}, not {self.experts_setting!r}"
+            )
+        for options in filter(None, (self.options, self.loss_options)):
+            for each in fields(options):
+                if type(each.default) in (int, float) and "range" not in each.metadata:
+                    raise UserError(f"system {self.name!r}: option {each.name} is a number and needs a range in its metadata")
 
     def groups(self, settings: Mapping[str, Any], blocks: int) -> tuple[tuple[int, ...], ...]:
         """The experts of each block of a model: of each stratum or layer, or of the one gate.

@@ -52,6 +52,14 @@ def test_training_loss_is_translation_plus_weighted_balance(task: SimpleNamespac
     torch.testing.assert_close(log["loss"], translation.detach())
 
 
+def test_a_loss_without_a_weight_is_named(task: SimpleNamespace) -> None:
+    model = make_model(task)
+    tested = criterion(task)
+    del tested.options.balance_weight
+    with pytest.raises(UserError, match="the loss 'balance' of the MoE blocks has no weight: .*loss_weights"):
+        tested(model, SAMPLE)
+
+
 def test_validation_loss_is_the_translation_loss_alone(task: SimpleNamespace) -> None:
     model = make_model(task).eval()
     assert criterion(task, balance_weight=5.0)(model, SAMPLE)[0].equal(

@@ -140,7 +140,15 @@ def test_routing_has_a_load_and_an_entropy_for_each_router(name: str) -> None:
     _, routing = block(tokens(3, 5))
     assert [load.asked.numel() for load in routing.load] == [router.num_experts for router in routers(block)]
     assert len(routing.entropy) == len(routing.load)
-    assert "balance" in routing.losses and routing.visits.min() >= 1
+    assert routing.visits.min() >= 1
+
+
+@every_system
+def test_every_loss_has_a_weight_with_tokens_and_without(name: str) -> None:
+    block, x = make(name), tokens(3, 5)
+    wanted = {"balance", *SYSTEMS[name].loss_weights}
+    assert block(x)[1].losses.keys() == wanted
+    assert block(x, torch.ones(3, 5, dtype=torch.bool))[1].losses.keys() == wanted
 
 
 @every_system
