@@ -12,7 +12,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.json_files import read_json_object
 from smoe_mt.moe import SYSTEMS
-from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.registry import DENSE, VARIABLE
 from smoe_mt.moe.system import NUM_EXPERTS
 from smoe_mt.text_table import markdown_table
 
@@ -86,7 +86,10 @@ def _summary(config: Mapping[str, Any]) -> str:
 
 def _use(config: Mapping[str, Any]) -> str:
     source, target = config["directions"][0].split("-")
-    return (
+    moe = config["config"]["model"]["moe"]
+    elsewhere = moe != DENSE and not SYSTEMS.is_of_the_package(moe)
+    needed = f"`{moe}` is no system of smoe_mt: name the file that registers it in `{VARIABLE}` first.\n\n"
+    return (needed if elsewhere else "") + (
         f"```python\nfrom smoe_mt import Translator\n\ntranslator = Translator.from_pretrained({config['name']!r})"
         "  # the path of this folder\n"
         f'translator.translate(["..."], source="{source}", target="{target}")\n```\n\n'

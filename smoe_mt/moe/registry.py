@@ -33,6 +33,7 @@ class Systems(Mapping[str, System]):
 
     def __init__(self, *known: System) -> None:
         self._known = {system.name: system for system in known}
+        self._of_the_package = frozenset(self._known)
         self._read = False
         self._closed = False
 
@@ -45,6 +46,10 @@ class Systems(Mapping[str, System]):
     def unknown(self, name: str) -> str:
         """What an error says of a name that there is not."""
         return f"unknown system {name!r}: there are {', '.join(self)} ({VARIABLE}=FILE.py adds those of a file)"
+
+    def is_of_the_package(self, name: str) -> bool:
+        """Whether no file of somebody else is needed for it."""
+        return name in self._of_the_package
 
     def get(self, name: str, default: Any = None) -> Any:
         """As a dictionary's: nothing is raised."""

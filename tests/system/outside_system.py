@@ -64,7 +64,9 @@ class GatedExperts(ExpertBank):
 
 @dataclass(frozen=True)
 class CosineOptions:
-    cosine_scale: float = field(default=8.0, metadata={"help": "cosine: what a cosine is multiplied with"})
+    cosine_scale: float = field(
+        default=8.0, metadata={"help": "cosine: what a cosine is multiplied with", "range": (0, 1000)}
+    )
     cosine_units: Literal["half", "all"] = field(
         default="half", metadata={"help": "cosine: hidden units of an expert, of those of an FFN"}
     )

@@ -93,7 +93,8 @@ def test_every_command_knows_it(run: TrainedRun, tmp_path: Path) -> None:
     assert json.loads(out[4])["rows"][0]["expert_parameters"] == 6 * 4 * 3 * 512 * 1024
     inspected = json.loads(out[5])["model"]
     assert (inspected["moe"], inspected["cosine_units"], inspected["num_experts"]) == ("cosine", "half", "4,3")
-    assert "mixture of gated experts with a cosine gate" in (Path(exported) / "README.md").read_text()
+    card = (Path(exported) / "README.md").read_text()
+    assert "mixture of gated experts with a cosine gate" in card and f"registers it in `{VARIABLE}` first" in card
     assert (tmp_path / "report.html").is_file()
 
 
