@@ -121,7 +121,9 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         """Of the loss of this name. UserError where its system gives it none."""
         weight: float | None = getattr(self.options, f"{name}_weight", None)
         if weight is None:
-            raise UserError(f"the loss {name!r} of the MoE blocks has no weight: declare it in loss_weights of its System")
+            raise UserError(
+                f"the loss {name!r} of the MoE blocks has no weight: declare it in loss_weights of its System"
+            )
         return weight
 
     def _direction_sums(self, nll_BT: Tensor, sample: Mapping[str, Any]) -> dict[str, Tensor]:

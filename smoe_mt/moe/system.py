@@ -110,7 +110,9 @@ class System:
         for options in filter(None, (self.options, self.loss_options)):
             for each in fields(options):
                 if type(each.default) in (int, float) and "range" not in each.metadata:
-                    raise UserError(f"system {self.name!r}: option {each.name} is a number and needs a range in its metadata")
+                    raise UserError(
+                        f"system {self.name!r}: option {each.name} is a number and needs a range in its metadata"
+                    )
 
     def groups(self, settings: Mapping[str, Any], blocks: int) -> tuple[tuple[int, ...], ...]:
         """The experts of each block of a model: of each stratum or layer, or of the one gate.

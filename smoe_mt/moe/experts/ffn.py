@@ -108,9 +108,7 @@ class Experts(FFNBank):
         return state
 
 
-def experts_or(
-    bank: ExpertBank | None, num_experts: int, embed_dim: int, ffn_dim: int, activation: str
-) -> ExpertBank:
+def experts_or(bank: ExpertBank | None, num_experts: int, embed_dim: int, ffn_dim: int, activation: str) -> ExpertBank:
     """The experts of a block: the bank it was given, by default ``Experts``.
 
     Raises:
