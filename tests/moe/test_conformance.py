@@ -45,8 +45,9 @@ def make(name: str, seed: int = 0, **settings: Any) -> MoEBlock:
 
 def without_chance(name: str) -> dict[str, Any]:
     """Noise and dropout of its own: the options that only training reads, at 0 where they can be."""
-    options = dataclasses.fields(SYSTEMS[name].options) if SYSTEMS[name].options is not None else ()
-    in_training = [each for each in options if each.metadata.get("training_only")]
+    options = SYSTEMS[name].options
+    own = () if options is None else dataclasses.fields(options)
+    in_training = [each for each in own if each.metadata.get("training_only")]
     return {each.name: 0.0 for each in in_training if each.metadata.get("range", (1,))[0] <= 0}
 
 
