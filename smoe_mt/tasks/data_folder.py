@@ -250,10 +250,10 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not what was prepared (its own SHA-256 differs): prepare the data folder again")
     if not card.get("pairs") or not isinstance(card.get("splits"), dict):
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
-    if not _is_sound(card):
-        raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
     for name in (*card["pairs"], *card["splits"]):
         checked_name(name, file)  # parts of the names of files
+    if not _is_sound(card):
+        raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
     return card
 
 
