@@ -241,7 +241,7 @@ def _read_card(path: Path) -> dict[str, Any]:
     file = path / "corpus.json"
     if not file.is_file():
         raise UserError(
-            f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again, it goes on"
+            f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again to finish it"
         )
     card = read_json(file, "prepare the data folder again")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
