@@ -5,7 +5,8 @@ Loading goes through fairseq, with torch's ``weights_only`` safety on, or throug
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from smoe_mt.registration import register
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its task and the configuration it was trained with."""
+    """A model in evaluation mode with its task and the configuration it was trained with; `lock`: of whoever searches with it."""
 
     model: Any
     task: Any
     config: DictConfig
     checkpoint: Path
     updates: int
+    lock: Any = field(default_factory=threading.RLock, compare=False, repr=False)
 
 
 def load_model(

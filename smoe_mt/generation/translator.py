@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,20 @@ class Text:
     source: str
     target: str
 
+    @classmethod
+    def of(cls, lines: Iterable[str], source: str, target: str) -> Text:
+        """UserError for lines that are no sequence of texts."""
+        if isinstance(lines, (str, bytes)):
+            raise UserError(f"lines: give a list of sentences, such as [{str(lines[:20])!r}], not one text")
+        try:
+            listed = list(lines)
+        except TypeError as error:
+            raise UserError(f"lines: give a list of sentences, not {type(lines).__name__}") from error
+        for number, line in enumerate(listed):
+            if not isinstance(line, str):
+                raise UserError(f"lines[{number}]: must be text, not {type(line).__name__}")
+        return cls(listed, source, target)
+
 
 class Translator:
     """A trained model that translates between the languages it knows.
@@ -44,6 +58,9 @@ class Translator:
     >>> translator = Translator.from_pretrained("runs/smoe")
     >>> translator.translate(["Dumela"], source="nso", target="en")
     >>> translator.translate_in_detail(["Dumela"], "nso", "en", nbest=3, routing=True)[0].candidates
+
+    Several threads may share one: searches with the same model wait for each other, since a search keeps its beam size and
+    routing in the model. `Translator(...)(lines, source, target)` is `translate`.
     """
 
     def __init__(self, loaded: LoadedModel, *others: LoadedModel) -> None:
@@ -79,6 +96,14 @@ class Translator:
             raise UserError("no model: give a checkpoint, a run folder or an exported folder")
         return cls(*(load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths))
 
+    def __repr__(self) -> str:
+        checkpoints = ", ".join(str(each.checkpoint) for each in self.models)
+        return f"<Translator {checkpoints}: {len(self.directions)} directions of {', '.join(self.languages)}>"
+
+    def __call__(self, lines: Iterable[str], source: str, target: str, **options: Any) -> list[str]:
+        """`translate`."""
+        return self.translate(lines, source, target, **options)
+
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
         for each in self.models:
@@ -105,7 +130,7 @@ class Translator:
 
     def translate(
         self,
-        lines: Sequence[str],
+        lines: Iterable[str],
         source: str,
         target: str,
         *,
@@ -132,10 +157,10 @@ class Translator:
         return [translation.text for translation in found]
 
     def translate_in_detail(
-        self, lines: Sequence[str], source: str, target: str, decoding: Decoding | None = None, **options: Any
+        self, lines: Iterable[str], source: str, target: str, decoding: Decoding | None = None, **options: Any
     ) -> list[Translation]:
         """As `translate`, with what `translate_together` can tell besides. Raises UserError as `translate`."""
-        return self.translate_together([Text(lines, source, target)], decoding, **options)[0]
+        return self.translate_together([Text.of(lines, source, target)], decoding, **options)[0]
 
     def translate_together(
         self,
@@ -156,8 +181,10 @@ class Translator:
         for text in texts:
             self.check(text.source, text.target)
         decoding = decoding or Decoding()
-        if not 1 <= nbest <= decoding.beam:
-            raise UserError(f"nbest is {nbest}: it must be from 1 to the beam size, {decoding.beam}")
+        _check_number("nbest", nbest, 1, decoding.beam)
+        _check_number("max_tokens", max_tokens, 1)
+        if processes is not None:
+            _check_number("processes", processes, 1)
         if routing and len(self.models) > 1:
             raise UserError("routing is that of one model: ask each model of the ensemble for its own")
         lines = [(line, text.target) for text in texts for line in text.lines]
@@ -174,12 +201,21 @@ class Translator:
 
         with _reporter(progress, len(lines), ", ".join(f"{text.source}-{text.target}" for text in texts)) as report:
             report(len(lines) - len(places))
-            for number, candidates in map_unordered(search, len(batches), processes):
-                for index, mine in zip(batches[number], candidates, strict=True):
-                    found[places[index]] = Translation(lines[places[index]][0], mine)
-                report(len(batches[number]))
+            with self._models_to_itself():
+                for number, candidates in map_unordered(search, len(batches), processes):
+                    for index, mine in zip(batches[number], candidates, strict=True):
+                        found[places[index]] = Translation(lines[places[index]][0], mine)
+                    report(len(batches[number]))
         rest = iter(found)
         return [list(itertools.islice(rest, len(text.lines))) for text in texts]
+
+    @contextmanager
+    def _models_to_itself(self) -> Iterator[None]:
+        """No other thread searches with these models meanwhile. Locks are taken in one order, so that none wait in a circle."""
+        with ExitStack() as stack:
+            for each in sorted(self.models, key=lambda loaded: id(loaded.lock)):
+                stack.enter_context(each.lock)
+            yield
 
     def _scorer(self) -> StepScorer:
         members = [SingleModel(each.model) for each in self.models]
@@ -232,6 +268,12 @@ class Translator:
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
         return kept
+
+
+def _check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
+    wanted = f"{least} or more, a whole number" if most is None else f"from {least} to the beam size, {most}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        raise UserError(f"{name} is {value!r}: it must be {wanted}")
 
 
 def check_fit_together(one: LoadedModel, other: LoadedModel) -> None:

@@ -36,8 +36,14 @@ class Decoding:
     min_len: int = 1
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise UserError(f"beam is {self.beam}: it must be 1 or more")
+        for name in ("beam", "max_len_b", "min_len"):
+            least, value = int(name == "beam"), getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"{name} is {value!r}: it must be a whole number of {least} or more")
+        for name in ("lenpen", "max_len_a"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UserError(f"{name} is {value!r}: it must be a finite number")
         if self.max_len_a < 0 or self.max_len_b < 0 or self.max_len_a + self.max_len_b == 0:
             raise UserError(
                 f"max_len_a {self.max_len_a} and max_len_b {self.max_len_b} leave no room for an output; raise one of them"

@@ -159,8 +159,7 @@ class FactorisedExperts(FFNBank):
             setattr(self, f"{name}_factors", nn.ParameterList(own))
         self.b_in = nn.Parameter(torch.empty(num_experts, ffn_dim))
         self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim))
-        self._seed: int | None = None
-        self._updates, self._version_drawn = 0, -1
+        self._update: int | None = None
         self._cached: dict[torch.dtype, tuple[tuple[int, ...], FFNWeights]] = {}
         self.reset_parameters()
 
@@ -222,20 +221,18 @@ class FactorisedExperts(FFNBank):
         with torch.autocast(centre.device.type, enabled=False):
             return contract([*own[:middle], centre[None], *own[middle:]])
 
-    def _draw_keep(self) -> float:
-        """1, or 0 with probability ``central_mask``: for all batches of an update alike, on all ranks, and again in a run that
-        goes on from a checkpoint.
+    def set_num_updates(self, num_updates: int) -> None:
+        """The number of the update that comes; fairseq tells every module of a model that has this function."""
+        self._update = num_updates
 
-        So it is drawn from the seed, which fairseq sets at every update, and where a seed stays, from the number of updates
-        since; not from the generator itself, whose state depends on a rank's tokens.
+    def _draw_keep(self) -> float:
+        """1, or 0 with probability ``central_mask``.
+
+        Told the number of the update, it is drawn from that: alike for all batches of the update and on all ranks, and again
+        in a run that goes on from a checkpoint. Else it is drawn for each pass.
         """
-        seed, version = torch.initial_seed(), self.shared[MATRICES[0]]._version
-        if seed != self._seed:
-            self._seed, self._updates = seed, 0
-        elif version != self._version_drawn:
-            self._updates += 1
-        self._version_drawn = version
-        return float(random.Random(f"{seed} {self._updates}").random() >= self.central_mask)
+        drawn = float(torch.rand(()).item()) if self._update is None else random.Random(f"mask {self._update}").random()
+        return float(drawn >= self.central_mask)
 
     def from_dense(self, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Mapping[str, Tensor]:
         """Factors of the FFN, the outer ones once for each expert; exact unless a bond is cut."""

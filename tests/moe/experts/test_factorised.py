@@ -140,30 +140,23 @@ def test_a_masked_centre_stays_and_the_rest_moves(mask: float, moves: bool) -> N
     assert layer.experts.w_in_factors[0].grad.abs().sum() > 0
 
 
-def drawn(experts: FactorisedExperts, seed: int, batches: int, numbers: int = 0) -> list[float]:
-    """The mask of each batch of an update, on a rank that has drawn other numbers before."""
-    torch.manual_seed(seed)
-    torch.rand(numbers)
-    return [experts._draw_keep() for _ in range(batches)]
-
-
 def test_the_mask_is_the_same_for_all_batches_of_an_update_and_on_all_ranks() -> None:
-    one, other = bank(central_mask=0.3), bank(central_mask=0.3)
-    draws = [drawn(one, seed, batches=4) for seed in range(400)]
-    assert all(len(set(update)) == 1 for update in draws)
-    assert [update[0] for update in draws] == [drawn(other, seed, 1, numbers=seed % 7)[0] for seed in range(400)]
-    assert 0.24 < sum(update[0] == 0.0 for update in draws) / 400 < 0.36
-
-
-def test_the_mask_is_drawn_anew_after_an_update_though_the_seed_stays() -> None:
-    experts = bank(central_mask=0.5)
-    optimizer = torch.optim.SGD(experts.parameters(), lr=0.1)
     draws = []
-    for _ in range(40):
-        draws.append(experts._draw_keep())
-        experts.expert_output(0, torch.ones(1, D, dtype=torch.double)).sum().backward()
-        optimizer.step()
-    assert 8 < sum(draws) < 32
+    for rank in range(2):
+        experts, mine = bank(central_mask=0.3), []
+        torch.manual_seed(rank)
+        for update in range(400):
+            experts.set_num_updates(update)
+            batches = [experts._draw_keep() for _ in range(3)]
+            assert len(set(batches)) == 1
+            mine.append(batches[0])
+        draws.append(mine)
+    assert draws[0] == draws[1] and 0.24 < draws[0].count(0.0) / 400 < 0.36
+
+
+def test_the_mask_is_drawn_for_each_pass_where_nobody_counts_updates() -> None:
+    experts = bank(central_mask=0.3)
+    assert 0.2 < sum(experts._draw_keep() == 0.0 for _ in range(400)) / 400 < 0.4
 
 
 def test_parameters_are_the_centre_once_and_the_rest_for_each_expert() -> None:
