@@ -1,4 +1,4 @@
-"""Files by URL, kept in a cache: resumed where they broke off, known again by their checksum, never half there.
+"""Downloads into a cache: interrupted ones are resumed, checksums are compared, and no file is ever half there.
 
 Beside ``NAME`` stands ``NAME.json`` with the URL, size and SHA-256 of the file when it came; ``NAME.part`` is what there
 is of one that broke off.

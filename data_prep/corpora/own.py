@@ -74,7 +74,7 @@ class BadLines:
             say(f"skipped: {message}")
 
     def check(self, part: Part, good: int) -> None:
-        """Say how many there were; UserError where they are so many that the file must be something else."""
+        """Print their number; UserError if there are so many that the file must be something else."""
         if self.count > MOST_BAD_LINES * (self.count + good):
             raise UserError(
                 f"{part.name}: {self.count:,} of {self.count + good:,} lines cannot be read, more than "

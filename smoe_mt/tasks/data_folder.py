@@ -1,4 +1,4 @@
-"""The folder that `smoe-mt prepare` writes: what lies in it, checked at the door.
+"""The folder that `smoe-mt prepare` writes: its parts, checked when it is opened.
 
 Everything is found relative to the folder, so that it can be moved or copied to another machine. No file is used before
 `verification` has found it to be what was prepared.
