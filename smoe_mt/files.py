@@ -32,6 +32,18 @@ class CannotWrite(UserError, OSError):
         return f"{_shown(self.filename)}: cannot be written ({self.strerror})"
 
 
+def open_plain(path: str | Path) -> BinaryIO:
+    """A plain file, or the end of links to one, to read. OSError for others: a pipe or a device in a folder from elsewhere
+    would keep its reader waiting, or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, no file", str(path))
+    return open(handle, "rb")
+
+
 # --- writing files ---
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from smoe_mt.errors import UserError
+from smoe_mt.files import open_plain
 
 BLOCK = 1 << 20
 END = struct.Struct("<4s4H2LH")
@@ -25,7 +26,7 @@ LARGE = 0xFFFFFFFF  # size of an entry that has its real one in the extra field
 
 def is_archive(path: Path) -> bool:
     """Whether a file begins as a zip archive does, which is what torch goes by."""
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return stream.read(4) == b"PK\x03\x04"
 
 
