@@ -1,4 +1,4 @@
-"""A whole configuration, or the flags that stand for one: every key of the table, then what keys say together."""
+"""Checks a whole configuration, given as a config or as flags: each key of the table, then combinations of keys."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_flags(values: Mapping[str, Any]) -> None:
 
 
 def _plain(cfg: Any, group: str) -> dict[str, Any]:
-    """The values of a group that can be told now."""
+    """The values of a group that need no interpolation."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

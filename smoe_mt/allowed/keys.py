@@ -1,7 +1,7 @@
-"""The table: config keys, ours and fairseq's, and what each may be.
+"""The table of config keys, ours and fairseq's, with the values that each accepts.
 
 A flag of fairseq-train is called as the last part of its key: ``dataset.max_tokens`` is ``--max-tokens``. Bounds are wide: beyond
-them there is no training that makes sense, or fairseq or torch would stop in the midst of it.
+them no training makes sense, or fairseq or torch would fail during it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from smoe_mt.text_table import markdown_table
 
 
 def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
-    """split -> content of scores.json, of the evaluations of this checkpoint that stand beside it.
+    """split -> content of scores.json, of the evaluations of this checkpoint that are stored next to it.
 
     Those that cannot be read, or are of another number of updates, are left out with a warning.
     """
@@ -54,7 +54,7 @@ def model_card(
         _data(corpus),
         "## Scores",
         "\n\n".join(_scores(split, one) for split, one in scores.items())
-        or "None were beside the checkpoint when it was exported.",
+        or "There were none next to the checkpoint when it was exported.",
         "## Model",
         markdown_table(("setting", "value"), _settings(config)),
         "## Licence",

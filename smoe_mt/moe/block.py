@@ -1,4 +1,4 @@
-"""What a transformer layer sees of a block: the block itself, and what a pass through it tells besides its output."""
+"""The interface of a block to a transformer layer: the block, and the routing record that a pass returns with the output."""
 
 from __future__ import annotations
 

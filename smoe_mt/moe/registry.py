@@ -1,10 +1,10 @@
-"""All systems by name. One that is written elsewhere is registered by one call in a file of its own:
+"""All systems by name. A file of your own registers another one with one call:
 
     from smoe_mt.moe import System, register_system
     register_system(System(name="mine", ...))
 
-``SMOE_MT_SYSTEMS=mine.py`` in the environment lets every command, and every process that a command starts, read that file:
-several are separated as in PATH, and each is a file or a module that can be imported.
+``SMOE_MT_SYSTEMS=mine.py`` in the environment makes every command, and every process that it starts, read that
+file. Several entries are separated as in PATH; each is a file or a module that can be imported.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Systems(Mapping[str, System]):
         return self._known[name]
 
     def unknown(self, name: str) -> str:
-        """What an error says of a name that there is not."""
+        """The message for an unknown name."""
         return f"unknown system {name!r}: there are {', '.join(self)} ({VARIABLE}=FILE.py adds those of a file)"
 
     def is_of_the_package(self, name: str) -> bool:

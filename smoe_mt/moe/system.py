@@ -1,4 +1,4 @@
-"""What is known of a system: a record. ``systems/`` has one file for each, ``registry.py`` finds them by name."""
+"""The record that describes a system. ``systems/`` has one file for each system, ``registry.py`` finds them by name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ModelLoss:
 
 @dataclass(frozen=True)
 class System:
-    """A kind of MoE model. All that any part of the project wants to know of it is asked here.
+    """A kind of MoE model. Every part of the project asks this record.
 
     name             value of ``--moe``
     title            in words, for model cards
@@ -118,7 +118,7 @@ class System:
         """The experts of each block of a model: of each stratum or layer, or of the one gate.
 
         Raises:
-            ValueError: numbers that make no sense, or do not fit so many blocks.
+            ValueError: numbers that make no sense, or do not fit the number of blocks.
         """
         if self.experts_setting == STRATA:
             return strata_of_blocks(settings[STRATA], blocks)

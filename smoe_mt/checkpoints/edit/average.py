@@ -45,7 +45,7 @@ class Summary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument(
         "models",
         nargs="+",

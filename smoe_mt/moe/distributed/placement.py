@@ -27,7 +27,7 @@ class ExpertRanks:
     """The ranks that share out the experts of a model: dimension "expert" of a mesh.
 
     mesh    dimensions "replica" (ranks that hold the same experts) and "expert", as ``expert_mesh`` makes it
-    chunks  in training, experts are exchanged and computed in so many parts: while one part is computed, the tokens of the
+    chunks  in training, number of parts in which experts are exchanged and computed: while one part is computed, the tokens of the
             next are on their way. 1: no overlap
     """
 

@@ -1,4 +1,4 @@
-"""Backend for banks that are no FFNs of one size: expert by expert, with autograd's own backward pass.
+"""Kernel for banks whose experts are not FFNs of one size: expert by expert, with autograd's own backward pass.
 
 Slower than the FFN kernels and keeps every expert's intermediate tensors, but right for whatever ``expert_output`` computes.
 """

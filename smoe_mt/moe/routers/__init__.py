@@ -1,4 +1,4 @@
-"""Routers: who scores the experts of a gate, which of them a token chooses, and with which weights they are combined."""
+"""Routers: how the experts of a gate are scored, which of them a token chooses, and with which weights they are combined."""
 
 from smoe_mt.moe.losses import mean_over
 from smoe_mt.moe.routers.base import Choices, Gate, MakeRouter, Router, Selection, Weighting, at_least_float32

@@ -75,7 +75,7 @@ class Router(nn.Module):
     """Base of routers. A subclass writes ``scores``, and ``losses`` if it has others than the balance loss.
 
     num_experts  that it sees
-    where        how errors name it; the block sets it, and whoever builds a model of several blocks may set it to say more
+    where        how errors name it; the block sets it, and a model of several blocks may set it to name block and gate
     debug        look for what is not finite at every pass; on a GPU the host waits for the answer
 
     Raises:

@@ -1,4 +1,4 @@
-"""As many of the most probable experts as it takes for their probabilities to add up to a threshold (XMoE, HMoE's top-p)."""
+"""Threshold selection (XMoE, HMoE's top-p): the most probable experts, until their probabilities sum to a threshold."""
 
 from __future__ import annotations
 
