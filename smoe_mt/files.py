@@ -1,6 +1,6 @@
 """Files that are whole or not there, outputs that a person named, and names that come from files.
 
-What is written has a temporary name beside its own until it is whole and on the disk.
+A file has a temporary name in its folder until it is whole and on the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STREAMS = (stat.S_ISFIFO, stat.S_ISCHR)  # what is written straight, as it canno
 
 
 class CannotWrite(UserError, OSError):
-    """A file or folder that cannot be written: one line for the person, the errno for code that bears with a full disk."""
+    """A file or folder that cannot be written: one line for the person, the errno for code that continues on a full disk."""
 
     def __init__(self, path: str, code: int | None, reason: str) -> None:
         super().__init__(path, code, reason)

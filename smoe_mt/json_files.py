@@ -1,4 +1,4 @@
-"""How every part of the project reads JSON: bounded in size and depth, and what is wrong is told in one line."""
+"""How every part of the project reads JSON: bounded in size and depth, with errors of one line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: hypotheses as they come, one TSV a direction for people, and scores.json last.
 
-A record beside the hypotheses says what they were made from, so that those that are there need not be made again.
+A record next to the hypotheses says what they were made from, so that they can be reused.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Results:
         return self.folder / HYPOTHESES / f"{direction}{suffix}"
 
     def _forget(self) -> None:
-        """Remove an earlier evaluation: its scores first, so that they never stand beside other hypotheses."""
+        """Remove an earlier evaluation: its scores first, so that they never belong to other hypotheses."""
         folder, record = self.folder / HYPOTHESES, _entries(_read_json(self.folder / HYPOTHESES / RECORD))
         directions = {*record, *_entries(_read_json(self.folder / SCORES))}
         (self.folder / SCORES).unlink(missing_ok=True)

@@ -93,7 +93,7 @@ class SharedSettings(FairseqDataclass):
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
         default="auto",
-        metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"},
+        metadata={"help": "loop: one product for each expert; grouped: one grouped product (for GPUs); auto: loop"},
     )
     moe_debug: bool = field(
         default=False,

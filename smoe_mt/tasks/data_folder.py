@@ -1,4 +1,4 @@
-"""The folder that `smoe-mt prepare` writes: what lies in it, checked at the door.
+"""The folder that `smoe-mt prepare` writes: its parts, checked when it is opened.
 
 Everything is found relative to the folder, so that it can be moved or copied to another machine. No file is used before
 `verification` has found it to be what was prepared.
@@ -251,7 +251,7 @@ def _read_card(path: Path) -> dict[str, Any]:
     file = path / "corpus.json"
     if not file.is_file():
         raise UserError(
-            f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again, it goes on"
+            f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again to finish it"
         )
     card = read_json(file, "prepare the data folder again")
     if not isinstance(card, dict) or card.get("format") != FORMAT:

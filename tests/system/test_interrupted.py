@@ -212,7 +212,7 @@ def test_a_full_disk(
     monkeypatch.setattr(SMoETrainer, "save_checkpoint", save)
     start(tmp_path)
     assert len(best) == 1 and checkpoint_utils.save_checkpoint.best < best[0]
-    assert "CHECKPOINT NOT SAVED: no room left" in caplog.text
+    assert "CHECKPOINT NOT SAVED: no space left" in caplog.text
     assert not (tmp_path / "checkpoint_1_4.pt").exists() and not list(tmp_path.glob("*.partial"))
     assert same(weights(tmp_path), weights(uninterrupted))
 
