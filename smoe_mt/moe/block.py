@@ -45,6 +45,11 @@ class Routing:
     sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def gate_sum(self) -> Tensor | None:
+        """Conditional routing alone: sum of its mixing gate over the tokens, else None."""
+        return self.sums.get("gate")
+
+    @property
     def balance_loss(self) -> Tensor:
         """The loss called "balance"."""
         return self.losses["balance"]

@@ -82,7 +82,7 @@ def test_conditional(seed: int, top_k: int, capacity_factor: float, training: bo
     decide(block)
     y, routing = block(x, mask)
     want = reference_conditional(x, mask, block)
-    check(block, x, (y, routing.balance_loss, routing.sums["gate"]), (want.y, want.balance_loss, want.gate_sum))
+    check(block, x, (y, routing.balance_loss, routing.gate_sum), (want.y, want.balance_loss, want.gate_sum))
     check_load(routing, want.passes)
     assert routing.visits.equal((~mask).long())
 
