@@ -1,0 +1,709 @@
+"""A whole block as one operator: all its gates forward, all its gates backward, nothing read back from the device.
+
+A gate is five launches forward (route, place, up, down, combine) and seven backward. Kept for the way back are the inputs
+of the gates, what they decided, and one [S, F] activation each; no row is gathered in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from smoe_mt.moe.kernels import products, routing
+from smoe_mt.moe.kernels.tiles import Tile, Tiles, choose_tiles, multiprocessors
+
+ACTIVATIONS = {"relu": 0, "gelu": 1, "silu": 2}
+UP, DOWN, GRAD_HIDDEN, GRAD_INPUT = range(4)
+EVERYWHERE, UNPADDED, AT_GATE = range(3)
+NO_RESIDUAL, INPUT, NORMED = range(3)
+SEEDS = 4  # of a gate: second choice, output mask, dropout of experts, dropout
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a block does besides its tensors.
+
+    first_experts    number of the first expert that each gate sees
+    strata           tokens go from gate to gate, with norm and residual; else there is one gate and y replaces x
+    capacity_factor  0: no limit
+    release          the released code's capacity, and its residual from the second gate on
+    expert_dropout   on each row of the experts' outputs
+    mask             probability of leaving out a slot; ``scale`` multiplies all weights
+    """
+
+    first_experts: tuple[int, ...]
+    top_k: int
+    strata: bool
+    capacity_factor: float
+    release: bool
+    activation: str
+    gumbel: bool = False
+    dropout: float = 0.0
+    expert_dropout: float = 0.0
+    mask: float = 0.0
+    scale: float = 1.0
+    epsilon: float = 1e-5
+
+    @property
+    def random(self) -> bool:
+        """Whether anything is drawn."""
+        return self.gumbel or max(self.dropout, self.expert_dropout, self.mask) > 0
+
+    @property
+    def capacity(self) -> tuple[int, int]:
+        """The capacity factor as a fraction."""
+        fraction = Fraction(self.capacity_factor).limit_denominator(10000)
+        return fraction.numerator, fraction.denominator
+
+    def text(self) -> str:
+        """As operators take it."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    @lru_cache(maxsize=None)
+    def of(text: str) -> Settings:
+        """The inverse of ``text``."""
+        values = json.loads(text)
+        return Settings(**values | {"first_experts": tuple(values["first_experts"])})
+
+
+class Experts(NamedTuple):
+    """The experts' weights: [E, F, D], [E, F], [E, D, F], [E, D]."""
+
+    w_in: Tensor
+    b_in: Tensor
+    w_out: Tensor
+    b_out: Tensor
+
+
+class Norm(NamedTuple):
+    """A layer norm's weights, [D] each."""
+
+    gamma: Tensor
+    beta: Tensor
+
+
+class Passed(NamedTuple):
+    """What a gate decided and kept.
+
+    normed [T, D] (empty without norm), means and scales fp32 [T]
+    probs fp32 [T, E], choices int32 [K, T] (-1: not here), row_of_slot int32 [K, T] (-1: not served)
+    token_of_row int32 [S] (-1: padding), weight_of_row fp32 [S], expert_of_tile int32 [tiles], starts int32 [E + 1]
+    load int64 [3, E]: asked, served, first choices
+    kept [S, F]: the weighted activation, or what comes before the activation where its slope asks for that
+    """
+
+    normed: Tensor
+    means: Tensor
+    scales: Tensor
+    probs: Tensor
+    choices: Tensor
+    row_of_slot: Tensor
+    token_of_row: Tensor
+    weight_of_row: Tensor
+    expert_of_tile: Tensor
+    starts: Tensor
+    load: Tensor
+    kept: Tensor
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products of float32 are computed: as torch is set; of 16 bits always on tensor cores."""
+    return "tf32" if dtype is not torch.float32 or torch.backends.cuda.matmul.allow_tf32 else "ieee"
+
+
+def rows_bound(tokens: int, experts: int, settings: Settings, pad: int) -> int:
+    """The most rows that ``tokens`` can ask of a gate, each expert's padded."""
+    return (tokens * settings.top_k // pad + experts) * pad
+
+
+def described(rows: Tensor, block: list[int]) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(rows.view(-1, rows.size(-1)), block)
+
+
+def programs(tile: Tile, tiles: int, device: torch.device) -> int:
+    return min(tiles, tile.per_sm * multiprocessors(device)) if tile.per_sm else tiles
+
+
+class Products:
+    """The products of one gate."""
+
+    def __init__(self, passed: Passed, experts: Experts, first: int, settings: Settings, tiles: Tiles, seed: Any):
+        self.passed, self.experts, self.first, self.settings, self.tiles = passed, experts, first, settings, tiles
+        self.seed = seed
+        self.visible = passed.load.size(1)
+        self.act = ACTIVATIONS[settings.activation]
+
+    def rows(
+        self, kind: int, tile: Tile, a: Tensor, gather: bool, b: Tensor, bias: Tensor | None, out: Tensor, **more: Any
+    ) -> None:
+        """Launch ``product_kernel``; more: kept, second, weight_parts, bias_parts, keep_h."""
+        p, b_nk = self.passed, kind in (UP, DOWN)
+        n, k = (b.size(1), b.size(2)) if b_nk else (b.size(2), b.size(1))
+        bound = p.token_of_row.size(0)
+        none = p.weight_of_row
+        a_tma = tile.a_tma and not gather
+        drop = kind == DOWN and self.settings.expert_dropout > 0
+        grid = programs(tile, bound // tile.rows * triton.cdiv(n, tile.columns), out.device)
+        products.product_kernel[(grid,)](
+            described(a, [tile.rows, tile.depth]) if a_tma else a,
+            described(b, [tile.columns, tile.depth] if b_nk else [tile.depth, tile.columns]) if tile.b_tma else b,
+            none if bias is None else bias,
+            out,
+            more.get("kept", out),
+            more.get("second", out),
+            p.token_of_row,
+            p.weight_of_row,
+            p.expert_of_tile,
+            p.starts,
+            more.get("weight_parts", none),
+            more.get("bias_parts", none),
+            self.first,
+            self.visible,
+            n,
+            k,
+            bound,
+            self.seed(2) if drop else none,
+            1.0 - self.settings.expert_dropout,
+            KIND=kind,
+            ACT=self.act,
+            GATHER=gather,
+            B_NK=b_nk,
+            KEEP_H=more.get("keep_h", False),
+            DROP=drop,
+            A_TMA=a_tma,
+            B_TMA=tile.b_tma,
+            EVEN_K=k % tile.depth == 0,
+            EVEN_N=n % tile.columns == 0,
+            PRECISION=precision(a.dtype),
+            PAD=self.tiles.pad,
+            BM=tile.rows,
+            BN=tile.columns,
+            BK=tile.depth,
+            GROUP=tile.group,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+
+    def outer(self, tile: Tile, left: Tensor, gather_left: bool, right: Tensor, gather_right: bool, out: Tensor, first_added: int) -> None:
+        """Launch ``weight_gradient_kernel``."""
+        p = self.passed
+        m, n = out.size(1), out.size(2)
+        left_tma, right_tma = tile.a_tma and not gather_left, tile.b_tma and not gather_right
+        tiles = self.visible * triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.columns)
+        products.weight_gradient_kernel[(programs(tile, tiles, out.device),)](
+            described(left, [tile.depth, tile.rows]) if left_tma else left,
+            described(right, [tile.depth, tile.columns]) if right_tma else right,
+            out,
+            p.token_of_row,
+            p.starts,
+            p.load[1],
+            self.first,
+            first_added,
+            self.visible,
+            m,
+            n,
+            GATHER_LEFT=gather_left,
+            GATHER_RIGHT=gather_right,
+            LEFT_TMA=left_tma,
+            RIGHT_TMA=right_tma,
+            EVEN_M=m % tile.rows == 0,
+            EVEN_N=n % tile.columns == 0,
+            PRECISION=precision(left.dtype),
+            BM=tile.rows,
+            BN=tile.columns,
+            BK=tile.depth,
+            GROUP=tile.group,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+
+
+class Gate:
+    """One gate of a block: sizes, settings and tiles of its kernels.
+
+    number, gates   which one of how many
+    first, experts  the experts that it sees
+    """
+
+    def __init__(self, number: int, x: Tensor, gates: list[Tensor], experts: Experts, settings: Settings, seeds: Any):
+        self.number, self.gates, self.settings, self.seeds = number, len(gates), settings, seeds
+        self.weight, self.weights, self.first = gates[number], experts, settings.first_experts[number]
+        self.experts, self.tokens, self.dim = gates[number].size(0), x.size(0), x.size(1)
+        self.hidden = experts.w_in.size(1)
+        self.width = max(16, triton.next_power_of_2(self.experts))
+        self.tiles = choose_tiles(self.tokens * settings.top_k // self.experts, experts.w_in.dtype)
+        self.block = 32 if self.tokens <= 16384 else 64 if self.tokens <= 65536 else 128
+        self.blocks = triton.cdiv(self.tokens, self.block)
+        self.opens = number == 0
+        self.residual = NO_RESIDUAL
+        if settings.strata:
+            self.residual = NORMED if settings.release and number else INPUT
+        self.relu = settings.activation == "relu"
+
+    def seed(self, use: int) -> Tensor | None:
+        return None if self.seeds is None else self.seeds[self.number * SEEDS + use]
+
+    def where(self, padding: Tensor | None) -> int:
+        """Who is here."""
+        return AT_GATE if self.number else EVERYWHERE if padding is None else UNPADDED
+
+    def empty(self, like: Tensor, keep: bool, norm: bool) -> Passed:
+        """Memory for what the gate decides."""
+        t, d, e, k = self.tokens, self.dim, self.experts, self.settings.top_k
+        rows = rows_bound(t, e, self.settings, self.tiles.pad)
+
+        def new(dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=like.device)
+
+        return Passed(
+            normed=new(like.dtype, t if norm else 0, d),
+            means=new(torch.float32, t if norm else 0),
+            scales=new(torch.float32, t if norm else 0),
+            probs=new(torch.float32, t, e),
+            choices=new(torch.int32, k, t),
+            row_of_slot=new(torch.int32, k, t),
+            token_of_row=new(torch.int32, rows),
+            weight_of_row=new(torch.float32, rows),
+            expert_of_tile=new(torch.int32, rows // self.tiles.pad),
+            starts=new(torch.int32, e + 1),
+            load=new(torch.int64, 3, e),
+            kept=new(self.weights.w_in.dtype, rows if self.relu or keep else 0, self.hidden),
+        )
+
+    def forward(self, x: Tensor, padding: Tensor | None, at: Tensor, norm: Norm | None, walk: Any, keep: bool) -> Passed:
+        """Route, place, up, down, combine; ``walk`` has y, later, visits, next_gate, balance, entropy."""
+        s, passed = self.settings, self.empty(x, keep, norm is not None)
+        none = passed.probs
+        counts = torch.empty(self.blocks, s.top_k, self.width, dtype=torch.int32, device=x.device)
+        sums = torch.empty(self.blocks, self.width + 1, dtype=torch.float32, device=x.device)
+        routing.route_kernel[(self.blocks,)](
+            x,
+            padding if self.opens and padding is not None else at,
+            norm.gamma if norm else none,
+            norm.beta if norm else none,
+            self.weight,
+            passed.normed,
+            passed.means,
+            passed.scales,
+            passed.probs,
+            passed.choices,
+            counts,
+            sums,
+            self.seed(0) if s.gumbel else none,
+            self.number,
+            self.tokens,
+            self.dim,
+            self.experts,
+            s.epsilon,
+            HERE=self.where(padding),
+            NORM=norm is not None,
+            TOP_K=s.top_k,
+            GUMBEL=s.gumbel,
+            PRECISION="ieee",
+            EVEN=self.dim % 64 == 0,
+            BT=self.block,
+            BD=64,
+            BE=self.width,
+            num_warps=4,
+        )
+        routing.place_kernel[(self.blocks,)](
+            passed.choices,
+            passed.probs,
+            counts,
+            sums,
+            passed.row_of_slot,
+            passed.token_of_row,
+            passed.weight_of_row,
+            passed.expert_of_tile,
+            passed.starts,
+            passed.load,
+            walk.balance[self.number :],
+            walk.entropy[self.number :],
+            self.seed(1) if s.mask else none,
+            self.tokens,
+            self.experts,
+            self.blocks,
+            *s.capacity,
+            s.mask,
+            s.scale,
+            TOP_K=s.top_k,
+            CAPACITY=0 if not s.capacity_factor else 2 if s.release else 1,
+            MASK=s.mask > 0,
+            PAD=self.tiles.pad,
+            BB=32,
+            BT=self.block,
+            BE=self.width,
+            num_warps=4,
+        )
+        products_ = Products(passed, self.weights, self.first, s, self.tiles, self.seed)
+        seen = passed.normed if norm else x
+        hidden, keep_h = passed.kept, False
+        if not self.relu:
+            keep_h, hidden = keep, x.new_empty(passed.token_of_row.size(0), self.hidden, dtype=passed.kept.dtype)
+        w = self.weights
+        kept = passed.kept if keep_h else hidden
+        products_.rows(UP, self.tiles.up, seen.to(w.w_in.dtype), True, w.w_in, w.b_in, hidden, kept=kept, keep_h=keep_h)
+        rows = torch.empty(hidden.size(0), self.dim, dtype=hidden.dtype, device=x.device)
+        products_.rows(DOWN, self.tiles.down, hidden, False, w.w_out, w.b_out, rows)
+        bt, bd = 16, min(256, triton.next_power_of_2(self.dim))
+        routing.combine_kernel[(triton.cdiv(self.tokens, bt), triton.cdiv(self.dim, bd))](
+            rows,
+            passed.row_of_slot,
+            passed.choices,
+            passed.normed if self.residual == NORMED else x,
+            walk.y,
+            walk.later,
+            at,
+            walk.visits,
+            walk.next_gate,
+            self.seed(3) if s.dropout else none,
+            self.first,
+            self.gates,
+            self.tokens,
+            self.dim,
+            1.0 - s.dropout,
+            TOP_K=s.top_k,
+            RESIDUAL=self.residual,
+            STRATA=s.strata,
+            OPENS=self.opens,
+            DROPOUT=s.dropout > 0,
+            BT=bt,
+            BD=bd,
+            num_warps=4,
+        )
+        return passed
+
+    def backward(
+        self,
+        grad: Tensor,
+        grad_balance: Tensor,
+        x: Tensor,
+        norm: Norm | None,
+        passed: Passed,
+        grads: Experts,
+        first_added: int,
+        reuse: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(grad of x, of the gate's weight, of the norm's weights [2, D]); those of the experts go into ``grads``.
+
+        first_added  the experts from this one on have gradients of later gates: add to them
+        reuse        what was kept may be overwritten
+        """
+        s, w, t, d = self.settings, self.weights, self.tokens, self.dim
+        dtype, device = w.w_in.dtype, x.device
+        products_ = Products(passed, w, self.first, s, self.tiles, self.seed)
+        bound = passed.token_of_row.size(0)
+        by_row = s.expert_dropout > 0
+        grad_y = self._grad_y(grad, passed, by_row).to(dtype)
+        seen = (passed.normed if norm else x).to(dtype)
+        kept, tile = passed.kept, self.tiles.grad_hidden
+        active, grad_h = kept, kept
+        if not self.relu:
+            active, grad_h = torch.empty_like(kept), torch.empty_like(kept)
+        elif not reuse:
+            grad_h = torch.empty_like(kept)
+        parts = triton.cdiv(self.hidden, tile.columns)
+        weight_parts = torch.empty(parts, bound, dtype=torch.float32, device=device)
+        bias_parts = torch.empty(bound // tile.rows, self.hidden, dtype=torch.float32, device=device)
+        if self.relu:
+            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added)
+        products_.rows(
+            GRAD_HIDDEN,
+            tile,
+            grad_y,
+            not by_row,
+            w.w_out,
+            None,
+            grad_h,
+            kept=kept,
+            second=active,
+            weight_parts=weight_parts,
+            bias_parts=bias_parts,
+        )
+        if not self.relu:
+            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added)
+        products_.outer(self.tiles.grad_w_in, grad_h, False, seen, True, grads.w_in, first_added)
+        grad_rows = torch.empty(bound, d, dtype=dtype, device=device)
+        products_.rows(GRAD_INPUT, self.tiles.grad_input, grad_h, False, w.w_in, None, grad_rows)
+
+        exact = precision(dtype)
+        bt = 16 if t <= 16384 else 32
+        norm_blocks = triton.cdiv(t, bt)
+        grad_logits = torch.empty(t, self.width, dtype=torch.float32, device=device)
+        grad_x = torch.empty_like(x)
+        norm_parts = torch.empty(norm_blocks if norm else 0, 2, d, dtype=torch.float32, device=device)
+        none = passed.probs
+        routing.token_gradient_kernel[(norm_blocks,)](
+            grad,
+            grad_y,
+            grad_rows,
+            passed.row_of_slot,
+            passed.choices,
+            passed.weight_of_row,
+            passed.probs,
+            weight_parts,
+            passed.load,
+            grad_balance,
+            w.b_out,
+            self.weight,
+            x,
+            norm.gamma if norm else none,
+            passed.means,
+            passed.scales,
+            grad_logits,
+            grad_x,
+            norm_parts,
+            self.first,
+            t,
+            d,
+            self.experts,
+            bound,
+            parts,
+            s.scale,
+            TOP_K=s.top_k,
+            ACT_WEIGHTED=self.relu,
+            MASK=s.mask > 0,
+            BY_ROW=by_row,
+            NORM=norm is not None,
+            RESIDUAL=self.residual,
+            PRECISION=exact,
+            EVEN=d % 64 == 0,
+            BT=bt,
+            BD=64,
+            BE=self.width,
+            num_warps=4,
+        )
+        splits = min(16, triton.cdiv(t, 64))
+        gate_parts = torch.empty(splits, 2, self.experts, d, dtype=torch.float32, device=device)
+        routing.gate_gradient_kernel[(triton.cdiv(d, 64), splits)](
+            grad_logits,
+            passed.normed if norm else x,
+            grad_y,
+            passed.row_of_slot,
+            passed.choices,
+            passed.weight_of_row,
+            gate_parts,
+            t,
+            d,
+            self.experts,
+            splits,
+            TOP_K=s.top_k,
+            BY_ROW=by_row,
+            PRECISION=exact,
+            BT=64,
+            BD=64,
+            BE=self.width,
+            num_warps=4,
+        )
+        grad_weight = torch.empty_like(self.weight)
+        grad_norm = torch.empty(2, d, dtype=norm.gamma.dtype, device=device) if norm else None
+        columns = 64
+        f_tiles, d_tiles = triton.cdiv(self.hidden, columns), triton.cdiv(d, columns)
+        routing.reduce_kernel[(self.experts * (f_tiles + 2 * d_tiles) + (2 * d_tiles if norm else 0),)](
+            gate_parts,
+            bias_parts,
+            norm_parts,
+            passed.starts,
+            grad_weight,
+            grads.b_out,
+            grads.b_in,
+            none if grad_norm is None else grad_norm,
+            self.first,
+            first_added,
+            self.experts,
+            d,
+            self.hidden,
+            splits,
+            norm_blocks,
+            NORM=norm is not None,
+            BM=tile.rows,
+            BR=16,
+            BC=columns,
+            num_warps=4,
+        )
+        return grad_x, grad_weight, grad_norm
+
+    def _grad_y(self, grad: Tensor, passed: Passed, by_row: bool) -> Tensor:
+        """The gradient of what the experts gave: by token [T, D], or by row [S, D]."""
+        s, bd = self.settings, min(256, triton.next_power_of_2(self.dim))
+        if by_row:
+            out = torch.empty(passed.token_of_row.size(0), self.dim, dtype=grad.dtype, device=grad.device)
+            routing.row_gradient_kernel[(triton.cdiv(out.size(0), 16), triton.cdiv(self.dim, bd))](
+                grad,
+                passed.token_of_row,
+                passed.starts,
+                self.seed(2),
+                out,
+                self.experts,
+                self.dim,
+                1.0 - s.expert_dropout,
+                BT=16,
+                BD=bd,
+            )
+            return out
+        if not s.dropout:
+            return grad
+        out = torch.empty_like(grad)
+        routing.dropout_gradient_kernel[(triton.cdiv(self.tokens, 16), triton.cdiv(self.dim, bd))](
+            grad, passed.choices, self.seed(3), out, self.tokens, self.dim, 1.0 - s.dropout, BT=16, BD=bd
+        )
+        return out
+
+
+class Walk(NamedTuple):
+    """What all gates of a block write to: y [T, D], later [gates - 1, T, D], visits int64 [T], and a number per gate."""
+
+    y: Tensor
+    later: Tensor
+    visits: Tensor
+    next_gate: Tensor
+    balance: Tensor
+    entropy: Tensor
+
+
+def as_norms(norms: list[Tensor]) -> list[Norm | None]:
+    return [Norm(*pair) for pair in zip(norms[::2], norms[1::2])]
+
+
+def block_forward(
+    x: Tensor,
+    padding: Tensor | None,
+    next_gate: Tensor,
+    seeds: Tensor | None,
+    gates: list[Tensor],
+    norms: list[Tensor],
+    experts: list[Tensor],
+    settings: str,
+    keep: bool,
+) -> list[Tensor]:
+    """[y, balance, entropy, visits, later, a load per gate, and what each gate keeps (``keep``)]."""
+    s, w = Settings.of(settings), Experts(*experts)
+    t, d = x.shape
+    walk = Walk(
+        y=torch.empty(t, d, dtype=x.dtype if s.strata else w.w_in.dtype, device=x.device),
+        later=torch.empty(len(gates) - 1, t, d, dtype=x.dtype, device=x.device),
+        visits=torch.empty(t, dtype=torch.int64, device=x.device),
+        next_gate=next_gate,
+        balance=torch.empty(len(gates), dtype=torch.float32, device=x.device),
+        entropy=torch.empty(len(gates), dtype=torch.float32, device=x.device),
+    )
+    at = torch.empty(t, dtype=torch.int32, device=x.device)
+    pairs = as_norms(norms) or [None] * len(gates)
+    inputs = [x, *walk.later]
+    passes = [
+        Gate(i, x, gates, w, s, seeds).forward(inputs[i], padding, at, pairs[i], walk, keep) for i in range(len(gates))
+    ]
+    kept = [tensor for passed in passes for tensor in passed if tensor is not passed.load] if keep else []
+    return [walk.y, walk.balance, walk.entropy, walk.visits, walk.later, *(p.load for p in passes), *kept]
+
+
+def block_backward(
+    grad: Tensor,
+    grad_balance: Tensor,
+    x: Tensor,
+    seeds: Tensor | None,
+    later: Tensor,
+    gates: list[Tensor],
+    norms: list[Tensor],
+    experts: list[Tensor],
+    kept: list[Tensor],
+    settings: str,
+    reuse: bool,
+) -> list[Tensor]:
+    """[grad of x, of the gates, of the norms, of the experts]; kept: what ``block_forward`` kept, the loads after it."""
+    s, w = Settings.of(settings), Experts(*experts)
+    grads = Experts(*(torch.empty_like(weight) for weight in w))
+    pairs = as_norms(norms) or [None] * len(gates)
+    inputs = [x, *later]
+    fields = len(Passed._fields) - 1
+    kept, loads = kept[: fields * len(gates)], kept[fields * len(gates) :]
+    all_experts = w.w_in.size(0)
+    grad_gates: list[Tensor] = []
+    grad_norms: list[Tensor] = []
+    added = all_experts
+    for i in reversed(range(len(gates))):
+        own = kept[fields * i : fields * (i + 1)]
+        passed = Passed(*own[:-1], loads[i], own[-1])
+        gate = Gate(i, x, gates, w, s, seeds)
+        grad, grad_gate, grad_norm = gate.backward(
+            grad, grad_balance[i:], inputs[i], pairs[i], passed, grads, added, reuse
+        )
+        added = s.first_experts[i]
+        grad_gates.insert(0, grad_gate)
+        if grad_norm is not None:
+            grad_norms = [*grad_norm, *grad_norms]
+    return [grad, *grad_gates, *grad_norms, *grads]
+
+
+class BlockFunction(torch.autograd.Function):
+    """``block_forward`` with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        settings: str,
+        gates: int,
+        padding: Tensor | None,
+        next_gate: Tensor,
+        seeds: Tensor | None,
+        x: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """weights: those of the gates, of the norms (gamma, beta, ...), of the experts."""
+        split = list(weights[:gates]), list(weights[gates:-4]), list(weights[-4:])
+        out = block_forward(x, padding, next_gate, seeds, *split, settings, True)
+        y, balance, entropy, visits, later, *rest = out
+        loads, kept = rest[:gates], rest[gates:]
+        ctx.settings, ctx.gates = settings, gates
+        ctx.save_for_backward(x, seeds, later, *weights, *kept, *loads)
+        ctx.mark_non_differentiable(entropy, visits, *loads)
+        return y, balance, entropy, visits, *loads
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_balance: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, seeds, later, *rest = ctx.saved_tensors
+        gates = ctx.gates
+        count = gates + 4 + (2 * gates if Settings.of(ctx.settings).strata else 0)
+        weights, kept = rest[:count], rest[count:]
+        split = weights[:gates], weights[gates:-4], weights[-4:]
+        reuse = not torch._C._autograd._get_current_graph_task_keep_graph()
+        grads = block_backward(
+            grad.contiguous(), grad_balance, x, seeds, later, *split, kept, ctx.settings, reuse
+        )
+        return None, None, None, None, None, *grads
+
+
+def run_block(
+    x: Tensor,
+    padding: Tensor | None,
+    next_gate: Tensor,
+    gates: list[Tensor],
+    norms: list[Tensor],
+    experts: list[Tensor],
+    settings: Settings,
+) -> tuple[Tensor, ...]:
+    """(y [T, D], balance fp32 [gates], entropy fp32 [gates], visits int64 [T], a load int64 [3, E] per gate).
+
+    x [T, D]; padding bool [T] or None; next_gate int64 [all experts]; gates [E_i, D] each; norms gamma, beta of each gate or
+    nothing; experts w_in, b_in, w_out, b_out, in the precision to compute in.
+    """
+    seeds = None
+    if settings.random:
+        seeds = torch.randint(2**31, (len(gates) * SEEDS,), device=x.device)
+    text = settings.text()
+    x = x.contiguous()
+    if torch.is_grad_enabled():
+        return BlockFunction.apply(text, len(gates), padding, next_gate, seeds, x, *gates, *norms, *experts)
+    y, balance, entropy, visits, _, *rest = block_forward(
+        x, padding, next_gate, seeds, gates, norms, experts, text, False
+    )
+    return y, balance, entropy, visits, *rest[: len(gates)]
