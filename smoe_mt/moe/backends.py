@@ -5,13 +5,18 @@
 
 ``loop``     one product per expert. Reads the number of rows of each expert back from the device.
 ``grouped``  one grouped product for all. Reads nothing back, so on a GPU the host never waits.
+``triton``   the whole block as one operator of our own Triton kernels, on a GPU (``kernels``). Reads nothing back. Where it
+             cannot run (no GPU, no triton, experts spread over ranks) loop computes, and a line says so, once.
 ``auto``     loop: the faster one on a CPU, where torch's grouped product is itself a loop over experts. On a GPU grouped
              has to be asked for: it has not been measured on one yet.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +25,14 @@ from torch import Tensor
 from smoe_mt.moe.activations import activation
 from smoe_mt.moe.dispatch import Plan
 from smoe_mt.moe.experts import Experts
+from smoe_mt.moe.gating import Gate
 from smoe_mt.moe.grouped import grouped_call, grouped_ffn, grouped_refuses
+from smoe_mt.moe.kernels.available import no_place_for_triton, triton_refuses
 from smoe_mt.moe.loop import LoopCall, WeightGradients, Weights, loop_ffn, share_gradients
 from smoe_mt.moe.packed import PackedWeights, packable
 
-BACKENDS = ("auto", "loop", "grouped")
+logger = logging.getLogger(__name__)
+BACKENDS = ("auto", "loop", "grouped", "triton")
 
 
 def check_backend(backend: str) -> None:
@@ -50,7 +58,33 @@ def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: in
     refusal = grouped_refuses(dtype, embed_dim, ffn_dim)
     if backend == "grouped" and refusal:
         raise ValueError(f"backend grouped does not work here: {refusal}; choose auto or loop")
-    return "loop" if backend == "auto" else backend
+    return "grouped" if backend == "grouped" else "loop"
+
+
+def fuses(backend: str, experts: Experts, gates: Sequence[Gate], x: Tensor) -> bool:
+    """Whether the block computes ``x`` [..., D] as one operator of Triton kernels; if it was asked to and cannot, says why, once.
+
+    Raises:
+        ValueError: ``triton`` where it does not compute such experts.
+    """
+    if backend != "triton":
+        return False
+    ffn_dim, embed_dim = experts.w_in.shape[1:]
+    refusal = triton_refuses(compute_dtype(x), embed_dim, ffn_dim, max(gate.visible for gate in gates))
+    if refusal:
+        raise ValueError(f"backend triton does not work here: {refusal}; choose auto, grouped or loop")
+    missing = no_place_for_triton(x.device)
+    if experts.ranks is not None:
+        missing = "experts are spread over ranks"
+    if missing:
+        say_once(f"backend triton: {missing}; computing with loop")
+        return False
+    return x.numel() > 0 and not gates[0].debug
+
+
+@lru_cache(maxsize=None)
+def say_once(line: str) -> None:
+    logger.warning(line)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from smoe_mt.moe.backends import check_backend
+from smoe_mt.moe.backends import check_backend, compute_dtype, fuses
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.gating import Gate
 from smoe_mt.moe.masking import ExpertOutputMask
@@ -36,7 +36,7 @@ class MoE(nn.Module):
     top_k            2: GShard, 1: Switch
     capacity_factor  slots an expert serves in training, times T / E; 0 drops nothing. Evaluation drops nothing.
     variant          "paper", or "release": capacity factor * ceil(T / E) (Switch: factor 1), dropout inside the experts
-    backend          "auto", "loop" or "grouped": see ``backends``
+    backend          "auto", "loop", "grouped" or "triton": see ``backends``
     eom_p            expert output masking (EOM); 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
@@ -73,6 +73,8 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
+        if fuses(self.backend, self.experts, [self.gate], x):
+            return self._fused(x, padding_mask)
         run = ready_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
         def visit(_gate: int, x_TD: Tensor, here_T: Tensor | None) -> Visit:
@@ -89,3 +91,22 @@ class MoE(nn.Module):
             zero = torch.zeros((), device=x.device)
             return y_ND.view_as(x), Routing(zero, visits, (empty_load(self.gate),), (zero,))
         return y_ND.view_as(x), Routing(passed.balance_loss, visits, (passed.load,), (passed.entropy,))
+
+    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing]:
+        """The pass as one operator."""
+        from smoe_mt.moe.kernels.fused import fused_block
+
+        no_next = self.experts.w_in  # a token leaves after its one gate: nobody looks
+        return fused_block(
+            x,
+            padding_mask,
+            self.experts,
+            [self.gate],
+            [],
+            (0,),
+            no_next,
+            self.settings,
+            self.mask,
+            0.0,
+            compute_dtype(x),
+        )

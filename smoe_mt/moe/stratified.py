@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.backends import check_backend
+from smoe_mt.moe.backends import check_backend, compute_dtype, fuses
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.gating import Gate
 from smoe_mt.moe.masking import ExpertOutputMask
@@ -33,7 +33,7 @@ class StratifiedMoE(nn.Module):
     variant          "paper": x_j = y + x_i (eq. 7), dropout on y. "release", what the released code computes: from
                      the second visit on the residual is the normalised input, one more norm as tokens leave,
                      dropout inside the experts, capacity factor * ceil(T_i / E_i), balance loss over visited gates.
-    backend          "auto", "loop" or "grouped": see ``backends``
+    backend          "auto", "loop", "grouped" or "triton": see ``backends``
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
@@ -84,6 +84,9 @@ class StratifiedMoE(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
+        gates = [self._gate(i) for i in range(len(self.strata))]
+        if fuses(self.backend, self.experts, gates, x):
+            return self._fused(x, padding_mask, gates)
         run = ready_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
         def visit(i: int, x_TD: Tensor, here_T: Tensor | None) -> Visit:
@@ -94,6 +97,29 @@ class StratifiedMoE(nn.Module):
         walked = walk(x_ND, padding_N, len(self.strata), visit, run)
         y_ND = self._exit(walked.x_ND, padding_N) if self.release else walked.x_ND
         return y_ND.view_as(x), self._routing(walked.passes, walked.visits_N.view(x.shape[:-1]))
+
+    def _fused(self, x: Tensor, padding_mask: Tensor | None, gates: list[Gate]) -> tuple[Tensor, Routing]:
+        """The pass as one operator."""
+        from smoe_mt.moe.kernels.fused import fused_block
+
+        norms = [cast(nn.LayerNorm, norm) for norm in self.norms][: len(gates)]
+        y, routing = fused_block(
+            x,
+            padding_mask,
+            self.experts,
+            gates,
+            norms,
+            self.first_experts,
+            self.next_gate,
+            self.settings,
+            self.mask,
+            self.dropout,
+            compute_dtype(x),
+        )
+        if self.release:
+            padding_N = None if padding_mask is None else padding_mask.reshape(-1)
+            y = self._exit(y.reshape(-1, x.size(-1)), padding_N).view_as(x)
+        return y, routing
 
     def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
         """The released code's norm for tokens that leave; padding stays as it is."""

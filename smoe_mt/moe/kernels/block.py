@@ -183,6 +183,7 @@ class Products:
             B_TMA=tile.b_tma,
             EVEN_K=k % tile.depth == 0,
             EVEN_N=n % tile.columns == 0,
+            HALVES=tile.halves,
             PRECISION=precision(a.dtype),
             PAD=self.tiles.pad,
             BM=tile.rows,

@@ -37,6 +37,61 @@ def activation_slope(h, ACT: tl.constexpr):
 
 
 @triton.jit
+def finish(
+    acc,
+    rows,
+    columns,
+    m,
+    expert,
+    out,
+    kept,
+    second,
+    bias,
+    weight_of_row,
+    bias_parts,
+    N,
+    seed,
+    keep_probability,
+    KIND: tl.constexpr,
+    ACT: tl.constexpr,
+    KEEP_H: tl.constexpr,
+    DROP: tl.constexpr,
+):
+    """What follows a product, for a tile of it; returns its share of the gradient of each row's combine weight."""
+    at = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    in_n = columns < N
+    fits = in_n[None, :]
+    share = tl.zeros((acc.shape[0],), tl.float32)
+    value = acc
+    if KIND == UP:
+        weight = tl.load(weight_of_row + rows)[:, None]
+        h = acc + tl.load(bias + expert * N + columns, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        if KEEP_H:
+            tl.store(kept + at, h, mask=fits)
+            h = h.to(kept.dtype.element_ty).to(tl.float32)
+        value = activate(h, ACT) * weight
+    elif KIND == DOWN:
+        weight = tl.load(weight_of_row + rows)[:, None]
+        value = acc + weight * tl.load(bias + expert * N + columns, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        if DROP:
+            value = tl.where(tl.rand(tl.load(seed), at) < keep_probability, value / keep_probability, 0.0)
+    elif KIND == GRAD_HIDDEN:
+        weight = tl.load(weight_of_row + rows)[:, None]
+        h = tl.load(kept + at, mask=fits, other=0.0).to(tl.float32)
+        if ACT == RELU:  # kept is the weighted activation: positive where h is
+            share += tl.sum(tl.where(fits, acc * h, 0.0), axis=1)
+            value = tl.where(h > 0, acc * weight, 0.0)
+        else:
+            activation = activate(h, ACT)
+            share += tl.sum(tl.where(fits, acc * activation, 0.0), axis=1)
+            tl.store(second + at, activation * weight, mask=fits)
+            value = acc * weight * activation_slope(h, ACT)
+        tl.store(bias_parts + m.to(tl.int64) * N + columns, tl.sum(value, axis=0), mask=in_n)
+    tl.store(out + at, value, mask=fits)
+    return share
+
+
+@triton.jit
 def product_kernel(
     a,  # [T, K] read by token where GATHER, else rows [S, K]
     b,  # weights of all experts: [E, N, K] where B_NK, else [E, K, N]
@@ -67,6 +122,7 @@ def product_kernel(
     B_TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
     EVEN_N: tl.constexpr,
+    HALVES: tl.constexpr,
     PRECISION: tl.constexpr,
     PAD: tl.constexpr,
     BM: tl.constexpr,
@@ -134,39 +190,24 @@ def product_kernel(
                     b_at += BK * N
             acc = tl.dot(a_tile, b_tile, acc, input_precision=PRECISION)
 
-        at = rows.to(tl.int64)[:, None] * N + columns[None, :]
-        fits = (columns < N)[None, :]
-        if KIND == UP:
-            weight = tl.load(weight_of_row + rows)[:, None]
-            h = acc + tl.load(bias + expert * N + columns, mask=columns < N, other=0.0).to(tl.float32)[None, :]
-            if KEEP_H:
-                tl.store(kept + at, h, mask=fits)
-                h = h.to(kept.dtype.element_ty).to(tl.float32)
-            value = activate(h, ACT) * weight
-        elif KIND == DOWN:
-            weight = tl.load(weight_of_row + rows)[:, None]
-            value = acc + weight * tl.load(bias + expert * N + columns, mask=columns < N, other=0.0).to(tl.float32)
-            if DROP:
-                value = tl.where(tl.rand(tl.load(seed), at) < keep_probability, value / keep_probability, 0.0)
-        elif KIND == GRAD_HIDDEN:
-            weight = tl.load(weight_of_row + rows)[:, None]
-            h = tl.load(kept + at, mask=fits, other=0.0).to(tl.float32)
-            if ACT == RELU:  # kept is the weighted activation: positive where h is
-                share = tl.sum(tl.where(fits, acc * h, 0.0), axis=1)
-                value = tl.where(h > 0, acc * weight, 0.0)
-            else:
-                activation = activate(h, ACT)
-                share = tl.sum(tl.where(fits, acc * activation, 0.0), axis=1)
-                tl.store(second + at, activation * weight, mask=fits)
-                value = acc * weight * activation_slope(h, ACT)
+        if HALVES:  # so that less is in registers at once
+            left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
+            columns = n * BN + tl.arange(0, BN // 2)
+            share = finish(
+                left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seed,
+                keep_probability, KIND, ACT, KEEP_H, DROP,
+            )  # fmt: skip
+            share += finish(
+                right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seed,
+                keep_probability, KIND, ACT, KEEP_H, DROP,
+            )  # fmt: skip
+        else:
+            share = finish(
+                acc, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seed,
+                keep_probability, KIND, ACT, KEEP_H, DROP,
+            )  # fmt: skip
+        if KIND == GRAD_HIDDEN:
             tl.store(weight_parts + n * S + rows, share)
-            tl.store(bias_parts + m.to(tl.int64) * N + columns, tl.sum(value, axis=0), mask=columns < N)
-        else:
-            value = acc
-        if EVEN_N:
-            tl.store(out + at, value)
-        else:
-            tl.store(out + at, value, mask=fits)
 
 
 @triton.jit

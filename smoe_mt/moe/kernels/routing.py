@@ -537,9 +537,9 @@ def token_gradient_kernel(
                 if turn == 0:
                     along += tl.sum(scaled, axis=1)
                     across += tl.sum(scaled * value, axis=1)
-                    part = norm_parts + block.to(tl.int64) * 2 * D + d + ds
-                    tl.store(part, tl.sum(tl.where(mask, g * value, 0.0), axis=0), mask=fits)
-                    tl.store(part + D, tl.sum(tl.where(mask, g, 0.0), axis=0), mask=fits)
+                    share_at = norm_parts + block.to(tl.int64) * 2 * D + d + ds
+                    tl.store(share_at, tl.sum(tl.where(mask, g * value, 0.0), axis=0), mask=fits)
+                    tl.store(share_at + D, tl.sum(tl.where(mask, g, 0.0), axis=0), mask=fits)
                 else:
                     g = scale[:, None] * (scaled - along[:, None] / D - value * across[:, None] / D)
             if turn == 1 or not NORM:

@@ -17,6 +17,7 @@ class Tile:
     warps, stages  of a program
     a_tma, b_tma   which side is loaded by the tensor memory accelerator (Hopper)
     per_sm    programs for each multiprocessor, which take tile after tile; 0: a program for each tile
+    halves    the columns of a result are finished half by half, with fewer registers
     """
 
     rows: int
@@ -28,6 +29,7 @@ class Tile:
     a_tma: bool = False
     b_tma: bool = False
     per_sm: int = 0
+    halves: bool = False
 
 
 @dataclass(frozen=True)
