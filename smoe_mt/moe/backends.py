@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,7 @@ def fuses(backend: str, experts: Experts, gates: Sequence[Gate], x: Tensor) -> b
     return x.numel() > 0 and not gates[0].debug
 
 
-@lru_cache(maxsize=None)
+@cache
 def say_once(line: str) -> None:
     logger.warning(line)
 

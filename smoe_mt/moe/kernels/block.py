@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ ACTIVATIONS = {"relu": 0, "gelu": 1, "silu": 2}
 UP, DOWN, GRAD_HIDDEN, GRAD_INPUT = range(4)
 EVERYWHERE, UNPADDED, AT_GATE = range(3)
 NO_RESIDUAL, INPUT, NORMED = range(3)
-SEEDS = 4  # of a gate: second choice, output mask, dropout of experts, dropout
+SEEDS = 4  # of each gate; see routing.py for their uses
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Settings:
         return json.dumps(asdict(self))
 
     @staticmethod
-    @lru_cache(maxsize=None)
+    @cache
     def of(text: str) -> Settings:
         """The inverse of ``text``."""
         values = json.loads(text)
@@ -136,9 +136,18 @@ def programs(tile: Tile, tiles: int, device: torch.device) -> int:
 class Products:
     """The products of one gate."""
 
-    def __init__(self, passed: Passed, experts: Experts, first: int, settings: Settings, tiles: Tiles, seed: Any):
+    def __init__(
+        self,
+        passed: Passed,
+        experts: Experts,
+        first: int,
+        settings: Settings,
+        tiles: Tiles,
+        seeds: Tensor | None,
+        number: int,
+    ):
         self.passed, self.experts, self.first, self.settings, self.tiles = passed, experts, first, settings, tiles
-        self.seed = seed
+        self.seeds, self.number = seeds, number
         self.visible = passed.load.size(1)
         self.act = ACTIVATIONS[settings.activation]
 
@@ -171,7 +180,8 @@ class Products:
             n,
             k,
             bound,
-            self.seed(2) if drop else none,
+            none if self.seeds is None else self.seeds,
+            self.number,
             1.0 - self.settings.expert_dropout,
             KIND=kind,
             ACT=self.act,
@@ -194,7 +204,16 @@ class Products:
             num_stages=tile.stages,
         )
 
-    def outer(self, tile: Tile, left: Tensor, gather_left: bool, right: Tensor, gather_right: bool, out: Tensor, first_added: int) -> None:
+    def outer(
+        self,
+        tile: Tile,
+        left: Tensor,
+        gather_left: bool,
+        right: Tensor,
+        gather_right: bool,
+        out: Tensor,
+        first_added: int,
+    ) -> None:
         """Launch ``weight_gradient_kernel``."""
         p = self.passed
         m, n = out.size(1), out.size(2)
@@ -206,7 +225,7 @@ class Products:
             out,
             p.token_of_row,
             p.starts,
-            p.load[1],
+            p.load,
             self.first,
             first_added,
             self.visible,
@@ -250,9 +269,6 @@ class Gate:
             self.residual = NORMED if settings.release and number else INPUT
         self.relu = settings.activation == "relu"
 
-    def seed(self, use: int) -> Tensor | None:
-        return None if self.seeds is None else self.seeds[self.number * SEEDS + use]
-
     def where(self, padding: Tensor | None) -> int:
         """Who is here."""
         return AT_GATE if self.number else EVERYWHERE if padding is None else UNPADDED
@@ -280,7 +296,9 @@ class Gate:
             kept=new(self.weights.w_in.dtype, rows if self.relu or keep else 0, self.hidden),
         )
 
-    def forward(self, x: Tensor, padding: Tensor | None, at: Tensor, norm: Norm | None, walk: Any, keep: bool) -> Passed:
+    def forward(
+        self, x: Tensor, padding: Tensor | None, at: Tensor, norm: Norm | None, walk: Any, keep: bool
+    ) -> Passed:
         """Route, place, up, down, combine; ``walk`` has y, later, visits, next_gate, balance, entropy."""
         s, passed = self.settings, self.empty(x, keep, norm is not None)
         none = passed.probs
@@ -299,7 +317,7 @@ class Gate:
             passed.choices,
             counts,
             sums,
-            self.seed(0) if s.gumbel else none,
+            none if self.seeds is None else self.seeds,
             self.number,
             self.tokens,
             self.dim,
@@ -327,9 +345,10 @@ class Gate:
             passed.expert_of_tile,
             passed.starts,
             passed.load,
-            walk.balance[self.number :],
-            walk.entropy[self.number :],
-            self.seed(1) if s.mask else none,
+            walk.balance,
+            walk.entropy,
+            none if self.seeds is None else self.seeds,
+            self.number,
             self.tokens,
             self.experts,
             self.blocks,
@@ -345,7 +364,7 @@ class Gate:
             BE=self.width,
             num_warps=4,
         )
-        products_ = Products(passed, self.weights, self.first, s, self.tiles, self.seed)
+        products_ = Products(passed, self.weights, self.first, s, self.tiles, self.seeds, self.number)
         seen = passed.normed if norm else x
         hidden, keep_h = passed.kept, False
         if not self.relu:
@@ -366,7 +385,8 @@ class Gate:
             at,
             walk.visits,
             walk.next_gate,
-            self.seed(3) if s.dropout else none,
+            none if self.seeds is None else self.seeds,
+            self.number,
             self.first,
             self.gates,
             self.tokens,
@@ -401,7 +421,7 @@ class Gate:
         """
         s, w, t, d = self.settings, self.weights, self.tokens, self.dim
         dtype, device = w.w_in.dtype, x.device
-        products_ = Products(passed, w, self.first, s, self.tiles, self.seed)
+        products_ = Products(passed, w, self.first, s, self.tiles, self.seeds, self.number)
         bound = passed.token_of_row.size(0)
         by_row = s.expert_dropout > 0
         grad_y = self._grad_y(grad, passed, by_row).to(dtype)
@@ -470,6 +490,7 @@ class Gate:
             bound,
             parts,
             s.scale,
+            self.number,
             TOP_K=s.top_k,
             ACT_WEIGHTED=self.relu,
             MASK=s.mask > 0,
@@ -542,7 +563,8 @@ class Gate:
                 grad,
                 passed.token_of_row,
                 passed.starts,
-                self.seed(2),
+                self.seeds,
+                self.number,
                 out,
                 self.experts,
                 self.dim,
@@ -555,7 +577,7 @@ class Gate:
             return grad
         out = torch.empty_like(grad)
         routing.dropout_gradient_kernel[(triton.cdiv(self.tokens, 16), triton.cdiv(self.dim, bd))](
-            grad, passed.choices, self.seed(3), out, self.tokens, self.dim, 1.0 - s.dropout, BT=16, BD=bd
+            grad, passed.choices, self.seeds, self.number, out, self.tokens, self.dim, 1.0 - s.dropout, BT=16, BD=bd
         )
         return out
 
@@ -635,9 +657,7 @@ def block_backward(
         own = kept[fields * i : fields * (i + 1)]
         passed = Passed(*own[:-1], loads[i], own[-1])
         gate = Gate(i, x, gates, w, s, seeds)
-        grad, grad_gate, grad_norm = gate.backward(
-            grad, grad_balance[i:], inputs[i], pairs[i], passed, grads, added, reuse
-        )
+        grad, grad_gate, grad_norm = gate.backward(grad, grad_balance, inputs[i], pairs[i], passed, grads, added, reuse)
         added = s.first_experts[i]
         grad_gates.insert(0, grad_gate)
         if grad_norm is not None:
@@ -677,9 +697,7 @@ class BlockFunction(torch.autograd.Function):
         weights, kept = rest[:count], rest[count:]
         split = weights[:gates], weights[gates:-4], weights[-4:]
         reuse = not torch._C._autograd._get_current_graph_task_keep_graph()
-        grads = block_backward(
-            grad.contiguous(), grad_balance, x, seeds, later, *split, kept, ctx.settings, reuse
-        )
+        grads = block_backward(grad.contiguous(), grad_balance, x, seeds, later, *split, kept, ctx.settings, reuse)
         return None, None, None, None, None, *grads
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from smoe_mt.moe.kernels.routing import EXPERT_DROPOUT, SEEDS
+
 UP, DOWN, GRAD_HIDDEN, GRAD_INPUT = (tl.constexpr(i) for i in range(4))
 RELU, GELU, SILU = (tl.constexpr(i) for i in range(3))
 
@@ -50,7 +52,8 @@ def finish(
     weight_of_row,
     bias_parts,
     N,
-    seed,
+    seeds,
+    number,
     keep_probability,
     KIND: tl.constexpr,
     ACT: tl.constexpr,
@@ -74,7 +77,11 @@ def finish(
         weight = tl.load(weight_of_row + rows)[:, None]
         value = acc + weight * tl.load(bias + expert * N + columns, mask=in_n, other=0.0).to(tl.float32)[None, :]
         if DROP:
-            value = tl.where(tl.rand(tl.load(seed), at) < keep_probability, value / keep_probability, 0.0)
+            value = tl.where(
+                tl.rand(tl.load(seeds + number * SEEDS + EXPERT_DROPOUT), at) < keep_probability,
+                value / keep_probability,
+                0.0,
+            )
     elif KIND == GRAD_HIDDEN:
         weight = tl.load(weight_of_row + rows)[:, None]
         h = tl.load(kept + at, mask=fits, other=0.0).to(tl.float32)
@@ -91,7 +98,7 @@ def finish(
     return share
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "first_expert", "experts"])
 def product_kernel(
     a,  # [T, K] read by token where GATHER, else rows [S, K]
     b,  # weights of all experts: [E, N, K] where B_NK, else [E, K, N]
@@ -110,7 +117,8 @@ def product_kernel(
     N,
     K,
     S,
-    seed,
+    seeds,
+    number,
     keep_probability,
     KIND: tl.constexpr,
     ACT: tl.constexpr,
@@ -194,30 +202,30 @@ def product_kernel(
             left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
             columns = n * BN + tl.arange(0, BN // 2)
             share = finish(
-                left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seed,
+                left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
                 keep_probability, KIND, ACT, KEEP_H, DROP,
             )  # fmt: skip
             share += finish(
-                right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seed,
+                right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
                 keep_probability, KIND, ACT, KEEP_H, DROP,
             )  # fmt: skip
         else:
             share = finish(
-                acc, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seed,
+                acc, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
                 keep_probability, KIND, ACT, KEEP_H, DROP,
             )  # fmt: skip
         if KIND == GRAD_HIDDEN:
             tl.store(weight_parts + n * S + rows, share)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_expert", "first_added", "experts"])
 def weight_gradient_kernel(
     left,  # [T, M] read by token where GATHER_LEFT, else rows [S, M]
     right,  # [T, N] where not GATHER_LEFT and GATHER_RIGHT, else rows [S, N]
     out,  # [E, M, N]
     token_of_row,
     starts,
-    served,
+    load,  # int64 [3, experts]; the second row is how many rows each has
     first_expert,
     first_added,  # experts from here on: add to what is there
     experts,
@@ -248,7 +256,7 @@ def weight_gradient_kernel(
         m = first + inside % size
         n = inside // size
         start = tl.load(starts + e)
-        count = tl.load(served + e).to(tl.int32)
+        count = tl.load(load + experts + e).to(tl.int32)
         ms = m * BM + tl.arange(0, BM)
         ns = n * BN + tl.arange(0, BN)
         ks = tl.arange(0, BK)

@@ -16,6 +16,9 @@ import triton.language as tl
 
 EVERYWHERE, UNPADDED, AT_GATE = (tl.constexpr(i) for i in range(3))
 NO_RESIDUAL, INPUT, NORMED = (tl.constexpr(i) for i in range(3))
+# Seeds of a gate, one for each thing that is drawn.
+SEEDS = tl.constexpr(4)
+SECOND_CHOICE, MASKED_SLOTS, EXPERT_DROPOUT, DROPOUT_SEED = (tl.constexpr(i) for i in range(4))
 NO_CAPACITY, PAPER, RELEASE = (tl.constexpr(i) for i in range(3))
 
 
@@ -30,7 +33,7 @@ def is_here(where, t, inside, gate, HERE: tl.constexpr):
         return inside
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["gate", "T", "E"])
 def route_kernel(
     x,  # [T, D]
     where,
@@ -44,7 +47,7 @@ def route_kernel(
     choices,  # int32 [K, T], -1: not here
     counts,  # int32 [blocks, K, BE]
     sums,  # fp32 [blocks, BE + 1]: probabilities summed, and entropy
-    seed,
+    seeds,
     gate,
     T,
     D,
@@ -116,7 +119,7 @@ def route_kernel(
         left = p
         if GUMBEL:
             # G / Exp(1) has the order of log G + Gumbel noise.
-            chance = tl.rand(tl.load(seed), t[:, None] * BE + e[None, :])
+            chance = tl.rand(tl.load(seeds + gate * SEEDS + SECOND_CHOICE), t[:, None] * BE + e[None, :])
             left = p / tl.maximum(-tl.log(1.0 - chance), 1e-30)
         left = tl.where((first[:, None] == e[None, :]) | (e >= E)[None, :], -1.0, left)
         second = tl.minimum(tl.argmax(left, axis=1), E - 1)
@@ -141,7 +144,7 @@ def rank(matrix_1h):
     return tl.sum(tl.where(matrix_1h, tl.cumsum(matrix_1h.to(tl.int32), axis=0), 0), axis=1) - 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "T", "E", "blocks", "capacity_above", "capacity_below"])
 def place_kernel(
     choices,  # int32 [K, T]
     probs,  # fp32 [T, E]
@@ -155,7 +158,8 @@ def place_kernel(
     load,  # int64 [3, E]: asked, served, first choices
     balance,  # fp32 [1]
     entropy,  # fp32 [1], the mean
-    seed,
+    seeds,
+    number,
     T,
     E,
     blocks,
@@ -178,10 +182,10 @@ def place_kernel(
     all_1 = tl.zeros((BE,), tl.int32)
     all_2 = tl.zeros((BE,), tl.int32)
     for b in tl.range(0, blocks, BB):
-        number = b + tl.arange(0, BB)
-        at = counts + number[:, None] * (TOP_K * BE) + e[None, :]
-        known = (number < blocks)[:, None]
-        earlier = (number < block)[:, None]
+        those = b + tl.arange(0, BB)
+        at = counts + those[:, None] * (TOP_K * BE) + e[None, :]
+        known = (those < blocks)[:, None]
+        earlier = (those < block)[:, None]
         some = tl.load(at, mask=known, other=0)
         all_1 += tl.sum(some, axis=0)
         before_1 += tl.sum(tl.where(earlier, some, 0), axis=0)
@@ -226,12 +230,14 @@ def place_kernel(
         weight_1 = weight_1 / total
         weight_2 = weight_2 / total
         if MASK:
-            weight_2 = tl.where(tl.rand(tl.load(seed), T + t) >= drop_weight, weight_2, 0.0)
+            weight_2 = tl.where(
+                tl.rand(tl.load(seeds + number * SEEDS + MASKED_SLOTS), T + t) >= drop_weight, weight_2, 0.0
+            )
         tl.store(row_of_slot + T + t, tl.where(kept_2, row_2, -1), mask=inside)
         tl.store(token_of_row + row_2, t, mask=kept_2)
         tl.store(weight_of_row + row_2, weight_2 * scale_weight, mask=kept_2)
     if MASK:
-        weight_1 = tl.where(tl.rand(tl.load(seed), t) >= drop_weight, weight_1, 0.0)
+        weight_1 = tl.where(tl.rand(tl.load(seeds + number * SEEDS + MASKED_SLOTS), t) >= drop_weight, weight_1, 0.0)
     tl.store(weight_of_row + row_1, weight_1 * scale_weight, mask=kept_1)
 
     for expert in tl.range(block, E, tl.num_programs(0)):
@@ -255,16 +261,16 @@ def place_kernel(
         mass = tl.zeros((BE,), tl.float32)
         disorder = tl.zeros((BB,), tl.float32)
         for b in tl.range(0, blocks, BB):
-            number = b + tl.arange(0, BB)
-            at = sums + number[:, None] * (BE + 1) + e[None, :]
-            mass += tl.sum(tl.load(at, mask=(number < blocks)[:, None], other=0.0), axis=0)
-            disorder += tl.load(sums + number * (BE + 1) + BE, mask=number < blocks, other=0.0)
+            those = b + tl.arange(0, BB)
+            at = sums + those[:, None] * (BE + 1) + e[None, :]
+            mass += tl.sum(tl.load(at, mask=(those < blocks)[:, None], other=0.0), axis=0)
+            disorder += tl.load(sums + those * (BE + 1) + BE, mask=those < blocks, other=0.0)
         count = tl.maximum(tokens, 1).to(tl.float32)
-        tl.store(balance, E * tl.sum(all_1.to(tl.float32) / count * (mass / count), axis=0))
-        tl.store(entropy, tl.sum(disorder, axis=0) / count)
+        tl.store(balance + number, E * tl.sum(all_1.to(tl.float32) / count * (mass / count), axis=0))
+        tl.store(entropy + number, tl.sum(disorder, axis=0) / count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "first_expert", "gates", "T"])
 def combine_kernel(
     rows,  # [S, D]
     row_of_slot,  # int32 [K, T]
@@ -275,7 +281,8 @@ def combine_kernel(
     where,  # int32 [T], written: the gate of each token
     visits,  # int64 [T]
     next_gate,  # int64 [all experts]
-    seed,
+    seeds,
+    number,
     first_expert,
     gates,
     T,
@@ -307,7 +314,9 @@ def combine_kernel(
             rows + row.to(tl.int64)[:, None] * D + d[None, :], mask=(row >= 0)[:, None] & fits[None, :], other=0.0
         ).to(tl.float32)
     if DROPOUT:
-        y = tl.where(tl.rand(tl.load(seed), at) < keep_probability, y / keep_probability, 0.0)
+        y = tl.where(
+            tl.rand(tl.load(seeds + number * SEEDS + DROPOUT_SEED), at) < keep_probability, y / keep_probability, 0.0
+        )
     if RESIDUAL != NO_RESIDUAL:
         read = inside if OPENS else here
         given = tl.load(x + at, mask=read[:, None] & fits[None, :], other=0.0)
@@ -334,9 +343,9 @@ def combine_kernel(
             tl.store(visits + t, here.to(tl.int64), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "T"])
 def dropout_gradient_kernel(
-    grad, choices, seed, out, T, D, keep_probability, BT: tl.constexpr, BD: tl.constexpr
+    grad, choices, seeds, number, out, T, D, keep_probability, BT: tl.constexpr, BD: tl.constexpr
 ):
     """The gradient of y from that of its dropout, for the tokens at the gate."""
     t = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -345,13 +354,15 @@ def dropout_gradient_kernel(
     at = t.to(tl.int64)[:, None] * D + d[None, :]
     mask = here[:, None] & (d < D)[None, :]
     value = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
-    value = tl.where(tl.rand(tl.load(seed), at) < keep_probability, value / keep_probability, 0.0)
+    value = tl.where(
+        tl.rand(tl.load(seeds + number * SEEDS + DROPOUT_SEED), at) < keep_probability, value / keep_probability, 0.0
+    )
     tl.store(out + at, value, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "experts"])
 def row_gradient_kernel(
-    grad, token_of_row, starts, seed, out, experts, D, keep_probability, BT: tl.constexpr, BD: tl.constexpr
+    grad, token_of_row, starts, seeds, number, out, experts, D, keep_probability, BT: tl.constexpr, BD: tl.constexpr
 ):
     """The gradient of each row from that of its token, through the dropout on experts' outputs."""
     row = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -362,7 +373,9 @@ def row_gradient_kernel(
         grad + token.to(tl.int64)[:, None] * D + d[None, :], mask=(token >= 0)[:, None] & (d < D)[None, :], other=0.0
     ).to(tl.float32)
     at = row.to(tl.int64)[:, None] * D + d[None, :]
-    value = tl.where(tl.rand(tl.load(seed), at) < keep_probability, value / keep_probability, 0.0)
+    value = tl.where(
+        tl.rand(tl.load(seeds + number * SEEDS + EXPERT_DROPOUT), at) < keep_probability, value / keep_probability, 0.0
+    )
     tl.store(out + at, value, mask=there[:, None] & (d < D)[None, :])
 
 
@@ -372,7 +385,7 @@ def dot_32(a, b, acc, PRECISION: tl.constexpr):
     return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_expert", "T", "E", "parts", "number"])
 def token_gradient_kernel(
     grad,  # [T, D] of y before dropout's gradient: what the residual passes on
     grad_y,  # [T, D] of y, or [S, D] of rows where BY_ROW
@@ -400,6 +413,7 @@ def token_gradient_kernel(
     S,
     parts,
     scale_weight,
+    number,
     TOP_K: tl.constexpr,
     ACT_WEIGHTED: tl.constexpr,  # weight_parts came with the weight
     MASK: tl.constexpr,
@@ -506,7 +520,7 @@ def token_gradient_kernel(
         grad_p = tl.where(first_1h & kept_1[:, None], grad_1[:, None], 0.0)
     firsts = tl.load(load + 2 * E + e, mask=e < E, other=0).to(tl.float32)
     count = tl.maximum(tl.sum(firsts, axis=0), 1.0)
-    grad_p += (tl.load(grad_balance) * E * firsts / count / count)[None, :]
+    grad_p += (tl.load(grad_balance + number) * E * firsts / count / count)[None, :]
     grad_l = p * (grad_p - tl.sum(p * grad_p, axis=1)[:, None])
     tl.store(grad_logits + t[:, None] * BE + e[None, :], grad_l, mask=inside[:, None])
 
@@ -553,7 +567,7 @@ def token_gradient_kernel(
                 tl.store(grad_x + at + d, g, mask=in_x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "E", "splits"])
 def gate_gradient_kernel(
     grad_logits,  # fp32 [T, BE]
     x,  # [T, D] what the gate saw
@@ -613,7 +627,7 @@ def gate_gradient_kernel(
     tl.store(to + E * D, of_bias, mask=seen_e)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_expert", "first_added", "E", "splits", "norm_blocks"])
 def reduce_kernel(
     gate_parts,  # fp32 [splits, 2, E, D]
     bias_parts,  # fp32 [tiles of rows, F]
