@@ -697,7 +697,9 @@ class BlockFunction(torch.autograd.Function):
         weights, kept = rest[:count], rest[count:]
         split = weights[:gates], weights[gates:-4], weights[-4:]
         reuse = not torch._C._autograd._get_current_graph_task_keep_graph()
-        grads = block_backward(grad.contiguous(), grad_balance, x, seeds, later, *split, kept, ctx.settings, reuse)
+        grads = block_backward(
+            grad.contiguous(), grad_balance.contiguous(), x, seeds, later, *split, kept, ctx.settings, reuse
+        )
         return None, None, None, None, None, *grads
 
 
