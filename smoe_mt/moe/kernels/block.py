@@ -665,6 +665,12 @@ def block_backward(
     return [grad, *grad_gates, *grad_norms, *grads]
 
 
+def may_come_back() -> bool:
+    """Whether another backward pass through the same graph may follow the one that runs."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or bool(asked())
+
+
 class BlockFunction(torch.autograd.Function):
     """``block_forward`` with its gradient."""
 
@@ -696,7 +702,7 @@ class BlockFunction(torch.autograd.Function):
         count = gates + 4 + (2 * gates if Settings.of(ctx.settings).strata else 0)
         weights, kept = rest[:count], rest[count:]
         split = weights[:gates], weights[gates:-4], weights[-4:]
-        reuse = not torch._C._autograd._get_current_graph_task_keep_graph()
+        reuse = not may_come_back()
         grads = block_backward(
             grad.contiguous(), grad_balance.contiguous(), x, seeds, later, *split, kept, ctx.settings, reuse
         )
