@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = "0.1.0"
 HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
+ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
 
 setup(
@@ -57,8 +58,9 @@ setup(
     extras_require={
         "hub": HUB,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION],
+        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION, *ZSTD],
         "public": PUBLIC,
+        "zst": ZSTD,
         "langid": LANGUAGE_IDENTIFICATION,
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from benchmarks import measuring
 from benchmarks.one_hot import one_hot_moe, one_hot_stratified
+from smoe_mt.memory import keep_freed_memory
 from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
-from smoe_mt.training.memory import keep_freed_memory
 
 SYSTEMS: dict[str, Callable[..., nn.Module]] = {
     "vanilla": lambda d, f, e, **o: MoE(d, f, e, **o),
@@ -55,7 +55,9 @@ class Case:
 
     def rows(self, count: int) -> Tensor:
         dtype = measuring.DTYPES[self.args.dtype]
-        return torch.randn(count, self.args.embed_dim, device=self.args.device, dtype=dtype, requires_grad=self.training)
+        return torch.randn(
+            count, self.args.embed_dim, device=self.args.device, dtype=dtype, requires_grad=self.training
+        )
 
     def dense(self) -> nn.Module:
         d, f = self.args.embed_dim, self.args.ffn_dim
@@ -147,7 +149,9 @@ def main() -> None:
     parser.add_argument("--eval-tokens", nargs="+", type=int, default=[50, 500], help="tokens in evaluation")
     parser.add_argument("--embed-dim", type=int, default=512)
     parser.add_argument("--ffn-dim", type=int, default=2048)
-    parser.add_argument("--experts", type=int, default=16, help="experts of a block; smoe_4_12: a quarter of them first")
+    parser.add_argument(
+        "--experts", type=int, default=16, help="experts of a block; smoe_4_12: a quarter of them first"
+    )
     parser.add_argument("--capacity-factor", type=float, default=2.0)
     parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
     parser.add_argument("--one-hot-up-to", type=int, default=1024, help="tokens up to which the one-hot form runs too")

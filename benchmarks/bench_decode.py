@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks import measuring
 from benchmarks.models import add_model_arguments, count_flops, make_model, random_tokens, toy_task
 from benchmarks.other_decoders import OTHERS
-from smoe_mt.generation.beam import BeamDecoder, Decoding
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
+from smoe_mt.search.beam import BeamDecoder, Decoding
 
 
 def make_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Callable[[], object]:
@@ -42,7 +42,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [row for sentences in args.sentences for row in measure_batch(models, sentences, args, task)]
 
 
-def measure_batch(models: Mapping[str, Any], sentences: int, args: argparse.Namespace, task: Any) -> list[dict[str, Any]]:
+def measure_batch(
+    models: Mapping[str, Any], sentences: int, args: argparse.Namespace, task: Any
+) -> list[dict[str, Any]]:
     """A row per contender for one batch."""
     sources = list(random_tokens(sentences, args.length, task.source_dictionary, "cpu"))
     searches = {system: make_search(model, sources, args, task) for system, model in models.items()}

@@ -155,8 +155,8 @@ def anonymous_kib(pid: int) -> int:
 
 def open_task(options: Namespace) -> Any:
     """The task on the folder, training text mapped."""
-    from smoe_mt.tasks import ManyToManyTranslationTask
     from smoe_mt.tasks.config import ManyToManyTranslationConfig
+    from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationTask
 
     settings = {"data": str(options.folder), "sampling_temperature": options.temperature}
     config = ManyToManyTranslationConfig(**settings, seed=1, train_subset="train")

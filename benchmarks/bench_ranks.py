@@ -42,11 +42,12 @@ from benchmarks.bench_train import make_sample
 from benchmarks.models import add_model_arguments, count_flops, make_model, toy_task
 from benchmarks.overlap import profiled
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
-from smoe_mt.moe import StratifiedMoE, parallel
-from smoe_mt.moe.experts import Experts
-from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
+from smoe_mt.memory import keep_freed_memory
+from smoe_mt.moe import ExpertBank, StratifiedMoE
+from smoe_mt.moe.distributed import all_to_all, expert_parallel, placement
+from smoe_mt.moe.distributed.expert_parallel import shard
+from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.training.expert_parallel import ExpertDataParallel
-from smoe_mt.training.memory import keep_freed_memory
 from tests.ranks import on_ranks
 
 SYSTEM = "smoe_4_12"
@@ -89,7 +90,7 @@ class Traffic:
 @contextmanager
 def counted() -> Iterator[Traffic]:
     """Counts what goes through the exchange of experts and through reductions."""
-    traffic, start, wait, reduce = Traffic(), parallel.start, parallel.wait, distributed.all_reduce
+    traffic, start, wait, reduce = Traffic(), all_to_all.start, all_to_all.wait, distributed.all_reduce
 
     def counted_start(rows: Tensor, received: Sequence[int], sent: Sequence[int], group_name: str) -> Tensor:
         others = sum(sent) - sent[distributed.get_rank() % len(sent)]
@@ -111,8 +112,10 @@ def counted() -> Iterator[Traffic]:
         return result
 
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(parallel, "start", counted_start))
-        patches.enter_context(mock.patch.object(parallel, "wait", counted_wait))
+        for module in (all_to_all, placement, expert_parallel):
+            for name, counting in (("start", counted_start), ("wait", counted_wait)):
+                if hasattr(module, name):
+                    patches.enter_context(mock.patch.object(module, name, counting))
         patches.enter_context(mock.patch.object(distributed, "all_reduce", counted_reduce))
         yield traffic
 
@@ -158,7 +161,9 @@ class Training:
         return served / len(blocks) / int(self.sample["ntokens"])
 
     def held(self) -> dict[str, float]:
-        state = [v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor) and v.dim()]
+        state = [
+            v for entry in self.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor) and v.dim()
+        ]
         return {
             "held M": sum(p.numel() for p in self.model.parameters()) / 1e6,
             "optimiser MiB": sum(v.numel() * v.element_size() for v in state) / measuring.MIB,
@@ -227,7 +232,7 @@ def ping_of_rank(_rank: int) -> dict[str, float]:
 
     def exchange(floats: int) -> Callable[[], object]:
         rows = torch.ones(size, floats)
-        return lambda: parallel.wait(parallel.start(rows, one_each, one_each, group.group_name))
+        return lambda: all_to_all.wait(all_to_all.start(rows, one_each, one_each, group.group_name))
 
     buffer = torch.ones(8 * LARGE)
     latency, large, reduction = (
@@ -283,8 +288,8 @@ def block_overhead(_rank: int, tokens: int, args: argparse.Namespace) -> list[di
         torch.manual_seed(0)
         block = StratifiedMoE(512, 2048, (4, 12))
         for module in block.modules():
-            if isinstance(module, Experts) and chunks:
-                module.spread(ExpertRanks(expert_mesh(1, "cpu"), chunks))
+            if isinstance(module, ExpertBank) and chunks:
+                shard(module, ExpertRanks(expert_mesh(1, "cpu"), chunks))
         return block
 
     def passes(block: nn.Module) -> Callable[[], object]:
@@ -313,11 +318,15 @@ def main() -> None:
     add_model_arguments(parser)
     parser.set_defaults(size="small", vocabulary=8000)
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--tokens", type=int, default=512, help="target tokens of a rank's batch; as many source tokens")
+    parser.add_argument(
+        "--tokens", type=int, default=512, help="target tokens of a rank's batch; as many source tokens"
+    )
     parser.add_argument("--length", type=int, default=32, help="tokens of a sentence")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each way, one after the other")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of each process")
-    parser.add_argument("--trace", type=Path, help="write a trace of a step with overlap here, and measure nothing else")
+    parser.add_argument(
+        "--trace", type=Path, help="write a trace of a step with overlap here, and measure nothing else"
+    )
     parser.add_argument("--block", action="store_true", help="one block beside the same one with a mesh of one rank")
     parser.add_argument("--block-tokens", nargs="+", type=int, default=[256, 4096])
     measuring.add_common_arguments(parser, runs=7)
@@ -333,7 +342,9 @@ def main() -> None:
     print(on_ranks(1, about_a_step, args)[0])
     for ranks in args.ranks:
         if ranks > 1:
-            print("ping: " + ", ".join(f"{k} {measuring.as_text(v)}" for k, v in on_ranks(ranks, ping_of_rank)[0].items()))
+            print(
+                "ping: " + ", ".join(f"{k} {measuring.as_text(v)}" for k, v in on_ranks(ranks, ping_of_rank)[0].items())
+            )
     measuring.show(measure(args), args)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks import measuring
 from benchmarks.models import add_model_arguments, count_flops, make_model, random_tokens, toy_task
 from smoe_mt.criterions import stratified_routing
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
 
 
 def make_step(model: nn.Module, sample: Mapping[str, Any], criterion: nn.Module) -> Callable[[], object]:

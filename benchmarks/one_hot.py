@@ -6,14 +6,19 @@ computes what the blocks of ``smoe_mt.moe`` compute, with their weights.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from smoe_mt.moe import MoE, StratifiedMoE
-from smoe_mt.moe.activations import activation
 from smoe_mt.moe.experts import Experts
-from smoe_mt.moe.gating import choose, combine_weights, gate_probabilities, slot_capacity
+from smoe_mt.moe.experts.activations import activation
+from smoe_mt.moe.routed import slot_capacity
+from smoe_mt.moe.routers.base import combine_weights, gate_probabilities
+from smoe_mt.moe.routers.top_k import choose
+from smoe_mt.moe.systems.vanilla import default_weighting
 
 
 def one_hot_pass(
@@ -27,7 +32,7 @@ def one_hot_pass(
     chosen_KTE = F.one_hot(choices_TK.t(), visible)
     place_KT = (chosen_KTE.flatten(0, 1).cumsum(0).view_as(chosen_KTE) * chosen_KTE).sum(-1) - 1
     kept_TK = (place_KT < capacity).t()
-    weights_TK = combine_weights(probs_TE, choices_TK, kept_TK)
+    weights_TK = combine_weights(probs_TE, choices_TK, kept_TK, default_weighting(top_k))
     combine_TEC = x_TD.new_zeros(tokens, visible, capacity)
     for k in range(top_k):
         place_TC = F.one_hot(place_KT[k].clamp(max=capacity - 1), capacity) * kept_TK[:, k, None]
@@ -40,10 +45,16 @@ def one_hot_pass(
     return torch.einsum("tec,ecd->td", combine_TEC.to(x_TD.dtype), out_ECD), choices_TK[:, 0]
 
 
+def chosen(gate: Any) -> int:
+    """Experts that it sends a token to."""
+    k: int = gate.selection.k
+    return k
+
+
 def one_hot_moe(block: MoE, x_TD: Tensor) -> Tensor:
     """What ``block`` (variant "paper", no masking) makes of x_TD; [T, D]."""
     factor = block.settings.capacity_factor if block.training else 0.0
-    return one_hot_pass(x_TD, block.gate.weight, block.experts, 0, block.settings.top_k, factor)[0]
+    return one_hot_pass(x_TD, block.gate.weight, block.experts, 0, chosen(block.gate), factor)[0]
 
 
 def one_hot_stratified(block: StratifiedMoE, x_TD: Tensor) -> Tensor:
@@ -56,7 +67,7 @@ def one_hot_stratified(block: StratifiedMoE, x_TD: Tensor) -> Tensor:
             continue
         normed_TD = block.norms[i](x_TD[here])
         gate_ED = block.gates[i].weight
-        y_TD, first_T = one_hot_pass(normed_TD, gate_ED, block.experts, first, block.settings.top_k, factor)
+        y_TD, first_T = one_hot_pass(normed_TD, gate_ED, block.experts, first, chosen(block.gates[i]), factor)
         x_TD = x_TD.index_add(0, here, y_TD)
         at_T[here] = block.next_gate[first + first_T]
     return x_TD

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -16,8 +15,8 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset, best_fitting_int_dtype
 
 from data_prep.columns import read_blocks
-from data_prep.files import write_lines
-from data_prep.parallel import chunks, ordered_map
+from smoe_mt.files import write_lines
+from smoe_mt.processes import chunks, ordered_map
 
 SPM_SPECIALS = 3  # <unk> <s> </s>; fairseq has <s> <pad> </s> <unk>
 LONGEST_TRAINING = 250
@@ -123,7 +122,7 @@ def binarise_pair(
     written = too_long = 0
     with ExitStack() as stack:
         files = [
-            [stack.enter_context(open(f"{prefix}.{ending}.tmp", "wb")) for ending in ("bin", "sizes")]
+            [stack.enter_context(open(f"{prefix}.{ending}", "wb")) for ending in ("bin", "sizes")]
             for prefix in prefixes
         ]
         for sides, left_out in ordered_map(_encode, chunks(pairs, CHUNK), encoder, workers):
@@ -135,14 +134,13 @@ def binarise_pair(
                     output.write(numbers.tobytes())
     for prefix in prefixes:
         _write_index(prefix, encoder.dtype, written)
-        os.replace(f"{prefix}.bin.tmp", f"{prefix}.bin")
     return Binarised(written, too_long, counts)
 
 
 def _write_index(prefix: Path, dtype: type, count: int) -> None:
     """``{prefix}.idx`` from the file of lengths, in blocks: fairseq's own writer keeps all in lists."""
-    sizes = Path(f"{prefix}.sizes.tmp")
-    with MMapIndexedDataset.Index.writer(f"{prefix}.idx.tmp", dtype) as index:  # has written the header
+    sizes = Path(f"{prefix}.sizes")
+    with MMapIndexedDataset.Index.writer(f"{prefix}.idx", dtype) as index:  # has written the header
         file = index._file
         file.write(struct.pack("<Q", count))
         for block in read_blocks(sizes, np.int32):
@@ -153,4 +151,3 @@ def _write_index(prefix: Path, dtype: type, count: int) -> None:
             file.write(np.concatenate([[start], ends[:-1]]).astype(np.int64).tobytes())
             start = int(ends[-1])
     sizes.unlink()
-    os.replace(f"{prefix}.idx.tmp", f"{prefix}.idx")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.benchmarks import BENCHMARKS
-from data_prep.rows import ENGLISH, pair_name
+from data_prep.rows import pair_name
+from smoe_mt.language_codes import ENGLISH
+from smoe_mt.paper.benchmarks import BENCHMARKS
 
 CARD = "DATA_CARD.md"
 FIRST_SPLITS = ("train", "valid", "test")
@@ -21,6 +22,7 @@ def render(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
                 *_facts(corpus, sizes),
                 *_sentences(corpus, sizes),
                 *_cleaning(corpus),
+                *_spelling(corpus),
                 *_options(corpus),
                 *_sources(corpus),
             )
@@ -88,6 +90,24 @@ def _cleaning(corpus: Mapping[str, Any]) -> Iterable[str]:
         ["pair", *steps],
         [[pair, *(_number(found.get(step, 0)) for step in steps)] for pair, found in corpus["counts"].items()],
     )
+
+
+def _spelling(corpus: Mapping[str, Any]) -> Iterable[str]:
+    yield "## What the vocabulary can write"
+    yield (
+        "Held-out sentences (valid, test) that change when they are split into pieces and joined again: no model of this "
+        "vocabulary can produce them as they are."
+    )
+    rows = [
+        [
+            language,
+            _number(found["sentences"]),
+            f"{found['changed'] / max(found['sentences'], 1):.1%}",
+            ", ".join(f"{name} ({times:,})" for name, times in found["lost"]) or "-",
+        ]
+        for language, found in corpus["spelling"].items()
+    ]
+    yield _table(["language", "sentences", "changed", "characters lost most"], rows)
 
 
 def _options(corpus: Mapping[str, Any]) -> Iterable[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.language_check import Identifier
-from data_prep.rows import one_line
+from smoe_mt.text import normalise
 
 PLACEHOLDERS = re.compile(
     r"%(?:\d+\$)?(?:\d*\.\d+|0\d+)?(?:l|ll|z)?[diouxXeEfgGcs](?![A-Za-z])|%\(\w+\)[sdif]"
@@ -65,7 +65,7 @@ _FOLDING = Folding()
 def folded(text: str) -> str:
     """The text without case, digits, punctuation and extra white space; texts of nothing else stay as they are."""
     bare = unicodedata.normalize("NFKC", text).casefold().translate(_FOLDING)
-    return " ".join(bare.split()) or one_line(text)
+    return " ".join(bare.split()) or normalise(text)
 
 
 def fault(
@@ -76,8 +76,6 @@ def fault(
     identifier: Identifier | None = None,
 ) -> str | None:
     """Why a pair of sentences is of no use by itself (one of STEPS), or ``None``."""
-    if _broken(first) or _broken(second):
-        return "broken characters"
     if not first or not second:
         return "empty"
     if not any(map(str.isalpha, placeholders.sub(" ", first))) or not any(
@@ -99,9 +97,12 @@ def fault(
     return None
 
 
-def _broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
+    """Whether raw text has characters that a faulty conversion leaves behind: control characters, surrogates and the like."""
     return "\ufffd" in text or any(
-        unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text if not character.isalnum()
+        unicodedata.category(character) in ("Cc", "Cs", "Cn")
+        for character in text
+        if not character.isalnum() and not character.isspace()
     )
 
 

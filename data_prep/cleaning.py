@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.clean import STEPS, CleanOptions, fault, folded
+from data_prep.clean import STEPS, CleanOptions, fault, folded, is_broken
 from data_prep.columns import evenly_spaced, first_occurrences, read_blocks
 from data_prep.files import read_lines
 from data_prep.language_check import FEWEST_TO_TELL, Identifier, Vocabulary, evidence, reads_like, told_apart
-from data_prep.parallel import chunks, ordered_map
-from data_prep.rows import Row, hash_of, one_line
+from data_prep.rows import Row, hash_of
 from data_prep.split import FACTS, FACTS_FILE, ROWS_FILE, SplitOptions, facts_of
+from smoe_mt.processes import chunks, ordered_map
+from smoe_mt.text import normalise
 
 ENOUGH_FOR_A_MEDIAN = 20
 RATIOS_LOOKED_AT = 2_000_000
@@ -95,7 +96,10 @@ def _look_at(rows: list[Row], filters: Filters) -> tuple[list[str], tuple[np.nda
     ratios, exact, near = [], [], []
     counts: Counter[str] = Counter(read=len(rows))
     for row in rows:
-        row = Row(row.source, one_line(row.first), one_line(row.second))
+        if is_broken(row.first) or is_broken(row.second):
+            counts["broken characters"] += 1
+            continue
+        row = Row(row.source, normalise(row.first), normalise(row.second))
         reason = fault(row.first, row.second, filters.options, filters.placeholders, filters.identifier)
         if reason is not None:
             counts[reason] += 1

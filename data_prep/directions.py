@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from data_prep.rows import ENGLISH, LANGUAGE, languages_of, pair_name
+from data_prep.rows import languages_of, pair_name
 from smoe_mt.errors import UserError
+from smoe_mt.language_codes import ENGLISH, is_english, parse_pair
 
 ENGLISH_ONLY, ALL = "english", "all"
 
@@ -72,13 +73,13 @@ def _chosen(value: str | None, known: list[str], option: str) -> list[str]:
     if value == ALL:
         return known
     if value == ENGLISH_ONLY:
-        return [pair for pair in known if ENGLISH in languages_of(pair)]
+        return [pair for pair in known if any(map(is_english, languages_of(pair)))]
     return list(dict.fromkeys(_pair(name.strip(), known, option) for name in value.split(",") if name.strip()))
 
 
 def _pair(name: str, known: list[str], option: str) -> str:
-    languages = name.split("-")
-    if len(languages) != 2 or not all(map(LANGUAGE.fullmatch, languages)) or languages[0] == languages[1]:
+    languages = parse_pair(name)
+    if languages is None or languages[0] == languages[1]:
         raise UserError(f"{option} {name}: not {ENGLISH_ONLY}, {ALL} or two languages such as nso-en")
     there = {language for pair in known for language in languages_of(pair)}
     for language in languages:

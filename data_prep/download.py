@@ -17,8 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.files import DISK_FULL, read_json, sha256_file, write_json
+from data_prep.files import DISK_FULL, read_json
+from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
+from smoe_mt.files import write_json
 
 BLOCK = 1 << 20
 TIME_LIMIT_S = 60

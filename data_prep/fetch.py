@@ -6,6 +6,7 @@ cannot be had costs only itself; why is said once, in a line.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,7 +15,6 @@ import tarfile
 import tempfile
 import time
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,16 @@ from urllib.parse import unquote
 
 from tqdm import tqdm
 
-from data_prep.files import say, sha256_file
+from data_prep.files import DISK_FULL, FORBIDDEN, say
+from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
+from smoe_mt.folders import scratch_directory
 
 CLIENTS = {"deb": "apt-get", "npm": "npm", "pip": "pip"}
 TIME_LIMIT_S = 900
 FAILURES_IN_A_ROW = 3
+LONGEST_REASON = 160
+OF_THE_MACHINE = {*DISK_FULL, *FORBIDDEN, errno.EMFILE, errno.ENFILE, errno.EIO}
 UNKNOWN = re.compile(
     r"Unable to locate package|Can't find a source|No candidate|E404|404 Not Found|No matching distribution"
 )
@@ -96,12 +100,12 @@ class _Clients:
             return None
         folder = self.cache / kind
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.cache, prefix="download-") as temporary:
-            error = self._try(kind, name, Path(temporary), progress)
+        with scratch_directory(self.cache, "download") as temporary:
+            error = self._try(kind, name, temporary, progress)
             if error is not None and kind == "deb" and not self.updated:
                 self._update(progress)
-                error = self._try(kind, name, Path(temporary), progress)
-            files = [path for path in Path(temporary).iterdir() if path.is_file() and path.suffix != ".part"]
+                error = self._try(kind, name, temporary, progress)
+            files = [path for path in temporary.iterdir() if path.is_file() and path.suffix != ".part"]
             if error is not None or len(files) != 1:
                 say(f"fetch: {client} could not bring {name}; going on without it ({error or 'it left no file'})")
                 if not (self.listed and UNKNOWN.search(error or "")):
@@ -191,7 +195,8 @@ def _megabytes(folder: Path) -> float:
 def unpack(package: Package, folder: Path, wanted: Callable[[str], bool]) -> str | None:
     """Write those regular files of a package whose path (without leading "./") is wanted under ``folder``.
 
-    ``None`` if that went well, else what is wrong with the package or with this machine; a full disk is an OSError.
+    ``None`` if that went well, else what is wrong with the package or with this machine. What is wrong with this machine alone
+    (a full disk, too many open files) is an OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -203,9 +208,19 @@ def unpack(package: Package, folder: Path, wanted: Callable[[str], bool]) -> str
         else:
             with tarfile.open(package.path, mode="r|*") as archive:
                 _extract(archive, folder, wanted)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        return str(error)
+    except Exception as error:  # noqa: BLE001 (see fault_of_package)
+        return fault_of_package(error)
     return None
+
+
+def fault_of_package(error: Exception) -> str:
+    """What an error in reading a package says of it: one that is damaged by design raises nearly anything in the readers of
+    archives and catalogues. Raises the error again where this machine is at fault, or the user.
+    """
+    if isinstance(error, (UserError, MemoryError)) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE):
+        raise error
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return lines[0][:LONGEST_REASON].rstrip(": ")
 
 
 def _unpack_deb(path: Path, folder: Path, wanted: Callable[[str], bool]) -> str | None:

@@ -1,20 +1,18 @@
-"""Writing files whole or not at all, and saying plainly when the disk is full."""
+"""Reading files, and saying plainly when the disk is full."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
-import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from smoe_mt import json_files
 from smoe_mt.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -26,21 +24,6 @@ def say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: nobody sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """One string a line, UTF-8, through a temporary name."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as out:
-        out.writelines(line + "\n" for line in lines)
-    os.replace(temporary, path)
-
-
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, without their newline."""
     with open(path, encoding="utf-8", newline="\n") as lines:
@@ -48,26 +31,16 @@ def read_lines(path: Path) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, keys in the order in which they were put in."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
-
-
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, or ``None`` if the file is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    """The value in a JSON file, or ``None`` if the file is missing or broken. UserError for one that may not be read."""
+    if not path.is_file():
         return None
-
-
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as data:
-        while block := data.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    try:
+        return json_files.read_json(path, "check its permissions")
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return None
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -78,11 +51,6 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} need about {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free: "
             "free some space or give another folder"
         )
-
-
-def fingerprint(value: Any) -> str:
-    """Hexadecimal SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import fingerprint, read_json, sha256_file, write_json
+from data_prep.files import read_json
+from smoe_mt.checksums import is_intact, sha256_file, sha256_value
 from smoe_mt.errors import UserError
+from smoe_mt.files import atomic_path, path_inside, write_json
+from smoe_mt.temporary_names import sweep
 
 CORPUS = "corpus.json"
 WORK = ".work"
@@ -27,34 +30,59 @@ def is_complete(out: Path, request: Any) -> bool:
         if out.is_dir() and not (out / WORK).is_dir() and any(out.iterdir()):
             raise UserError(f"{out} holds other files: give an empty or a new folder with --out")
         return False
-    if corpus.get("request") != fingerprint(request):
+    if corpus.get("request") != sha256_value(request) or not is_intact(corpus):
         return False
-    files = corpus.get("checksums", {})
-    return all((out / name).is_file() and sha256_file(out / name) == digest for name, digest in files.items())
+    files = corpus.get("checksums")
+    if not isinstance(files, dict):
+        return False
+    checked = {path_inside(out, name, out / CORPUS): digest for name, digest in files.items()}
+    return all(path.is_file() and sha256_file(path) == digest for path, digest in checked.items())
 
 
 def start(out: Path) -> Path:
-    """The work folder, after taking away the mark of completeness."""
+    """The work folder, after taking away the mark of completeness. UserError where it cannot be made or is a link."""
     work = out / WORK
+    if work.is_symlink():
+        raise UserError(f"{work} is a link, and its files would be removed from another folder: remove it")
     try:
         work.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(f"{out} cannot be made ({error.strerror}): give another folder with --out") from error
+    sweep(work)
     previous = read_json(out / CORPUS)
     if isinstance(previous, dict):
-        write_json(work / OURS, sorted({*_ours(work), *previous.get("checksums", ())}))
+        _note(work, previous.get("checksums"), out / CORPUS)
     (out / CORPUS).unlink(missing_ok=True)
     return work
 
 
-def _ours(work: Path) -> list[str]:
-    """Names of the files in the data folder that this or earlier runs have put there."""
-    return list(read_json(work / OURS) or ())
+def finish(out: Path) -> None:
+    """Remove the work folder, of which nothing is needed any more."""
+    work = out / WORK
+    if work.is_dir() and not work.is_symlink():
+        shutil.rmtree(work)
+
+
+def _ours(work: Path) -> dict[str, list[str]]:
+    """Files in the data folder that this or earlier runs have put there or were about to: name -> its checksums in them."""
+    found = read_json(work / OURS)
+    if not isinstance(found, dict):
+        return {}
+    return {name: digests for name, digests in found.items() if isinstance(digests, list)}
+
+
+def _note(work: Path, checksums: Any, where: Path) -> None:
+    """Remember that files with these names and checksums are ours."""
+    ours = _ours(work)
+    for name, digest in checksums.items() if isinstance(checksums, dict) else ():
+        path_inside(work.parent, name, where)
+        ours[name] = sorted({*map(str, ours.get(name, ())), str(digest)})
+    write_json(work / OURS, ours)
 
 
 def publish(out: Path, folders: list[Path], skip: set[str]) -> dict[str, str]:
-    """Copy the stages' files into ``out``, each under a temporary name first; earlier runs' other files go. Returns
-    checksums.
+    """Copy the stages' files into ``out``, each whole or not at all; earlier runs' other files go, where they are as they
+    were written. Returns checksums.
     """
     sources = {
         source.relative_to(folder).as_posix(): source
@@ -62,19 +90,19 @@ def publish(out: Path, folders: list[Path], skip: set[str]) -> dict[str, str]:
         for source in sorted(folder.rglob("*"))
         if source.is_file() and source.name not in skip
     }
+    checksums = {name: sha256_file(source) for name, source in sorted(sources.items())}
     earlier = _ours(out / WORK)
-    write_json(out / WORK / OURS, sorted({*earlier, *sources}))
-    for name in set(earlier) - set(sources):
-        (out / name).unlink(missing_ok=True)
-    checksums: dict[str, str] = {}
+    _note(out / WORK, checksums, out)
+    for name, digests in earlier.items():
+        path = path_inside(out, name, out / WORK / OURS)
+        if name not in sources and path.is_file() and not path.is_symlink() and sha256_file(path) in digests:
+            path.unlink()
     for name, source in sorted(sources.items()):
-        target = out / name
+        target = path_inside(out, name, out)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        _link_or_copy(source, temporary)
-        os.replace(temporary, target)
-        checksums[name] = sha256_file(target)
+        with atomic_path(target) as temporary:
+            temporary.unlink()
+            _link_or_copy(source, temporary)
     return checksums
 
 

@@ -4,7 +4,6 @@ options; cleaning and binarising are done once a pair. All of them read and writ
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,21 +14,25 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep import folder as data_folder
+from data_prep import spelling
 from data_prep.binarise import LONGEST_TRAINING, Vocabulary, binarise_pair
 from data_prep.card import CARD, render
 from data_prep.clean import CleanOptions
 from data_prep.cleaning import Filters, clean_pair
 from data_prep.corpora.base import TRAIN, Corpus
-from data_prep.corpora.languages import two_letter_codes
-from data_prep.files import fingerprint, read_json, say, write_bytes, write_json, write_lines
+from data_prep.files import read_json, say
 from data_prep.language_check import Identifier
-from data_prep.rows import ENGLISH, languages_of, read_rows
+from data_prep.rows import languages_of, read_rows
 from data_prep.split import Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
+from smoe_mt.checksums import sealed, sha256_value
 from smoe_mt.errors import UserError
+from smoe_mt.files import write_bytes, write_json, write_lines
+from smoe_mt.language_codes import is_english
+from smoe_mt.languages import two_letter_codes
 
-RECIPE = 2  # of this code: another number makes every stage run again
+RECIPE = 3  # of this code: another number makes every stage run again
 HELD_OUT, BEYOND, SKIPPED = "strings held out", "beyond --max-pairs", "longer than 250 pieces"
 
 Counts = dict[str, dict[str, int]]
@@ -61,12 +64,13 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
     request = [RECIPE, corpus.name, corpus.benchmark, wanted, corpus.identity(), asdict(options)]
     if data_folder.is_complete(out, request) and not refresh:
         say(f"{out} is complete already, made from the same text with the same options: nothing to do")
+        data_folder.finish(out)  # a run that was killed may have left it
         done = dict(read_json(out / data_folder.CORPUS))
         _say_missing(done["missing"])
         return done
     work = Work(corpus, options, data_folder.start(out), workers)
     value, folders = _run_stages(work, request)
-    return _finish(out, work, {"format": data_folder.FORMAT, "request": fingerprint(request), **value}, folders)
+    return _finish(out, work, {"format": data_folder.FORMAT, "request": sha256_value(request), **value}, folders)
 
 
 def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Path]]:
@@ -87,6 +91,8 @@ def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Pa
     spm, _, mark = run_stage(
         work.folder, "spm", [mark, asdict(options.spm)], lambda folder: _spm(work, divided, folder)
     )
+    spelt = run_stage(work.folder, "spelling", [mark], lambda folder: _spelling(divided, spm))[1]
+    spelling.warn(spelt, options.spm.normalisation)
     folders, result = _binarise(work, pairs, divided, spm, mark)
     for pair in cleaned:
         counts[pair] |= {HELD_OUT: sizes["shared"][pair], BEYOND: sizes["beyond"].get(pair, 0)}
@@ -99,6 +105,7 @@ def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Pa
         "zero_shot": [pair for pair in pairs if pair in corpus.pairs.zero_shot],
         "splits": result["splits"],
         "vocab_size": result["vocab_size"],
+        "spelling": spelt,
         "sources": records,
         "missing": fetched["missing"],
         "left_out": left_out,
@@ -120,8 +127,9 @@ def _finish(out: Path, work: Work, value: dict[str, Any], folders: list[Path]) -
     }
     write_bytes(card / CARD, render(value, sizes).encode())
     value["checksums"] = data_folder.publish(out, [*folders, card], {DONE})
+    value = sealed(value)
     write_json(out / data_folder.CORPUS, value)
-    shutil.rmtree(work.folder)
+    data_folder.finish(out)
     _say_missing(value["missing"])
     return value
 
@@ -164,7 +172,7 @@ def _clean(work: Work, extracted: Path, mark: str) -> tuple[dict[str, Cleaned], 
 
 def _must_be_large(corpus: Corpus, pair: str) -> bool:
     """Whether the minimum is meant for a pair: a benchmark's is for the languages, so for their text with English."""
-    return pair in corpus.pairs.trained and (corpus.benchmark is None or ENGLISH in languages_of(pair))
+    return pair in corpus.pairs.trained and (corpus.benchmark is None or any(map(is_english, languages_of(pair))))
 
 
 def _say_below_minimum(corpus: Corpus, left_out: Mapping[str, int]) -> None:
@@ -201,7 +209,7 @@ def _split(work: Work, extracted: Path, cleaned: dict[str, Cleaned], counts: Cou
     splits = split(cleaned, given, options.split, folder, options.max_pairs, work.corpus.pairs.zero_shot, work.workers)
     for pair in [pair for pair, size in splits.sizes.get(TRAIN, {}).items() if not size]:
         message = _nothing_left(pair, counts[pair] | {HELD_OUT: splits.shared[pair]})
-        if work.corpus.benchmark is None or ENGLISH in languages_of(pair):
+        if work.corpus.benchmark is None or any(map(is_english, languages_of(pair))):
             raise UserError(f"{message}; give more text")
         say(message)
         del splits.sizes[TRAIN][pair]
@@ -225,6 +233,10 @@ def _spm(work: Work, divided: Path, folder: Path) -> None:
     model = train_spm(folder / "sample", size, options)
     (folder / "sample").unlink()
     write_bytes(folder / "spm.model", model)
+
+
+def _spelling(divided: Path, spm: Path) -> dict[str, dict[str, Any]]:
+    return spelling.measure_held_out((spm / "spm.model").read_bytes(), divided)
 
 
 def _binarise(work: Work, pairs: list[str], divided: Path, spm: Path, mark: str) -> tuple[list[Path], dict[str, Any]]:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.benchmarks import BENCHMARKS, Benchmark, benchmark_named
 from data_prep.card import CARD
 from data_prep.clean import CleanOptions
 from data_prep.corpora import open_corpus
@@ -15,12 +14,13 @@ from data_prep.corpora.public import PublicCorpus
 from data_prep.directions import Selection
 from data_prep.files import disk_errors_are_said
 from data_prep.language_check import check_library
-from data_prep.parallel import available_cores
 from data_prep.pipeline import Options, build
 from data_prep.report import summary
 from data_prep.split import SplitOptions
 from data_prep.spm import SpmOptions
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import BENCHMARKS, Benchmark, benchmark_named
+from smoe_mt.processes import available_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="l10n|public|tsv:DIR|moses:DIR",
         help="where text comes from: l10n (catalogues and manuals of Debian and npm packages), public (OPUS-100, "
         "FLORES-200, NLLB's public primary bitexts), your SRC-TGT.tsv files (optional: SRC-TGT.valid.tsv, .test.tsv), or "
-        "your line-aligned files train.SRC-TGT.SRC and train.SRC-TGT.TGT (optional: valid, dev, test; .gz)",
+        "your line-aligned files train.SRC-TGT.SRC and train.SRC-TGT.TGT (optional: valid, dev, test); files may be compressed "
+        "(.gz, .xz, .zst)",
     )
     what.add_argument(
         "--benchmark",
@@ -75,6 +76,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="N",
         help="at most N training sentences of each pair, from all over it (all; l10n opus100: 50,000)",
+    )
+    what.add_argument(
+        "--bad-lines",
+        choices=("stop", "skip"),
+        default="stop",
+        help="lines of your own files that are not UTF-8 or not two columns: stop at the first, or count and skip them, up "
+        "to 1%% of a file (%(default)s)",
     )
 
 
@@ -141,9 +149,11 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
     )
     vocabulary.add_argument(
         "--normalisation",
-        choices=("nmt_nfkc", "nfkc", "identity"),
-        default="nmt_nfkc",
-        help="SentencePiece's normalisation (%(default)s)",
+        choices=("identity", "nmt_nfkc", "nfkc"),
+        default=SpmOptions.normalisation,
+        help="what SentencePiece does to text before it splits it. identity: nothing, so that all text can be written again; "
+        "nmt_nfkc, the paper's: replaces what looks alike (full-width signs, ligatures) and removes joiners, which many "
+        "languages need. The text itself is in Unicode's composed form (NFC) in any case (%(default)s)",
     )
 
 
@@ -153,7 +163,10 @@ def run(args: argparse.Namespace) -> None:
     selection = Selection(args.directions, args.zero_shot)
     out, cache = args.out.expanduser(), args.cache.expanduser()
     with disk_errors_are_said(out):
-        corpus = open_corpus(args.corpus, Request("", benchmark, selection, args.min_pairs, cache, args.refresh))
+        request = Request(
+            "", benchmark, selection, args.min_pairs, cache, args.refresh, skip_bad_lines=args.bad_lines == "skip"
+        )
+        corpus = open_corpus(args.corpus, request)
         if args.dry_run:
             if not isinstance(corpus, PublicCorpus):
                 raise UserError("--dry-run belongs to --corpus public")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.files import read_lines, write_lines
-
-ENGLISH = "en"
-LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
+from data_prep.files import read_lines
+from smoe_mt.files import write_lines
+from smoe_mt.language_codes import is_english
 
 
 class Row(NamedTuple):
@@ -24,7 +22,7 @@ class Row(NamedTuple):
 
 def pair_name(a: str, b: str) -> str:
     """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
-    first, second = sorted((a, b), key=lambda language: (language == ENGLISH, language))
+    first, second = sorted((a, b), key=lambda language: (is_english(language), language))
     return f"{first}-{second}"
 
 
@@ -36,12 +34,7 @@ def languages_of(pair: str) -> tuple[str, str]:
 
 def key_side(pair: str) -> int:
     """Which side (0 or 1) is the one whose strings decide what is held out: English, else the first."""
-    return 1 if languages_of(pair)[1] == ENGLISH else 0
-
-
-def one_line(text: str) -> str:
-    """Every run of white space (line separators of Unicode as well) becomes one space."""
-    return " ".join(text.split())
+    return 1 if is_english(languages_of(pair)[1]) else 0
 
 
 def hash_of(*texts: str) -> int:

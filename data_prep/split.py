@@ -24,8 +24,8 @@ import numpy as np
 from data_prep.clean import folded
 from data_prep.columns import read_blocks
 from data_prep.files import say
-from data_prep.parallel import ordered_map
 from data_prep.rows import Row, hash_of, key_side, languages_of, read_rows, write_rows
+from smoe_mt.processes import ordered_map
 
 TEST, VALID = "test", "valid"
 UNSPACED = re.compile(

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_prep.files import read_lines, say, write_lines
-from data_prep.parallel import ordered_map
+from data_prep.files import read_lines, say
 from data_prep.rows import hash_of
 from smoe_mt.errors import UserError
+from smoe_mt.files import write_lines
+from smoe_mt.processes import ordered_map
 
 SAMPLE_CHARACTERS = 6_000_000
 CHARACTERS_A_PIECE = 750
@@ -38,7 +39,7 @@ class SpmOptions:
     """
 
     vocab_size: int = 8000
-    normalisation: str = "nmt_nfkc"
+    normalisation: str = "identity"
     seed: int = 0
     exact: bool = True
 

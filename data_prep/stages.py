@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import fingerprint, read_json, say, write_json
+from data_prep.files import read_json, say
+from smoe_mt.checksums import sha256_value
+from smoe_mt.files import path_inside, write_json
+from smoe_mt.folders import scratch_directory
+from smoe_mt.temporary_names import sync
 
 DONE = "done.json"
 
@@ -19,16 +23,17 @@ def run_stage(work: Path, name: str, inputs: Any, make: Callable[[Path], Any]) -
     ``make(folder)`` fills an empty folder, which gets its final name only when all is written. If the folder is there
     already and was made from the same ``inputs``, nothing runs.
     """
-    folder, mark = work / name, fingerprint([name, inputs])
+    folder, mark = path_inside(work, name, work), sha256_value([name, inputs])
     done = read_json(folder / DONE)
-    if isinstance(done, dict) and done.get("fingerprint") == mark:
+    if isinstance(done, dict) and done.get("fingerprint") == mark and "result" in done:
         say(f"{name}: already done")
         return folder, done["result"], mark
-    part = work / f"{name}.part"
-    for old in (folder, part):
-        shutil.rmtree(old, ignore_errors=True)
-    part.mkdir(parents=True)
-    result = make(part)
-    write_json(part / DONE, {"fingerprint": mark, "result": result})
-    os.replace(part, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_directory(folder.parent, folder.name) as part:
+        result = make(part)
+        write_json(part / DONE, {"fingerprint": mark, "result": result})
+        for path in part.rglob("*"):
+            sync(path)
+        os.replace(part, folder)
     return folder, read_json(folder / DONE)["result"], mark

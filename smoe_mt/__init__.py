@@ -1,14 +1,15 @@
 """smoe_mt: stratified mixture-of-experts translation models, as a fairseq plugin (``--user-dir``).
 
-``smoe_mt.moe`` needs torch alone, so importing the package brings fairseq only where it is already at work. ``Translator`` is
-fetched when it is first asked for.
+Importing it changes nothing and brings no other library: ``smoe_mt.moe`` needs torch alone. fairseq registers the plugin where
+it loads it as a user dir; a program calls `register`. ``Translator`` is fetched when it is first asked for, and registers.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
+
+from smoe_mt.registration import register
 
 if TYPE_CHECKING:
     from smoe_mt.generation.translator import Translator
@@ -17,17 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Translator", "register"]
 
 
-def register() -> None:
-    """Register task, model and criterion with fairseq; doing it again changes nothing."""
-    for room in ("tasks", "models", "criterions"):
-        importlib.import_module(f"smoe_mt.{room}")
-
-
 def __getattr__(name: str) -> Any:
     if name == "Translator":
         return importlib.import_module("smoe_mt.generation").Translator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-if "fairseq" in sys.modules:
-    register()

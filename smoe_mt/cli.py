@@ -1,4 +1,4 @@
-"""``smoe-mt``: one verb for each step from raw text to figures. Each is a thin call into a room of the package."""
+"""``smoe-mt``: one verb for each step from raw text to figures. Each is a thin call into a module of the package."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import NoReturn
 
 from smoe_mt.errors import UserError
-
-# Threads of a parallel region that wait actively keep others from their cores: experts computed side by side lose a tenth
-# of their time. Read when torch is loaded, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)
@@ -40,15 +37,19 @@ VERBS = {
     "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
     "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
     "checkpoint inspect": Verb("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
-    "checkpoint convert": Verb("smoe_mt.checkpoints.convert", "checkpoint -> one of another form, also from fairseq's transformer"),
-    "checkpoint average": Verb("smoe_mt.checkpoints.average", "checkpoints -> their mean, one checkpoint"),
+    "checkpoint convert": Verb(
+        "smoe_mt.checkpoints.edit.convert", "checkpoint -> one of another form, also from fairseq's transformer"
+    ),
+    "checkpoint average": Verb("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
     "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
     "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
     "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
-    "plan": Verb("smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"),
+    "plan": Verb(
+        "smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"
+    ),
     "report": Verb("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
-    "path": Verb("smoe_mt.paths", "where the plugin, its configs and its scripts lie"),
+    "path": Verb("smoe_mt.path_command", "where the plugin, its configs and its scripts lie; what it patches"),
 }
 
 SHORT_NAMES = {"average": "checkpoint average"}
@@ -73,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain once more when it flushes stdout at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a name too long, too many open files, a disk that fails: all but what the verb itself explains
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
@@ -85,12 +90,12 @@ def _run(arguments: list[str]) -> int:
         print(f"smoe-mt {version()}")
         return 0
     name, rest = _verb(arguments)
-    _speak_plainly(name)
-    room = importlib.import_module(VERBS[name].module)
-    parser = Parser(prog=f"smoe-mt {name}", description=VERBS[name].help)
-    room.add_arguments(parser)
-    room.run(parser.parse_intermixed_args(rest))
-    sys.stdout.flush()
+    with passive_waiting(), plain_messages(name):
+        room = importlib.import_module(VERBS[name].module)
+        parser = Parser(prog=f"smoe-mt {name}", description=VERBS[name].help)
+        room.add_arguments(parser)
+        room.run(parser.parse_intermixed_args(rest))
+        sys.stdout.flush()
     return 0
 
 
@@ -119,18 +124,42 @@ def version() -> str:
         return "unknown"
 
 
-def _speak_plainly(verb: str) -> None:
+@contextmanager
+def passive_waiting() -> Iterator[None]:
+    """Threads of a parallel region that wait actively keep others from their cores: experts computed side by side lose a tenth
+    of their time. Read when torch is loaded, which is later.
+    """
+    name = "OMP_WAIT_POLICY"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "passive")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def plain_messages(verb: str) -> Iterator[None]:
     """Warnings in one line and none of libraries; except in training, no progress notes of theirs either."""
-    # A threshold that holds whatever level a library sets: fairseq's import makes the root logger the most talkative.
-    logging.disable(logging.DEBUG if verb == "train" else logging.INFO)
-    # fairseq's task of that name asks for tensorboardX when it is imported; nothing here needs it.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
-    warnings.showwarning = show  # type: ignore[assignment]
-    warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|torch|hydra|omegaconf)(\.|$)")
+    # fairseq's task of that name asks for tensorboardX when it is imported; nothing here needs it.
+    talkative = logging.getLogger("fairseq.tasks.text_to_speech")
+    threshold, level = logging.root.manager.disable, talkative.level
+    # A threshold that holds whatever level a library sets: fairseq's import makes the root logger the most talkative.
+    logging.disable(logging.DEBUG if verb == "train" else logging.INFO)
+    talkative.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show  # type: ignore[assignment]
+            warnings.filterwarnings("ignore", module=r"(fairseq|fairseq_cli|torch|hydra|omegaconf)(\.|$)")
+            yield
+    finally:
+        logging.disable(threshold)
+        talkative.setLevel(level)
 
 
 if __name__ == "__main__":

@@ -8,3 +8,10 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with 2; library callers can catch it as a ``ValueError``.
     """
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of a library's error, which may go on for a page."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].split(". ")[0] if lines else type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smoe_mt import register
 from smoe_mt.errors import UserError
+from smoe_mt.library_messages import SEARCH_PATH
 from smoe_mt.paths import configs, user_dir
+from smoe_mt.registration import register
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 DEFAULT_CONFIG = "quickstart"
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +93,8 @@ def _train(arguments: list[str]) -> None:
     # fairseq looks for the parts of a --user-dir only where it is the one to import it, and here it is imported already.
     register()
     # Without this Hydra swallows the exception and ends the process itself, with a trace for a user's mistake.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    before = sys.argv
+    full_error, before = os.environ.get(FULL_ERROR), sys.argv
+    os.environ[FULL_ERROR] = "1"
     sys.argv = ["smoe-mt train", *arguments]
     try:
         cli_main()
@@ -100,9 +102,13 @@ def _train(arguments: list[str]) -> None:
         raise UserError(_message(error)) from error
     finally:
         sys.argv = before
+        if full_error is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = full_error
 
 
 def _message(error: Exception) -> str:
     """What Hydra says, on one line and without its search path."""
-    message, _, _ = str(error).partition("Config search path:")
+    message, _, _ = str(error).partition(SEARCH_PATH)
     return " ".join(message.split())

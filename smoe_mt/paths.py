@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from smoe_mt.errors import UserError
@@ -25,9 +24,6 @@ def scripts() -> Path:
     return _find("scripts")
 
 
-PLACES = {"user-dir": user_dir, "configs": configs, "scripts": scripts}
-
-
 def _find(name: str) -> Path:
     """`name` beside the package in a source checkout, inside it in a wheel (where package data goes)."""
     checkout = PACKAGE.parent
@@ -38,13 +34,3 @@ def _find(name: str) -> Path:
     raise UserError(
         f"this installation of smoe_mt has no {name} folder; install the wheel again or use a source checkout"
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``smoe-mt path``."""
-    parser.add_argument("place", choices=list(PLACES), help="which folder to print")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the folder. Raises UserError where this installation lacks it."""
-    print(PLACES[args.place]())

@@ -5,15 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from fairseq.data import Dictionary
 
+from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.paths import user_dir
+from smoe_mt.registration import register
 from tests.toy import make_toy_folder
+
+register()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember goes to a folder of the tests, whose child processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @dataclass(frozen=True)
@@ -55,3 +70,22 @@ def task() -> SimpleNamespace:
     for i in range(20):
         dictionary.add_symbol(f"w{i}")
     return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))
+
+
+@pytest.fixture
+def make_model(task: SimpleNamespace) -> Callable[..., SMoETransformerModel]:
+    def make(**settings: Any) -> SMoETransformerModel:
+        sizes = {"embed_dim": 16, "ffn_embed_dim": 24, "layers": 2, "attention_heads": 2}
+        cfg = SMoETransformerConfig(**{f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()})
+        for name, value in settings.items():
+            setattr(cfg, name, value)
+        torch.manual_seed(1)
+        return SMoETransformerModel.build_model(cfg, task)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy data folder to train on."""
+    return make_toy_folder(tmp_path_factory.mktemp("toy-text") / "data", sizes={"train": 100, "valid": 12, "test": 9})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -202,3 +205,43 @@ def test_a_verb_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert [args.names for args in room.seen] == [["a"], ["b"]]  # type: ignore[attr-defined]
     assert cli.main(["checkpoint", "inspekt"]) == 2
     assert "unknown verb 'checkpoint inspekt': there are checkpoint inspect, checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_what_a_verb_switches_for_the_process_is_switched_back(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+    def state() -> tuple[object, ...]:
+        talkative = logging.getLogger("fairseq.tasks.text_to_speech")
+        shown = (warnings.showwarning, list(warnings.filters))
+        return (logging.root.manager.disable, talkative.level, *shown, os.environ.get("OMP_WAIT_POLICY"))
+
+    within: list[tuple[object, ...]] = []
+
+    class Looking(Room):
+        def run(self, args: object) -> None:
+            within.append(state())
+            raise UserError("wrong")
+
+    before = state()
+    use_room(monkeypatch, Looking())
+    assert cli.main([verb]) == 2
+    assert state() == before
+    assert all(one != other for one, other in zip(within[0], before, strict=True))
+
+
+def test_a_wait_policy_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    with cli.passive_waiting():
+        assert os.environ["OMP_WAIT_POLICY"] == "active"
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+
+
+def test_training_leaves_hydras_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairseq_cli import hydra_train
+
+    seen: list[str | None] = []
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(hydra_train, "cli_main", lambda: seen.append(os.environ.get("HYDRA_FULL_ERROR")))
+    assert cli.main(["train", "model=dense"]) == 0
+    assert seen == ["1"] and "HYDRA_FULL_ERROR" not in os.environ

@@ -14,20 +14,20 @@ import torch
 
 from smoe_mt import processes
 from smoe_mt.errors import UserError
-from smoe_mt.processes import free_memory, processes_for, spread
+from smoe_mt.processes import free_memory, map_unordered, ordered_map, processes_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_one_process_works_here_in_turn() -> None:
-    assert list(spread(lambda i: (i * i, os.getpid()), 3)) == [(i, (i * i, os.getpid())) for i in range(3)]
-    assert list(spread(lambda i: os.getpid(), 1, processes=4)) == [(0, os.getpid())]
-    assert list(spread(lambda i: i, 0, processes=4)) == []
+    assert list(map_unordered(lambda i: (i * i, os.getpid()), 3)) == [(i, (i * i, os.getpid())) for i in range(3)]
+    assert list(map_unordered(lambda i: os.getpid(), 1, processes=4)) == [(0, os.getpid())]
+    assert list(map_unordered(lambda i: i, 0, processes=4)) == []
 
 
 def test_several_inherit_the_work_and_use_one_thread_each() -> None:
     weights = torch.arange(6.0)
-    found = dict(spread(lambda i: (float(weights[i]), torch.get_num_threads(), os.getpid()), 6, processes=2))
+    found = dict(map_unordered(lambda i: (float(weights[i]), torch.get_num_threads(), os.getpid()), 6, processes=2))
     assert [found[i][0] for i in range(6)] == weights.tolist()
     assert {threads for _, threads, _ in found.values()} == {1}
     assert os.getpid() not in {pid for _, _, pid in found.values()}
@@ -38,19 +38,38 @@ def test_what_goes_wrong_in_a_process_is_raised() -> None:
         raise UserError(f"piece {i} is wrong")
 
     with pytest.raises(UserError, match="piece . is wrong"):
-        list(spread(work, 3, processes=2))
+        list(map_unordered(work, 3, processes=2))
 
 
 def test_a_process_that_is_killed() -> None:
     with pytest.raises(UserError, match="one of 2 processes was killed, .*--processes 1"):
-        list(spread(lambda i: os.kill(os.getpid(), signal.SIGKILL), 3, processes=2))
+        list(map_unordered(lambda i: os.kill(os.getpid(), signal.SIGKILL), 3, processes=2))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_ordered_map_keeps_the_order_of_its_tasks(workers: int) -> None:
+    found = list(ordered_map(lambda i, offset: (i + offset, time.sleep(0.01 * (i % 3))), range(20), 100, workers))
+    assert [value for value, _ in found] == list(range(100, 120))
+
+
+def test_ordered_map_takes_tasks_as_it_needs_them() -> None:
+    taken: list[int] = []
+    results = ordered_map(lambda i, _: i, (taken.append(i) or i for i in range(1000)), None, 2)
+    assert next(results) == 0
+    assert len(taken) < 10
+    results.close()  # type: ignore[attr-defined]  # a generator
+
+
+def test_ordered_map_names_its_remedy_where_a_process_is_killed() -> None:
+    with pytest.raises(UserError, match="one of 2 processes was killed, .*--workers 1"):
+        list(ordered_map(lambda i, _: os.kill(os.getpid(), signal.SIGKILL), range(3), None, 2))
 
 
 def test_processes_end_with_the_one_that_asks(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib, time; from smoe_mt.processes import spread\n"
+        "import os, pathlib, time; from smoe_mt.processes import map_unordered\n"
         f"work = lambda i: (pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(), time.sleep(60))\n"
-        "list(spread(work, 2, processes=2))"
+        "list(map_unordered(work, 2, processes=2))"
     )
     parent = subprocess.Popen([sys.executable, "-c", script])
     assert _within(60, lambda: len(list(tmp_path.iterdir())) == 2)

@@ -11,12 +11,15 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+
+from smoe_mt.checksums import sealed, sha256_file
 
 Words = list[str]
 RELATIONS: Mapping[str, Callable[[Words], Words]] = {"aa": list, "bb": lambda words: words[::-1]}
@@ -52,6 +55,14 @@ def make_toy_folder(
                 text[split, f"{language}-en", language] = [" ".join(RELATIONS[language](s)) for s in english]
     _write(path, languages, text)
     return path
+
+
+def seal(folder: Path) -> None:
+    """Put checksums into corpus.json, as `smoe-mt prepare` does."""
+    card = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "corpus.json")
+    card["checksums"] = {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    (folder / "corpus.json").write_text(json.dumps(sealed(card), indent=1), encoding="utf-8")
 
 
 def _vocabulary(rng: random.Random, words: int) -> Words:
@@ -103,3 +114,11 @@ def _write(path: Path, languages: Sequence[str], text: Mapping[tuple[str, str, s
     card = {"format": 1, "benchmark": "toy", "corpus": "toy", "languages": codes, "pairs": pairs, "splits": splits}
     card |= {"vocab_size": len(dictionary), "sources": [], "counts": {}, "checksums": {}}
     (path / "corpus.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+def smallest_settings() -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of its model and task where a test needs no model: one of nearly no parameters."""
+    sizes = {f"{side}_{size}": 1 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")}
+    heads = {f"{side}_attention_heads": 1 for side in ("encoder", "decoder")}
+    model = {"_name": "smoe_transformer", **sizes, **heads, "moe": "none"}
+    return {"model": model, "task": {"_name": "many_to_many_translation"}}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.benchmarks import Benchmark
 from data_prep.directions import Pairs, Selection
+from smoe_mt.paper.benchmarks import Benchmark
 
 TRAIN = "train"
 
@@ -16,7 +16,8 @@ TRAIN = "train"
 @dataclass(frozen=True)
 class Request:
     """What a corpus is asked for: ``where`` is what follows its name and a colon, ``minimum`` the clean pairs below
-    which a pair will not do (``None``: what the benchmark says).
+    which a pair will not do (``None``: what the benchmark says), ``skip_bad_lines`` whether lines that cannot be read are
+    counted instead of ending the preparation.
     """
 
     where: str = ""
@@ -25,17 +26,21 @@ class Request:
     minimum: int | None = None
     cache: Path = Path()
     refresh: bool = False
+    skip_bad_lines: bool = False
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """Where text came from: a package or file, and how many pairs of sentences it gave to which pair."""
+    """Where text came from: a package or file, how many pairs of sentences it gave to which pair, and how many of its lines
+    could not be read.
+    """
 
     name: str
     version: str
     licence: str
     via: str
     pairs: dict[str, int]
+    bad_lines: int = 0
 
 
 class Corpus(Protocol):

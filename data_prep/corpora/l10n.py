@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,18 +12,20 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from data_prep.benchmarks import BENCHMARKS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
-from data_prep.corpora.languages import LANGUAGES, Language
 from data_prep.corpora.packages import READERS, Entry
 from data_prep.corpora.sources import DECLARATION, SOURCES, Source
 from data_prep.directions import ENGLISH_ONLY, Pairs
-from data_prep.fetch import Package, fetch, unpack
+from data_prep.fetch import Package, fault_of_package, fetch, unpack
 from data_prep.files import say
-from data_prep.parallel import chunks, ordered_map
 from data_prep.readers.markup import plain_lines, segments
-from data_prep.rows import ENGLISH, Row, hash_of, languages_of, pair_name, read_rows, write_rows
+from data_prep.rows import Row, hash_of, languages_of, pair_name, read_rows, write_rows
 from smoe_mt.errors import UserError
+from smoe_mt.folders import scratch_directory
+from smoe_mt.language_codes import ENGLISH
+from smoe_mt.languages import LANGUAGES, Language
+from smoe_mt.paper.benchmarks import BENCHMARKS
+from smoe_mt.processes import chunks, ordered_map
 
 PLACEHOLDERS = re.compile(
     r"%(?:\d+\$)?[-+#0'_^]*(?:\d+|\*)?(?:\.(?:\d+|\*))?(?:hh|h|ll|l|q|z|t|j)?[A-Za-z](?![A-Za-z])"
@@ -98,8 +99,8 @@ class L10nCorpus:
     def extract(self, folder: Path, workers: int) -> list[SourceRecord]:
         """Read all packages; rows are unique and in the order of the table, the Declaration is the split test_udhr."""
         records: dict[str, SourceRecord] = {}
-        with tempfile.TemporaryDirectory(dir=folder, prefix="parts-") as parts:
-            tasks = list(self._tasks(Path(parts)))
+        with scratch_directory(folder, "parts") as parts:
+            tasks = list(self._tasks(parts))
             results = ordered_map(read_source, tasks, self.placeholders, workers)
             for task, found in zip(tasks, tqdm(results, total=len(tasks), desc="extract", unit="part")):
                 for name in found:
@@ -172,14 +173,14 @@ def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
     split = DECLARED if task.source == DECLARATION else TRAIN
     counts: dict[str, int] = {}
     seen: set[int] = set()
-    with tempfile.TemporaryDirectory(dir=task.folder.parent, prefix="unpacked-") as root, ExitStack() as stack:
+    with scratch_directory(task.folder.parent, "unpacked") as root, ExitStack() as stack:
         for package in task.packages:
-            error = unpack(package, Path(root) / package.name, lambda name: reader.files.fullmatch(name) is not None)
+            error = unpack(package, root / package.name, lambda name: reader.files.fullmatch(name) is not None)
             if error is not None:
                 say(f"extract: {package.path} cannot be unpacked; going on without it ({error})")
         task.folder.mkdir()
         files: dict[str, TextIO] = {}
-        for entry in reader.read(Path(root), task.languages):
+        for entry in _entries(task, root):
             name = f"{split}.{pair_name(entry.language, ENGLISH)}.tsv"
             for english, foreign in sentences_of(entry, task.source):
                 if (key := hash_of(entry.language, foreign, english)) in seen:
@@ -190,6 +191,14 @@ def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
                 files[name].write("\t".join(Row(task.source.name, foreign, english)) + "\n")
                 counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items()))
+
+
+def _entries(task: _Task, root: Path) -> Iterator[Entry]:
+    """What the source's reader finds in its unpacked packages, up to what it cannot read."""
+    try:
+        yield from READERS[task.source.reader].read(root, task.languages)
+    except Exception as error:  # noqa: BLE001 (see fault_of_package)
+        say(f"extract: {task.source.name} cannot be read further; going on with what was read ({fault_of_package(error)})")
 
 
 def join_by_english(folder: Path, split: str, pair: str) -> None:

@@ -9,17 +9,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep.benchmarks import Benchmark
 from data_prep.clean import PLACEHOLDERS
+from data_prep.compressed import OPENERS, UNREAD, raw_lines
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
-from data_prep.files import check_space, say, sha256_file
-from data_prep.rows import Row, languages_of, one_line, pair_name, write_rows
+from data_prep.files import check_space, say
+from data_prep.rows import Row, languages_of, pair_name, write_rows
+from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
+from smoe_mt.paper.benchmarks import Benchmark
+from smoe_mt.text import normalise
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
 COPIES_OF_THE_TEXT = 4  # extracted, clean, split, binarised
 BYTES_A_COMPRESSED_ONE = 3
+BAD_LINES_SHOWN = 3
+MOST_BAD_LINES = 0.01  # share of a file's lines
+NO_TEXT = re.compile(r"(?i)\..*|(readme|licen[cs]e|copying|notice|changelog|citation)\b.*|.*\.(md|json|yaml|yml|html|pdf|sha256|py|sh)")
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,37 @@ class Part:
 
 def _size(path: Path) -> int:
     """Bytes of text, about."""
-    return path.stat().st_size * (BYTES_A_COMPRESSED_ONE if path.suffix == ".gz" else 1)
+    return path.stat().st_size * (BYTES_A_COMPRESSED_ONE if path.suffix in OPENERS else 1)
 
 
-Read = Callable[[Part], Iterator[tuple[str, str]]]
+class BadLines:
+    """Lines of a part that cannot be read: the first is an error, or, where they are skipped, all are counted and the
+    first ones shown.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip, self.count = skip, 0
+
+    def found(self, message: str) -> None:
+        """One more; UserError unless bad lines are skipped."""
+        if not self.skip:
+            raise UserError(f"{message} (--bad-lines skip leaves such lines out)")
+        self.count += 1
+        if self.count <= BAD_LINES_SHOWN:
+            say(f"skipped: {message}")
+
+    def check(self, part: Part, good: int) -> None:
+        """Say how many there were; UserError where they are so many that the file must be something else."""
+        if self.count > MOST_BAD_LINES * (self.count + good):
+            raise UserError(
+                f"{part.name}: {self.count:,} of {self.count + good:,} lines cannot be read, more than "
+                f"{MOST_BAD_LINES:.0%}; mend the file or take it out"
+            )
+        if self.count:
+            say(f"{part.name}: {self.count:,} of {self.count + good:,} lines skipped")
+
+
+Read = Callable[[Part, BadLines], Iterator[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -65,10 +98,12 @@ class OwnCorpus:
     minimum: int = 0
     optional: bool = False
     placeholders: re.Pattern[str] = PLACEHOLDERS
+    skip_bad_lines: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """File names and hashes."""
-        return {"files": {path.name: sha256_file(path) for part in self.parts for path in part.paths}}
+        """File names and hashes, and what is done about bad lines."""
+        files = {path.name: sha256_file(path) for part in self.parts for path in part.paths}
+        return {"files": files, "skip_bad_lines": self.skip_bad_lines}
 
     def fetch(self) -> dict[str, Any]:
         """The text is here already."""
@@ -86,13 +121,15 @@ class OwnCorpus:
     def _rows(self, parts: Iterable[Part], records: list[SourceRecord]) -> Iterator[Row]:
         for part in parts:
             count = 0
-            for first, second in self.read(part):
+            bad = BadLines(self.skip_bad_lines)
+            for first, second in self.read(part, bad):
                 count += 1
                 yield Row(part.name, second, first) if part.swapped else Row(part.name, first, second)
             if not count:
                 raise UserError(f"{part.paths[0]} is empty: it needs a pair of sentences on each line")
+            bad.check(part, count)
             digest = " + ".join(map(sha256_file, part.paths))
-            records.append(SourceRecord(part.name, digest, "the user's own", self.name, {part.pair: count}))
+            records.append(SourceRecord(part.name, digest, "the user's own", self.name, {part.pair: count}, bad.count))
 
 
 def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -> OwnCorpus:
@@ -112,10 +149,12 @@ def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -
                 f"{part.paths[0]} has no training text beside it: add that of {part.pair}, or give --zero-shot {part.pair}"
             )
     if request.benchmark is None:
-        return OwnCorpus(name, chosen, pairs, read, None, request.minimum or 0)
+        return OwnCorpus(
+            name, chosen, pairs, read, None, request.minimum or 0, skip_bad_lines=request.skip_bad_lines
+        )
     benchmark = request.benchmark
     minimum = benchmark.minimum if request.minimum is None else request.minimum
-    return OwnCorpus(name, chosen, pairs, read, benchmark.name, minimum, benchmark.optional)
+    return OwnCorpus(name, chosen, pairs, read, benchmark.name, minimum, benchmark.optional, skip_bad_lines=request.skip_bad_lines)
 
 
 def _check_languages(benchmark: Benchmark, pairs: Iterable[str]) -> None:
@@ -136,19 +175,37 @@ def folder_of(name: str, request: Request, example: str) -> Path:
     return folder
 
 
-def decoded_lines(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """(number from 1, text without its line end) of each line; UserError with the line number for what is not UTF-8."""
-    for number, raw in enumerate(lines, 1):
+def decoded_lines(path: Path, bad: BadLines) -> Iterator[tuple[int, str | None]]:
+    """(number from 1, text without its line end) of each line of a file; what is not UTF-8 is a bad line, None where those are
+    skipped.
+    """
+    for number, raw in enumerate(raw_lines(path), 1):
         try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            text: str | None = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             reason = f"{error.reason} at byte {error.start + 1}"
-            raise UserError(f"{path}, line {number}: not valid UTF-8 ({reason}); convert the file to UTF-8") from error
+            bad.found(f"{path}, line {number}: not valid UTF-8 ({reason}); convert the file to UTF-8")
+            text = None
+        yield number, text
+
+
+def text_files(folder: Path) -> Iterator[Path]:
+    """Files of the user's folder that may hold text, in order of their names: no read-me, licence or hidden file.
+
+    UserError for one of a compression that is not read.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not NO_TEXT.fullmatch(path.name):
+            if path.suffix in UNREAD:
+                raise UserError(
+                    f"{path}: {path.suffix} files are not read; unpack it, or compress it as {', '.join(OPENERS)}"
+                )
+            yield path
 
 
 def checked(first: str, second: str, part: Part, place: str) -> tuple[str, str]:
     """Both sentences on one line each; UserError for an empty one in a held-out set, whose lines must all count."""
-    both = one_line(first), one_line(second)
+    both = normalise(first), normalise(second)
     if part.split != TRAIN and not all(both):
         raise UserError(f"{place}: an empty sentence in a {part.split} file; fill it in or take the line out")
     return both

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.corpora.languages import Language
 from data_prep.readers.gettext import read_mo, read_zipped_mo
 from data_prep.readers.mediawiki import plain_wiki, read_messages
 from data_prep.readers.scratch import read_scratch
 from data_prep.readers.webpage import PREAMBLE, declaration, paragraphs_by_id
 from data_prep.readers.xpi import read_xpi
+from smoe_mt.languages import Language
 
 
 class Entry(NamedTuple):

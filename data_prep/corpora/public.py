@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -22,18 +21,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 from data_prep.clean import PLACEHOLDERS
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.corpora.moses import read_moses
-from data_prep.corpora.own import Part
+from data_prep.corpora.own import BadLines, Part
 from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.download import Download, NotThere, cached, download, left_to_fetch, remote_size
 from data_prep.fetch import Package, unpack
 from data_prep.files import check_space, say
 from data_prep.report import table
-from data_prep.rows import ENGLISH, Row, languages_of
+from data_prep.rows import Row, languages_of
 from smoe_mt.errors import UserError
+from smoe_mt.files import checked_name
+from smoe_mt.folders import scratch_directory
+from smoe_mt.language_codes import ENGLISH
+from smoe_mt.paper.benchmarks import BENCHMARKS, OPUS100_UNTESTED, Benchmark
 
 PRIMARY = (
     "bible_uedin",
@@ -165,9 +167,9 @@ class PublicCorpus:
         records: list[SourceRecord] = []
         for url, file in tqdm(self.found.items(), desc="extract", unit="file"):
             datasets = [dataset for dataset in self.datasets if dataset.url == url]
-            with tempfile.TemporaryDirectory(dir=folder, prefix="unpacked-") as root:
-                _unpack(file, datasets, Path(root))
-                records.extend(_write(dataset, file, Path(root), folder) for dataset in datasets)
+            with scratch_directory(folder, "unpacked") as root:
+                _unpack(file, datasets, root)
+                records.extend(_write(dataset, file, root, folder) for dataset in datasets)
         return records
 
 
@@ -183,7 +185,7 @@ def _write(dataset: Dataset, file: Download, root: Path, folder: Path) -> Source
     """Append a data set's text; lines without a sentence on one side count for cleaning, but held-out sets have none."""
     count = empty = 0
     with open(folder / f"{dataset.split}.{dataset.pair}.tsv", "a", encoding="utf-8", newline="\n") as out:
-        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, TRAIN, False)):
+        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, TRAIN, False), BadLines(skip=False)):
             if dataset.split != TRAIN and not (first and second):
                 empty += 1
                 continue
@@ -279,4 +281,5 @@ def _dataset(entry: Any, pair: str, split: str, members: tuple[str, ...]) -> Dat
     first, second = members
     file = entry.filename if entry.did.name in {*FLORES, *OPUS100} else f"{entry.did}.{entry.ext}"
     licence = LICENCES.get(entry.did.group, "see the source")
+    checked_name(file, "mtdata's index")
     return Dataset(str(entry.did), entry.url, file, pair, split, (first, second), licence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_prep.corpora.languages import Language
+from smoe_mt.languages import Language
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``DIR/{src}-{tgt}.tsv``, two columns; optionally ``.valid.tsv`` and ``.test.tsv``."""
+"""``DIR/{src}-{tgt}.tsv``, two columns; optionally ``.valid.tsv`` and ``.test.tsv``; any of them may be compressed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_prep.compressed import without_compression
 from data_prep.corpora.base import Request
-from data_prep.corpora.own import OwnCorpus, Part, checked, decoded_lines, folder_of, own_corpus
-from data_prep.rows import LANGUAGE
+from data_prep.corpora.own import BadLines, OwnCorpus, Part, checked, decoded_lines, folder_of, own_corpus, text_files
 from smoe_mt.errors import UserError
+from smoe_mt.language_codes import parse_pair
 
-FILE_NAME = re.compile(rf"({LANGUAGE.pattern})-({LANGUAGE.pattern})(?:\.(valid|test))?\.tsv")
+FILE_NAME = re.compile(r"([^.]+)(?:\.(valid|dev|test|train))?\.tsv")
 
 
 def tsv(request: Request) -> OwnCorpus:
     """The corpus in a folder of TSV files; UserError if the folder or its file names won't do."""
     folder = folder_of("tsv", request, "DIR/de-en.tsv")
-    parts = [_part(path) for path in folder.glob("*.tsv")]
+    parts = [_part(path) for path in text_files(folder)]
     if not parts:
         raise UserError(
             f"no .tsv file in {folder}: put SRC-TGT.tsv there (de-en.tsv: German, a tab, English on each line)"
@@ -26,25 +27,25 @@ def tsv(request: Request) -> OwnCorpus:
 
 
 def _part(path: Path) -> Part:
-    match = FILE_NAME.fullmatch(path.name)
-    if match is None:
+    match = FILE_NAME.fullmatch(without_compression(path.name))
+    languages = parse_pair(match[1]) if match else None
+    if match is None or languages is None:
         raise UserError(
-            f"{path}: not a name of the form SRC-TGT.tsv, SRC-TGT.valid.tsv or SRC-TGT.test.tsv "
-            "(language codes are 2 to 8 letters, then _parts)"
+            f"{path}: not a name of the form SRC-TGT.tsv, SRC-TGT.valid.tsv or SRC-TGT.test.tsv (codes such as de, pt_BR, "
+            "zho_Hans; compressed as .gz, .xz or .zst); rename it, or take it out of the folder"
         )
-    source, target, split = match.groups()
-    return Part.of((path,), (source, target), split)
+    return Part.of((path,), languages, match[2])
 
 
-def read_tsv(part: Part) -> Iterator[tuple[str, str]]:
-    """Both columns; blank lines are passed over. UserError with the line number for what is not two columns of UTF-8."""
+def read_tsv(part: Part, bad: BadLines) -> Iterator[tuple[str, str]]:
+    """Both columns; blank lines are passed over. A line that is not two columns of UTF-8 is a bad one."""
     (path,) = part.paths
-    with open(path, "rb") as lines:
-        for number, line in decoded_lines(path, lines):
-            if not line.strip():
-                continue
-            columns = line.split("\t")
-            if len(columns) != 2:
-                found = f"{len(columns)} column{'s' * (len(columns) != 1)}"
-                raise UserError(f"{path}, line {number}: {found}, not two; put one tab between the two sentences")
-            yield checked(columns[0], columns[1], part, f"{path}, line {number}")
+    for number, line in decoded_lines(path, bad):
+        if line is None or not line.strip():
+            continue
+        columns = line.split("\t")
+        if len(columns) != 2:
+            found = f"{len(columns)} column{'s' * (len(columns) != 1)}"
+            bad.found(f"{path}, line {number}: {found}, not two; put one tab between the two sentences")
+            continue
+        yield checked(columns[0], columns[1], part, f"{path}, line {number}")

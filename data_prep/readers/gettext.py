@@ -36,7 +36,7 @@ def read_mo(path: Path) -> Iterator[tuple[str, str]]:
 
 def read_zipped_mo(path: Path, member: str) -> Iterator[tuple[str, str]]:
     """The entries of a .mo inside a zip archive."""
-    with zipfile.ZipFile(path) as archive, NamedTemporaryFile(suffix=".mo") as file:
+    with zipfile.ZipFile(path) as archive, NamedTemporaryFile(suffix=".mo", dir=path.parent) as file:
         file.write(archive.read(member))
         file.flush()
         yield from read_mo(Path(file.name))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from data_prep.files import say
+from smoe_mt.errors import UserError
+from smoe_mt.json_files import read_json
 
 FUNCTION = re.compile(r"\{\{\s*(PLURAL|GENDER|GRAMMAR|int)\s*:([^{}]*)\}\}", re.IGNORECASE)
 SITE_NAME = re.compile(r"\{\{\s*SITENAME\s*\}\}", re.IGNORECASE)
@@ -18,9 +19,9 @@ LINE_MARKS = re.compile(r"^[*#:;]+\s*|^=+\s*|\s*=+\s*$", re.MULTILINE)
 def read_messages(path: Path) -> dict[str, str]:
     """Messages by key, without the file's metadata."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        say(f"skipped {path.name}: not readable JSON ({error})")
+        values = read_json(path, "skipped")
+    except UserError as error:
+        say(str(error))
         return {}
     if not isinstance(values, dict):
         return {}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lxml import html
 
-from data_prep.rows import one_line
+from smoe_mt.text import normalise
 
 PREAMBLE = "0"
 
@@ -17,7 +17,7 @@ def paragraphs_by_id(path: Path) -> dict[str, str]:
     for other_system in root.xpath("//span[@class='MAC' or @class='UNIX']"):
         other_system.drop_tree()
     elements = root.xpath("//*[self::p or self::h1 or self::h2 or self::h3 or self::h4 or self::h5 or self::h6][@id]")
-    return {element.get("id"): one_line(element.text_content()) for element in elements}
+    return {element.get("id"): normalise(element.text_content()) for element in elements}
 
 
 def declaration(path: Path) -> dict[str, list[str]]:
@@ -25,7 +25,7 @@ def declaration(path: Path) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     for section in _root(path).xpath("//header | //article"):
         items = section.xpath(".//p[not(ancestor::li)] | .//li")
-        texts = [one_line(item.text_content()) for item in items]
+        texts = [normalise(item.text_content()) for item in items]
         sections[section.get("data-number", PREAMBLE)] = [text for text in texts if text]
     return sections
 

@@ -12,12 +12,15 @@ from smoe_mt.analysis.entropy import GateEntropy
 from smoe_mt.analysis.forced import ForcedBatch, direction_texts, forced_batches
 from smoe_mt.analysis.load import ExpertLoad
 from smoe_mt.analysis.tokens import TokenMean
-from smoe_mt.analysis.visits import SIDES, VisitCounts, blocks_of, routings_of
+from smoe_mt.analysis.units import UnitMeans
+from smoe_mt.analysis.visits import SIDES, Block, VisitCounts, blocks_of, routings_of
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.progress import progress_bar
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
-from smoe_mt.moe import parse_strata
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.structure import groups_by_side
+from smoe_mt.progress import progress_bar
 
 FORMAT = 2
 
@@ -49,6 +52,7 @@ class CapacityReport:
     visits: VisitCounts
     load: ExpertLoad
     entropy: GateEntropy
+    units: UnitMeans
     details: dict[str, Any]
     extremes: list[TokenMean] = field(default_factory=list)
 
@@ -76,7 +80,11 @@ class CapacityReport:
             "strata": visits.strata,
             "collapsed": [str(block) for block in visits.collapsed()],
             "blocks": {
-                str(block): {"mean": visits.mean(block), "histogram": visits.histogram(block)}
+                str(block): {
+                    "mean": visits.mean(block),
+                    "histogram": visits.histogram(block),
+                    "units": self.units.mean(block),
+                }
                 for block in visits.blocks
             },
             "directions": {direction: self._direction(direction) for direction in self.directions},
@@ -99,25 +107,26 @@ class CapacityReport:
         return {**entry, "expert_load": self.load.shares(direction), "gate_entropy_nats": entropy}
 
 
-def strata_of(loaded: LoadedModel) -> tuple[int, ...]:
-    """Experts of each stratum of a model's blocks; of each layer for stacking, and all experts for a block with one gate.
+def strata_of(loaded: LoadedModel) -> dict[Block, tuple[int, ...]]:
+    """Of each block the experts of each stratum; of each layer for stacking, and all experts for a block with one gate.
 
     Raises UserError for a model without experts.
     """
     model = loaded.config.model
-    if str(model.moe) == "none":
+    if str(model.moe) == DENSE:
         raise UserError(
             f"{loaded.checkpoint}: a model with --moe none has no experts and no gates, so there is nothing to analyse; "
             "give a model trained with --moe stratified, or any other kind but none"
         )
-    return parse_strata(model.strata) if str(model.moe) in ("stratified", "stacking") else (int(model.num_experts),)
+    groups = groups_by_side(model)
+    return dict(zip(blocks_of(loaded.model), (*groups["encoder"], *groups["decoder"]), strict=True))
 
 
 def model_title(loaded: LoadedModel) -> str:
-    """How figures name the model: SMoE-4-12, or its kind and number of experts."""
-    strata = strata_of(loaded)
-    kind = str(loaded.config.model.moe)
-    return "SMoE-" + "-".join(map(str, strata)) if kind == "stratified" else f"{kind}, {sum(strata)} experts"
+    """How figures name the model: SMoE-4-12, or its kind and number of experts; of blocks that differ, the first one's."""
+    strata = list(strata_of(loaded).values())
+    title = SYSTEMS[str(loaded.config.model.moe)].title_in_figures(strata[0])
+    return title if len(set(strata)) == 1 else f"{title} and others"
 
 
 @torch.no_grad()
@@ -134,7 +143,12 @@ def requested_capacity(
     directions = choose_directions(task, request.split, request.directions)
     texts = direction_texts(task, request.split, directions)
     blocks = blocks_of(model)
-    counters = VisitCounts(blocks, len(strata)), ExpertLoad(blocks, strata), GateEntropy(blocks)
+    counters = (
+        VisitCounts(blocks, max(map(len, strata.values()))),
+        ExpertLoad(strata),
+        GateEntropy(blocks),
+        UnitMeans(blocks),
+    )
     sentences = {text.name: min(len(text), request.limit or len(text)) for text in texts}
     with progress_bar(sum(sentences.values()), f"{name}: reading") as bar:
         for text in texts:

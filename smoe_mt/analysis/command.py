@@ -12,10 +12,12 @@ from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
 from smoe_mt.analysis.tokens import TokenCapacity
 from smoe_mt.analysis.visits import blocks_of
+from smoe_mt.checkpoints.locate import results_folder, run_name_parts
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.files import partial_text, write_json, write_text
-from smoe_mt.evaluation.progress import progress_bar
-from smoe_mt.generation.checkpoint import LoadedModel, load_model, results_folder, run_name_parts
+from smoe_mt.files import atomic_text, write_json, write_text
+from smoe_mt.generation.checkpoint import LoadedModel, load_model
+from smoe_mt.generation.command import add_data_arguments
+from smoe_mt.progress import progress_bar
 
 NUMBERS = "requested_capacity.json"
 TABLE = "requested_capacity.csv"
@@ -26,7 +28,7 @@ SENTENCES = "sentences.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--limit", type=int, help="only the first LIMIT sentences of each direction")
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
-    loaded = load_model(args.run, args.data, args.device)
+    loaded = load_model(args.run, args.data, args.device, verify=args.verify)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
     folder = Path(args.out) if args.out else results_folder(loaded.checkpoint, "analysis") / args.split
     report, written = analyse(loaded, request, folder, args.min_count)
@@ -79,7 +81,7 @@ def analyse(
         sentences = ShownSentences(blocks, task.dictionary)
         ranks = FrequencyRanks(task, request.split)
         name = run_name_parts(loaded.checkpoint)[-1]
-        with partial_text(folder / TOKENS) as stream:
+        with atomic_text(folder / TOKENS) as stream:
             tokens = TokenCapacity(blocks, task.dictionary, ranks, stream, min_count)
             report = requested_capacity(loaded, request, name, (tokens, sentences))
         report.extremes.extend(tokens.extremes)

@@ -10,9 +10,10 @@ the encoder and one that passes the decoder:
 
 Norms, biases, softmax, gates and the look-up of embeddings are left out: below 1% together.
 
-FFNs of a block: 1 for Switch, k for k choices; one more, the shared one, with conditional routing; k for each layer of a
-stack; k for each visit of a stratified block. Under uniform routing a token at gate i makes V(i) = 1 + sum_g P(i -> g) V(g)
-visits, where g runs over the later gates and P is the share of the visible experts that lead there.
+FFNs of a block: what its system expects under uniform routing (``System.rows_per_token``): 1 for Switch, k for k choices; one
+more, the shared one, with conditional routing; k for each layer of a stack; k for each visit of a stratified block. There a
+token at gate i makes V(i) = 1 + sum_g P(i -> g) V(g) visits, where g runs over the later gates and P is the share of the visible
+experts that lead there. Experts of another size count for a part of an FFN, or for more.
 
 The context is what the paper does not say. `FITTED_CONTEXT` makes the dense rows of its two tables come out best (0.5% apart
 from both); it is longer than sentences are, so other things must be in the paper's constant part. Differences between the
@@ -28,12 +29,11 @@ from typing import Any
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.models.transformer import TransformerConfig
 from torch import nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
-from smoe_mt.moe import parse_strata
+from smoe_mt.moe import ExpertBank
 
 FITTED_CONTEXT = 1246
 
@@ -65,30 +65,39 @@ class Cost:
         return round(sum(term.amount for term in self.flops))
 
 
-def expected_visits(strata: Sequence[int]) -> float:
-    """Visits of a token to a stratified block under uniform routing."""
-    ahead = [0.0]  # V of the gate after the last stratum, where a token has left
-    for i in reversed(range(len(strata))):
-        visible = sum(strata[i:])
-        ahead.insert(0, 1 + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
-    return ahead[0]
+@dataclass(frozen=True)
+class BankUse:
+    """An expert bank of a block: rows a token, under uniform routing, and the mean FLOPs of a row."""
+
+    bank: ExpertBank
+    groups: tuple[int, ...]
+    rows: float
+
+    @property
+    def flops_a_row(self) -> float:
+        flops = self.bank.flops_per_row()
+        return sum(flops) / len(flops)
 
 
-def ffns_per_block(cfg: Any, visits: float | None = None) -> float:
-    """FFNs that a token passes in a block; `visits` measured ones of a stratified block, None for uniform routing."""
-    top_k = cfg.top_k
-    if cfg.moe == "switch":
-        return 1
-    if cfg.moe == "cmr":
-        return top_k + 1
-    if cfg.moe == "stacking":
-        return top_k * len(parse_strata(cfg.strata))
-    if cfg.moe == "stratified":
-        return top_k * (expected_visits(parse_strata(cfg.strata)) if visits is None else visits)
-    return top_k
+def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...], ...]]:
+    """By side, of each block its banks, in their order."""
+    found: dict[str, tuple[tuple[BankUse, ...], ...]] = {}
+    for side, layers in model.moe_layers.items():
+        blocks = [getattr(model, side).layers[number - 1].block for number in layers]
+        found[side] = tuple(_banks(model, block, groups) for block, groups in zip(blocks, model.cfg.groups[side]))
+    return found
 
 
-Visits = Mapping[str, Sequence[float]]  # mean visits to each block of a side, by "encoder" and "decoder"
+def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...]) -> tuple[BankUse, ...]:
+    banks = [module for module in block.modules() if isinstance(module, ExpertBank)]
+    system = model.system
+    assert system is not None
+    parts = [(size,) for size in groups] if len(banks) > 1 else [groups]
+    rows = system.rows_per_token(model.cfg, groups)
+    return tuple(BankUse(bank, part, each) for bank, part, each in zip(banks, parts, rows, strict=True))
+
+
+Units = Mapping[str, Sequence[float]]  # mean hidden units of a token in each block of a side, by "encoder" and "decoder"
 
 
 def cost_of(model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT) -> Cost:
@@ -101,9 +110,9 @@ def cost_of(model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT) -> C
 
 
 def cost_of_model(
-    model: SMoETransformerModel, vocabulary: int, context: int = FITTED_CONTEXT, visits: Visits | None = None
+    model: SMoETransformerModel, vocabulary: int, context: int = FITTED_CONTEXT, units: Units | None = None
 ) -> Cost:
-    """The cost of a model; `visits` measured ones of stratified blocks, None for uniform routing.
+    """The cost of a model; `units` measured ones (``Routing.units``), None for uniform routing.
 
     Raises:
         UserError: encoder and decoder of different widths.
@@ -111,35 +120,48 @@ def cost_of_model(
     cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
-    return Cost(_parameters(model), _flops(cfg, vocabulary, context, visits))
+    return Cost(_parameters(model), _flops(model, vocabulary, context, units))
 
 
-def _flops(cfg: TransformerConfig, vocabulary: int, context: int, visits: Visits | None) -> tuple[Term, ...]:
-    d, terms = cfg.encoder.embed_dim, []
+def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Units | None) -> tuple[Term, ...]:
+    cfg, terms = model.cfg, []
+    d = cfg.encoder.embed_dim
     modules = {"encoder": 1, "decoder": 2}
     attentions = sum(modules[side] * getattr(cfg, side).layers for side in modules)
     terms.append(Term("projections of attention", f"{attentions} x 2 x 4 d^2", attentions * 8 * d * d))
-    for side in modules:
+    for side, blocks in banks_of(model).items():
         layers, ffn_dim = getattr(cfg, side).layers, getattr(cfg, side).ffn_embed_dim
         one = 4 * d * ffn_dim
-        blocks = layers // cfg.moe_freq if cfg.moe != "none" else 0
-        if blocks < layers:
-            terms.append(Term(f"{side}: dense FFNs", f"{layers - blocks} x 2 x 2 d F", (layers - blocks) * one))
+        if len(blocks) < layers:
+            number = layers - len(blocks)
+            terms.append(Term(f"{side}: dense FFNs", f"{number} x 2 x 2 d F", number * one))
         if blocks:
-            measured = list(visits[side]) if visits else [None] * blocks
-            passed = sum(ffns_per_block(cfg, v) for v in measured)
-            formula = f"{blocks} blocks x {passed / blocks:.4g} FFNs x 2 x 2 d F"
-            terms.append(Term(f"{side}: MoE blocks", formula, passed * one))
+            measured = list(units[side]) if units else [None] * len(blocks)
+            amount = sum(_block_flops(model, block, one, each) for block, each in zip(blocks, measured))
+            formula = f"{len(blocks)} blocks x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
+            terms.append(Term(f"{side}: MoE blocks", formula, amount))
     terms.append(Term("output projection", "2 V d", 2 * vocabulary * d))
     terms.append(Term("attention itself", f"{attentions} x 4 n d, n = {context}", attentions * 4 * context * d))
     return tuple(terms)
 
 
+def _block_flops(
+    model: SMoETransformerModel, banks: Sequence[BankUse], dense_ffn: float, units: float | None
+) -> float:
+    """Of a token in a block; `units`: hidden units measured, each with its two products."""
+    assert model.system is not None
+    shared = model.system.dense_ffns * dense_ffn
+    if units is None:
+        return shared + sum(use.rows * use.flops_a_row for use in banks)
+    per_unit = sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sum(use.bank.hidden_sizes) for use in banks)
+    return shared + units * per_unit
+
+
 KINDS = {  # name -> (what is in it, whether a parameter of this name is)
     "embedding": ("V d, of all languages, for both sides and the output", lambda name: "embed_tokens" in name),
     "attention": ("4 d^2 a module, biases", lambda name: "attn." in name),
-    "gates": ("E_i d a gate", lambda name: "gate" in name or ".mix." in name),
     "experts": ("2 d F an expert, biases", lambda name: ".experts." in name),
+    "gates": ("E_i d a gate", lambda name: ".gate." in name or ".gates." in name or ".mix." in name),
     "FFNs": ("2 d F an FFN, biases", lambda name: ".fc1." in name or ".fc2." in name),
     "norms": ("2 d a norm", lambda name: True),
 }

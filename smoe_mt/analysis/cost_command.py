@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.analysis.published import COSTS, Published
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
+from smoe_mt.paper.costs import COSTS, Published
 from smoe_mt.paths import configs
 
 DEFAULT_CONFIG = "m4"
@@ -135,13 +135,13 @@ def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
     loaded = load_model(run_folder, args.data, args.device)
     model, vocabulary = loaded.model, len(loaded.task.dictionary)
     uniform = cost_of_model(model, vocabulary, _context(args))
-    if model.cfg.moe != "stratified":  # every token passes as many experts: nothing to measure
+    if model.system is None or not model.system.rows_vary:  # every token passes as many experts: nothing to measure
         return Row(run_folder, uniform, None, uniform, {})
     report = requested_capacity(loaded, Request(split=args.split, limit=args.limit), run_folder)
 
     def cost_in(direction: str | None) -> Any:
-        visits = {side: [report.visits.mean(block, direction) for block in report.visits.side(side)] for side in SIDES}
-        return cost_of_model(model, vocabulary, _context(args), visits)
+        units = {side: [report.units.mean(block, direction) for block in report.visits.side(side)] for side in SIDES}
+        return cost_of_model(model, vocabulary, _context(args), units)
 
     by_direction = {direction: cost_in(direction).flops_per_token for direction in report.directions}
     return Row(run_folder, uniform, None, cost_in(None), by_direction)
@@ -186,7 +186,7 @@ def _terms(row: Row) -> str:
     lines += [("FLOPs/token", "", _millions(row.cost.flops_per_token, 2))]
     lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in row.cost.flops]
     if row.measured is not None:
-        lines.append(("measured FLOPs/token", "visits as routed", _millions(row.measured.flops_per_token, 2)))
+        lines.append(("measured FLOPs/token", "as routed", _millions(row.measured.flops_per_token, 2)))
         found = [term for term in row.measured.flops if "MoE" in term.name]
         lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in found]
         lines += [(f"  {name}", "", _millions(flops, 2)) for name, flops in (row.by_direction or {}).items()]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.token_file import TokenFile
 
 TRAINING = "train"
@@ -52,7 +52,8 @@ class FrequencyRanks:
         prefixes = [folder.prefix(split, pair, language) for pair in pairs]
         if split == TRAINING and not all(prefix.with_name(f"{prefix.name}.bin").is_file() for prefix in prefixes):
             return []  # a folder that was handed on without its training text
-        return [TokenFile(prefix) for prefix in prefixes]
+        folder.verify_text(split, pairs)
+        return [folder.open_text(split, pair, language) for pair in pairs]
 
 
 def ranks(counts: np.ndarray) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from smoe_mt.errors import UserError
+from smoe_mt.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def _read(path: Path) -> Hardware:
     names = {field.name for field in fields(Hardware)}
     wanted = f"one of {', '.join(DATA_SHEETS)}, or a JSON file with {', '.join(sorted(names))}"
     try:
-        given: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--hardware {path}: {wanted} ({error})") from error
+        given: Any = read_json(path, f"give {wanted}")
+    except UserError as error:
+        raise UserError(f"--hardware {error}") from error
     if not isinstance(given, dict) or set(given) != names:
         raise UserError(f"--hardware {path}: these fields are missing or unknown: {_difference(given, names)}; {wanted}")
     if not all(isinstance(value, int | float) for value in given.values()):

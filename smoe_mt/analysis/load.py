@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +21,17 @@ def language_of(side: str, direction: str) -> str:
 class ExpertLoad:
     """`asked[direction][block][gate]`: int64 [E_i], slots asked of each expert that the gate sees, its own stratum first.
 
-    `strata`: experts of each stratum (of each layer of a stack; a plain layer has one), which number the block's experts.
+    `strata`: of each block the experts of each stratum (of each layer of a stack; a plain layer has one), which number its
+    experts.
     """
 
-    blocks: tuple[Block, ...]
-    strata: tuple[int, ...]
+    strata: Mapping[Block, tuple[int, ...]]
     asked: dict[str, dict[Block, list[Tensor]]] = field(default_factory=dict)
 
     def add(self, direction: str, routings: Sequence[Any]) -> None:
         """Count a pass, on the device it was made on."""
         mine = self.asked.setdefault(direction, {})
-        for block, routing in zip(self.blocks, routings, strict=True):
+        for block, routing in zip(self.strata, routings, strict=True):
             before = mine.get(block)
             new = [gate.asked for gate in routing.load]
             mine[block] = new if before is None else [one + other for one, other in zip(before, new)]
@@ -49,18 +49,19 @@ class ExpertLoad:
 
     def by_language(self, block: Block) -> dict[str, Tensor]:
         """Per language the fraction of its slots in a block that each of the block's experts is asked for; double [E]."""
-        slots = {language: torch.zeros(sum(self.strata)).double() for language in self.languages(block.side)}
+        strata = self.strata[block]
+        slots = {language: torch.zeros(sum(strata)).double() for language in self.languages(block.side)}
         for direction, blocks in self.asked.items():
             language = language_of(block.side, direction)
             for gate, asked in enumerate(blocks[block]):
-                first = sum(self.strata[:gate])  # a gate sees the experts from its own stratum on
+                first = sum(strata[:gate])  # a gate sees the experts from its own stratum on
                 slots[language][first : first + len(asked)] += asked.cpu()
         return {language: each / each.sum().clamp(min=1) for language, each in slots.items()}
 
     def by_stratum(self, block: Block) -> dict[str, Tensor]:
         """The same, summed over the experts of each stratum; double [L]."""
         return {
-            language: torch.stack([part.sum() for part in shares.split(list(self.strata))])
+            language: torch.stack([part.sum() for part in shares.split(list(self.strata[block]))])
             for language, shares in self.by_language(block).items()
         }
 

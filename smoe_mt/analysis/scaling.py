@@ -26,12 +26,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from smoe_mt.analysis.cost import cost_of_model, expected_visits, skeleton
+from smoe_mt.analysis.cost import banks_of, cost_of_model, skeleton
 from smoe_mt.analysis.hardware import Hardware
 from smoe_mt.errors import UserError
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
-from smoe_mt.moe import parse_strata
-from smoe_mt.moe.experts import STACKED, Experts
+from smoe_mt.moe import ExpertBank
 from smoe_mt.training.batch import update_freq_for
 from smoe_mt.training.expert_parallel import BUFFER, buckets
 
@@ -78,17 +77,19 @@ class Setup:
 
 @dataclass(frozen=True)
 class ExpertSet:
-    """The experts of a block (of a layer of a stack).
+    """The experts of a bank: of a block, or of a layer of a stack.
 
     strata        as the gates see them
-    parameters    of one expert
+    parameters    of one expert alone
     flops_a_row   of a forward pass
+    units         hidden units of an expert
     rows          a token, under uniform routing, unless measured
     """
 
     strata: tuple[int, ...]
     parameters: int
-    flops_a_row: int
+    flops_a_row: float
+    units: float
     rows: float
 
     @property
@@ -121,9 +122,9 @@ class ModelFacts:
 
     def stacks_held(self, shared_by: int) -> list[int]:
         """Parameters of each tensor of experts, of the fullest rank."""
-        blocks = (module for module in self.model.modules() if isinstance(module, Experts))
+        banks = (module for module in self.model.modules() if isinstance(module, ExpertBank))
         return [
-            math.ceil(block.num_experts / shared_by) * getattr(block, name)[0].numel() for block in blocks for name in STACKED
+            math.ceil(bank.num_experts / shared_by) * stack[0].numel() for bank in banks for stack in bank.stacks().values()
         ]
 
 
@@ -143,13 +144,14 @@ def facts(model_cfg: Any, vocabulary: int, length: int, rows: float | None = Non
 
 
 def _expert_sets(model: SMoETransformerModel, rows: float | None) -> tuple[ExpertSet, ...]:
-    cfg, found = model.cfg, []
-    top_k = 1 if cfg.moe == "switch" else cfg.top_k
-    for experts in (module for module in model.modules() if isinstance(module, Experts)):
-        strata = parse_strata(cfg.strata) if cfg.moe == "stratified" else (experts.num_experts,)
-        parameters = sum(getattr(experts, name)[0].numel() for name in STACKED)
-        flops = 2 * (experts.w_in[0].numel() + experts.w_out[0].numel())
-        found.append(ExpertSet(strata, parameters, flops, top_k * expected_visits(strata) if rows is None else rows))
+    found = []
+    for use in (use for blocks in banks_of(model).values() for banks in blocks for use in banks):
+        bank, units = use.bank, use.bank.hidden_sizes
+        strata = use.groups if model.system is not None and model.system.nested else (bank.num_experts,)
+        size = sum(units) / len(units)
+        found.append(
+            ExpertSet(strata, bank.parameters_per_expert(), use.flops_a_row, size, use.rows if rows is None else rows)
+        )
     return tuple(found)
 
 
@@ -168,7 +170,7 @@ def expert_loads(strata: Sequence[int]) -> list[float]:
 
 
 def rank_loads(strata: Sequence[int], ranks: int, in_turn: bool = True) -> list[float]:
-    """Visits of a token to the experts of each rank, dealt out in turn, as ``moe.parallel`` does, or in runs."""
+    """Visits of a token to the experts of each rank, dealt out in turn, as ``moe.distributed.placement`` does, or in runs."""
     loads = expert_loads(strata)
     if in_turn:
         return [sum(loads[rank::ranks]) for rank in range(ranks)]
@@ -377,7 +379,7 @@ def activation_bytes(model: ModelFacts, setup: Setup) -> float:
         numbers += (sizes.layers - moe_layers) * (3 * d + 2 * sizes.ffn_embed_dim)
         numbers += moe_layers * 3 * d
     for experts in model.expert_sets:
-        numbers += experts.rows * (experts.flops_a_row / (4 * d) + 5 * d)
+        numbers += experts.rows * (experts.units + 5 * d)
     return setup.tokens * (b * numbers + model.vocabulary * (b + 8))
 
 

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from smoe_mt.checkpoints.schema import untrained_history
+from smoe_mt.checksums import is_intact, sha256_file
 from smoe_mt.errors import UserError
+from smoe_mt.json_files import read_json_object
+from smoe_mt.ranges import shown
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -32,7 +34,7 @@ REMEDY = "export the model again, or fetch the folder again"
 def read_exported(weights: Path) -> dict[str, Any]:
     """An exported model in the form of a checkpoint: cfg, model (tied weights are one tensor), task_state, optimizer_history.
 
-    `weights`: its model.safetensors. Raises UserError for a folder with a missing or altered file, or of another format.
+    `weights`: its model.safetensors. What config.json says is not checked yet (`checked_state`). Raises UserError for a folder with a missing or altered file, or of another format.
     """
     folder = weights.parent
     config = _read_config(folder)
@@ -41,12 +43,10 @@ def read_exported(weights: Path) -> dict[str, Any]:
     sections = {**config["config"], "task": {**config["config"]["task"], "data": str(folder.absolute())}}
     return {
         "args": None,
-        "cfg": OmegaConf.create(sections, flags={"allow_objects": True}),
+        "cfg": sections,
         "model": _read_weights(weights),
         "task_state": config["task_state"],
-        "optimizer_history": [  # fairseq asks for all of these; there is no optimizer to go on with
-            {"num_updates": config["updates"], "optimizer_name": None, "lr_scheduler_state": {"best": None}}
-        ],
+        "optimizer_history": untrained_history(config["updates"]),
         "extra_state": {},
     }
 
@@ -55,23 +55,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is missing: not a folder that `smoe-mt export` wrote, or not all of it; {REMEDY}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); {REMEDY}") from error
-    if not isinstance(config, dict) or "smoe_mt_export" not in config:
+    config = read_json_object(path, REMEDY)
+    if "smoe_mt_export" not in config:
         raise UserError(f"{path}: not written by `smoe-mt export`; give a folder that it wrote")
     if config["smoe_mt_export"] != FORMAT:
         raise UserError(
-            f"{path}: of export format {config['smoe_mt_export']}, and this version of smoe_mt reads {FORMAT}; "
+            f"{path}: of export format {shown(config['smoe_mt_export'])}, and this version of smoe_mt reads {FORMAT}; "
             "install the version that wrote it or export again"
         )
     try:
-        whole = set(PARTS) <= set(config["files"]) and {"model", "task"} <= set(config["config"])
-        whole = whole and isinstance(config["updates"], int) and isinstance(config["task_state"], dict)
+        whole = set(PARTS) <= set(config["files"]) and isinstance(config["task_state"], dict)
+        whole = whole and all(isinstance(config["config"][name], dict) for name in ("model", "task"))
+        whole = whole and isinstance(config["updates"], int)
     except (KeyError, TypeError):
         whole = False
-    if not whole:
+    if not whole or not is_intact(config):
         raise UserError(f"{path}: altered or incomplete; {REMEDY}")
     return config
 
@@ -83,14 +81,31 @@ def _check_part(path: Path, expected: dict[str, Any]) -> None:
         raise UserError(f"{path} is not the file that was exported (its size or SHA-256 differs); {REMEDY}")
 
 
+def own_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that `smoe-mt export` wrote there; none where its config.json does not say that it did.
+
+    README.md is one of them as long as nobody has changed it.
+    """
+    try:
+        config = read_json_object(folder / CONFIG)
+    except UserError:
+        return []
+    if "smoe_mt_export" not in config:
+        return []
+    files = config.get("files")
+    card = files.get(README) if isinstance(files, dict) else None
+    own = [name for name in (CONFIG, *PARTS) if _is_file(folder / name)]
+    unchanged = _is_file(folder / README) and fingerprint(folder / README) == card
+    return [*own, README] if unchanged else own
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
 def fingerprint(path: Path, progress: Callable[[int], Any] = lambda _: None) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file; `progress` is told how many bytes were read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            progress(len(block))
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path, progress)}
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -101,6 +116,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}); {REMEDY}") from error
     tied.pop("format", None)
+    if unknown := set(tied.values()) - set(weights):
+        raise UserError(f"{path}: it ties weights to {min(unknown)!r}, which it does not hold; {REMEDY}")
     return weights | {name: weights[kept] for name, kept in tied.items()}
 
 

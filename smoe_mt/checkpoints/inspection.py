@@ -17,15 +17,15 @@ from torch import Tensor
 
 from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.exported import PARTS
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
+from smoe_mt.checkpoints.schema import TASK, CheckpointView
 from smoe_mt.checkpoints.sharded import Shards
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import TASK, find_checkpoint
-from smoe_mt.models.config import HAS_STRATA
+from smoe_mt.models.meaning import settings_of_blocks
 
-#: Settings that say what a model is, where it has them.
-SETTINGS = (
-    *("moe", "strata", "num_experts", "top_k", "moe_freq", "variant", "second_choice"),
+#: Sizes of a model; the settings of its blocks are asked of its system.
+SIZES = (
     *("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"),
     *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
 )
@@ -50,48 +50,37 @@ def run(args: argparse.Namespace) -> None:
 
 def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]:
     """All that is known of a checkpoint, in plain values. UserError where it cannot be opened."""
-    state = open_checkpoint(path)
-    history = (state.get("optimizer_history") or [{}])[-1]
-    extra, settings = state.get("extra_state") or {}, settings_of(state)
-    model = settings.get("model") or {}
-    loss = extra.get("val_loss")
+    state = open_checkpoint(path, foreign=True)
+    view, settings = CheckpointView(state), state["cfg"]
+    model = settings["model"]
     found = {
         "path": str(path),
         "form": form_of(path, state),
         "bytes": sum(file.stat().st_size for file in files_of(path, state) if file.is_file()),
         "damage": damage_of(path),
         "uses": uses_of(state, settings),
-        "updates": history.get("num_updates"),
-        "epoch": (extra.get("train_iterator") or {}).get("epoch"),
-        "validation_loss": None if loss is None else float(loss),
-        "mean_of": extra.get("averaged"),
-        "task": (settings.get("task") or {}).get("_name") or settings.get("task_name"),
-        "architecture": model.get("_name") or model.get("arch"),
-        "model": {name: model[name] for name in SETTINGS if name in model and name not in unused_settings(model)},
+        "updates": view.updates,
+        "epoch": view.epoch,
+        "validation_loss": view.validation_loss,
+        "mean_of": view.mean_of,
+        "task": settings["task"].get("_name"),
+        "architecture": model.get("_name"),
+        "model": {name: model[name] for name in shown_settings(model) if model.get(name) is not None},
         "parameters": count_parameters(state),
         "precision": dict(Counter(type_name(weight) for weight in state["model"].values())),
-        "vocabulary": (state.get("task_state") or {}).get("vocabulary"),
+        "vocabulary": view.vocabulary,
     }
     if with_weights:
         found["weights"] = [[name, list(one.shape), type_name(one)] for name, one in state["model"].items()]
     return found
 
 
-def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """cfg, in plain values; of older checkpoints args, all of which belong to the model as far as can be told."""
-    settings = state.get("cfg")
-    if isinstance(settings, dict):
-        model = settings.get("model")
-        return {**settings, "model": vars(model) if isinstance(model, argparse.Namespace) else model}
-    args = vars(state["args"]) if isinstance(state.get("args"), argparse.Namespace) else {}
-    return {"model": args, "task_name": args.get("task")}
-
-
-def unused_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings of the experts that this kind of model does not read."""
-    if model.get("moe") == "none":
-        return ("strata", "num_experts", "top_k", "moe_freq", "variant", "second_choice")
-    return ("num_experts",) if model.get("moe") in HAS_STRATA else ("strata",)
+def shown_settings(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings that say what a model is. UserError for an unknown system."""
+    if "moe" not in model:  # not one of ours
+        return SIZES
+    blocks = settings_of_blocks(model)
+    return ("moe", *blocks, *(("moe_freq",) if blocks else ()), *SIZES)
 
 
 def form_of(path: Path, state: Mapping[str, Any]) -> str:
@@ -121,10 +110,9 @@ def damage_of(path: Path) -> str | None:
 
 def uses_of(state: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What can be done with it."""
-    if (settings.get("task") or {}).get("_name") != TASK:
+    if settings["task"].get("_name") != TASK:
         return ["convert"]
-    going_on = state.get("last_optimizer_state") is not None and "train_iterator" in (state.get("extra_state") or {})
-    return [*(["resume"] if going_on else []), "translate", "fine-tune"]
+    return [*(["resume"] if CheckpointView(state).resumable else []), "translate", "fine-tune"]
 
 
 def count_parameters(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from smoe_mt.checkpoints.archive import check_archive, compare_check_sums, is_archive
+from smoe_mt.checkpoints.checked import checked_state
 from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, first_sentence
 
-BLOCK = 1 << 20
 QUIET: dict[str, Any] = {"disable": None, "leave": False, "delay": 2.0}  # a bar for those who wait at a terminal
 
 
@@ -31,42 +31,65 @@ def allow_namespaces() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])
 
 
-def open_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds, settings as plain values; tensors stay on the disk until they are used.
+def open_checkpoint(path: str | Path, foreign: bool = False, mapped: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds, checked (`checked_state`); tensors stay on the disk until they are used, if `mapped`.
 
-    Those of a folder beside it are on the device "meta": `read_checkpoint` reads them. Raises UserError for a damaged file,
-    and for one that is no checkpoint of fairseq's with its model.
+    Those of a folder beside it are on the device "meta": `read_checkpoint` reads them. `foreign`: also of fairseq's
+    transformer. Raises UserError for a damaged file, and for one that is no checkpoint of smoe_mt.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        state = read_exported(path)
-        return {**state, "cfg": OmegaConf.to_container(state["cfg"])}
-    state = _mapped(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
-    return state
+        return checked_state(read_exported(path), path)
+    return checked_state(_unpickled(path, mapped), path, foreign)
 
 
-def _mapped(path: Path) -> Any:
+def _unpickled(path: Path, mapped: bool = True) -> Any:
     allow_namespaces()
     try:
         # What torch wrote before its version 1.6 is no zip archive, and cannot be mapped.
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+        archived = is_archive(path)
+        if archived:
+            check_archive(path)
+        state = torch.load(path, map_location="cpu", mmap=archived and mapped, weights_only=True)
+        _check_tensors(state)
+        return state
+    except UserError:
+        raise
     except Exception as error:  # other bytes in a file make the unpickler raise nearly anything
         raise damaged(path, error) from error
 
 
+def _check_tensors(state: Any) -> None:
+    """ValueError for a tensor that claims more elements than it has in the file: a copy of it could fill the memory."""
+    elsewhere = isinstance(state, dict) and state.get(SHARDS) is not None
+    waiting, seen = [state], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_quantized or (value.is_meta and not elsewhere):
+                raise ValueError(f"it holds a tensor of another kind than weights are: {tuple(value.shape)}")
+            if not value.is_meta and value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError(f"it holds a tensor without all of its elements: {tuple(value.shape)}")
+
+
 def folder_named_by(path: Path) -> str | None:
     """The folder of tensors that a file of torch's names; None where it names none. UserError for a damaged file."""
-    state = _mapped(path)
+    state = _unpickled(path)
     shards = Shards.of(state, path) if isinstance(state, dict) else None
     return shards.folder if shards else None
 
 
-def read_checkpoint(path: str | Path, parts: Sequence[str] = (MODEL,)) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, parts: Sequence[str] = (MODEL,), foreign: bool = False) -> dict[str, Any]:
     """As `open_checkpoint`, after all bytes have been checked, with the tensors of these parts of it."""
     check_whole(path)
-    state = open_checkpoint(path)
+    state = open_checkpoint(path, foreign)
     fill(state, Path(path), parts)
     return state
 
@@ -82,35 +105,28 @@ def tied_names(state: Mapping[str, Any]) -> dict[str, str]:
             for name, kept in tied.items()
             if name.startswith(prefix)
         }
-    first: dict[tuple[int, torch.Size], str] = {}
-    names = {name: first.setdefault((tensor.data_ptr(), tensor.shape), name) for name, tensor in weights.items()}
-    return {name: kept for name, kept in names.items() if name != kept}
+    return tied_tensors(weights)
 
 
 def check_whole(path: str | Path) -> None:
     """Read all of a checkpoint once. UserError for one that is cut, or has a byte that is not what was written."""
     path = Path(path)
-    state = open_checkpoint(path)  # of an exported folder this is all
     if path.suffix == ".safetensors":
+        read_exported(path)
         return
+    state = _unpickled(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
     shards = Shards.of(state, path)
     size = path.stat().st_size + (sum(one["bytes"] for one in shards.files.values()) if shards else 0)
     with tqdm(total=size, desc=f"checking {path.name}", unit="B", unit_scale=True, **QUIET) as progress:
-        if zipfile.is_zipfile(path):
+        if is_archive(path):
             try:
-                _compare_check_sums(path, progress.update)  # torch writes them, but does not look at them
-            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+                compare_check_sums(path, progress.update)  # torch writes them, but does not look at them
+            except Exception as error:  # other bytes in a header make zipfile raise nearly anything
                 raise damaged(path, error) from error
         if shards:
             check_folder(path, shards, progress.update)
-
-
-def _compare_check_sums(path: Path, progress: Callable[[int], Any]) -> None:
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            with archive.open(entry) as stream:
-                while block := stream.read(BLOCK):
-                    progress(len(block))
 
 
 def damaged(path: str | Path, error: Exception) -> UserError:
@@ -124,10 +140,3 @@ def damaged(path: str | Path, error: Exception) -> UserError:
     return UserError(
         f"{path}: not a whole fairseq checkpoint ({first_sentence(error)}); it may be truncated, so take another one"
     )
-
-
-def first_sentence(error: BaseException) -> str:
-    """The first sentence of an error of torch's, which may go on for a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].split(". ")[0] if lines else type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

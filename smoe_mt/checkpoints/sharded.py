@@ -13,6 +13,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ import torch
 from torch import Tensor, distributed
 
 from smoe_mt.checkpoints.exported import fingerprint
+from smoe_mt.checkpoints.schema import place_of
 from smoe_mt.errors import UserError
-from smoe_mt.files import PARTIAL, sync
-from smoe_mt.moe.experts import STACKED
+from smoe_mt.moe.experts.base import SHARED
+from smoe_mt.temporary_names import LONGEST_NAME, PARTIAL, holding, sync
 
 SHARDS = "shards"  # in the checkpoint: see `Shards.state`
 MODEL, OPTIMISER = "model", "last_optimizer_state"
 PARTS = (MODEL, OPTIMISER)  # of a checkpoint, whose tensors go into the folder
-FOLDER = re.compile(r"shards_\d+(_\d+)?")
-EXPERTS = re.compile(rf"\.experts\.({'|'.join(STACKED)})(\.|$)")  # in a name: a stack of them
-FILE = re.compile(r"[\w-]+\.safetensors")
+FOLDER = re.compile(r"shards_\d{1,20}(_\d{1,5})?", re.ASCII)
+EXPERTS = re.compile(rf"\.experts\.(?!{SHARED}\.)")  # in a parameter's name: a stack with an entry for each expert
+FILE = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME - 12}}}\.safetensors")
 BYTES_OF_A_FILE = 1 << 30  # of a rank; a file is put together in memory before it is written
 REMEDY = "take another checkpoint, or copy its folder again"
 
@@ -64,6 +66,8 @@ class Shards:
             sound = bool(FOLDER.fullmatch(shards.folder)) and all(FILE.fullmatch(name) for name in shards.files)
             sound &= all(isinstance(one["bytes"], int) and one["sha256"] for one in shards.files.values())
             sound &= isinstance(shards.tied, dict) and isinstance(shards.parameters, list)
+            names = [*shards.tied, *shards.tied.values(), *shards.parameters]
+            sound &= all(isinstance(name, str) for name in names)
         except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
@@ -119,8 +123,7 @@ def split(
     for name, values, key in tensors_of(skeleton, parameters):
         tensor = values[key].detach()
         shape = tensor.shape
-        same = (tensor.data_ptr(), shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        kept = first.setdefault(same, name)
+        kept = first.setdefault(place_of(name, tensor), name)
         if kept != name:
             tied[name] = kept
         elif EXPERTS.search(name):
@@ -165,14 +168,25 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict
     partial = folder.with_name(folder.name + PARTIAL)
     rank = distributed.get_rank() if _several() else 0
     try:
-        _save(partial, tensors)
-        found = _on_all_ranks(lambda: _own_files(partial, rank))
-        _on_all_ranks(lambda: _give_name(partial, folder) if rank == 0 else {})
+        with _held(partial) if rank == 0 else nullcontext():
+            _save(partial, tensors)
+            found = _on_all_ranks(lambda: _own_files(partial, rank))
+            _on_all_ranks(lambda: _give_name(partial, folder) if rank == 0 else {})
     except OSError:
         if rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise
     return found
+
+
+@contextmanager
+def _held(partial: Path) -> Iterator[None]:
+    """The folder, which a run that starts meanwhile leaves alone."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # which writing will tell on all ranks
+            partial.mkdir(exist_ok=True)
+            stack.enter_context(holding(partial))
+        yield
 
 
 def _several() -> bool:
@@ -263,8 +277,19 @@ def remove_unnamed(run_folder: Path, name_of_folder: Callable[[Path], str | None
         return []
     unnamed = [path for path in found if path.name not in named]
     for path in unnamed:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove_tensors(path)
     return unnamed
+
+
+def _remove_tensors(folder: Path) -> None:
+    """Remove a folder of tensors; what others have put there stays, and what is linked."""
+    if folder.is_symlink():
+        return
+    with suppress(OSError):
+        for file in folder.iterdir():
+            if FILE.fullmatch(file.name):
+                file.unlink()
+        folder.rmdir()
 
 
 # --- reading ---
@@ -279,12 +304,17 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
     if shards is None:
         return
     places = list(tensors_of(state, shards.parameters, parts))
+    _check_room(places, path, shards)
     found: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
+    room = sum(one["bytes"] for one in shards.files.values())
     for name, values, key in places:
         kept, shape = shards.tied.get(name, name), values[key].shape
         if kept in found:
             continue
+        room -= values[key].nbytes
+        if room < 0:
+            raise UserError(f"{path}: its tensors are larger than the files of {shards.folder}; {REMEDY}")
         experts = list(mine(shape[0])) if EXPERTS.search(kept) else None
         if experts is None:
             found[kept] = targets[kept] = torch.empty(shape, dtype=values[key].dtype)
@@ -294,6 +324,16 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
     _load(targets, path, shards)
     for name, values, key in places:
         values[key] = found[shards.tied.get(name, name)]
+
+
+def _check_room(places: Sequence[Any], path: Path, shards: Shards) -> None:
+    """UserError for shapes that ask for more than the files hold: they would be allocated before anything is read."""
+    sizes = {}
+    for name, values, key in places:
+        sizes[shards.tied.get(name, name)] = math.prod(values[key].shape) * values[key].dtype.itemsize
+    files = [file for file in files_of(path, shards) if file.is_file()]
+    if sum(sizes.values()) > sum(file.stat().st_size for file in files):
+        raise UserError(f"{path}: it describes larger tensors than are in {path.parent / shards.folder}; {REMEDY}")
 
 
 def _load(targets: dict[str, Tensor], path: Path, shards: Shards) -> None:

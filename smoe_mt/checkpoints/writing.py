@@ -7,25 +7,29 @@ from typing import Any
 
 import torch
 
+from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.checkpoints.sharded import SHARDS, Shards, free_folder, split, write_tensors
-from smoe_mt.errors import UserError
-from smoe_mt.files import whole_file
+from smoe_mt.files import CannotWrite, atomic_file, output_file
 
 
 def write(state: dict[str, Any], out: Path) -> int:
-    """Save the checkpoint, whole or not at all; returns its bytes. UserError where `out` cannot be written."""
-    with whole_file(out) as temporary, open(temporary, "wb") as stream:
+    """Save the checkpoint, whole or not at all; returns its bytes. UserError where `out` cannot be written.
+
+    A link is followed; pipes and devices are refused, as a checkpoint is not written from the first byte to the last.
+    """
+    with atomic_file(output_file(out)) as stream:
         torch.save(state, stream)
     return out.stat().st_size
 
 
 def write_sharded(state: dict[str, Any], out: Path) -> int:
     """The same with the tensors in a folder beside `out`."""
+    out = output_file(out)
     skeleton, tensors, tied = split(state)
-    folder = free_folder(out.parent, int(state["optimizer_history"][-1].get("num_updates", 0)))
+    folder = free_folder(out.parent, updates_of(state))
     try:
         files = write_tensors(folder, tensors)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise CannotWrite(str(folder), error.errno, error.strerror or str(error)) from error
     own = write({**skeleton, SHARDS: Shards(folder.name, files, tied).state()}, out)
     return own + sum(one["bytes"] for one in files.values())

@@ -1,21 +1,50 @@
 """Settings of the criterion ``stratified_routing``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
+
+from smoe_mt.models.options import with_options
+from smoe_mt.moe import SYSTEMS, System
 
 
 # fairseq makes flags of these annotations: they must be types, so annotations stay unpostponed in this module.
 @dataclass
-class StratifiedRoutingConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class SharedLossSettings(LabelSmoothedCrossEntropyCriterionConfig):
     """Label smoothing as in fairseq, and the losses that routing adds."""
 
     balance_weight: float = field(
         default=0.01, metadata={"help": "alpha: weight of the balance loss, per target token (paper: 0.01)"}
     )
-    cmr_budget: float = field(
-        default=0.8, metadata={"help": "moe=cmr: share of a token that should come from the experts (paper: 0.8)"}
+
+
+def weights_of(system: System) -> Any:
+    """The weights of a system's named losses, as options."""
+    return make_dataclass(
+        f"{system.name}_weights",
+        [
+            (
+                f"{name}_weight",
+                float,
+                field(default=weight, metadata={"help": f"moe={system.name}: weight of its {name} loss, per target token"}),
+            )
+            for name, weight in system.loss_weights.items()
+        ],
     )
-    cmr_weight: float = field(
-        default=0.01, metadata={"help": "moe=cmr: weight of the budget loss, per target token (paper: 0.01)"}
-    )
+
+
+LOSS_OPTIONS = tuple(
+    options
+    for system in SYSTEMS.values()
+    for options in (weights_of(system), system.loss_options)
+    if options is not None
+)
+
+if TYPE_CHECKING:
+
+    class StratifiedRoutingConfig(SharedLossSettings):
+        """The shared settings, and those of the losses of all systems."""
+
+else:
+    StratifiedRoutingConfig = with_options("StratifiedRoutingConfig", __name__, SharedLossSettings, LOSS_OPTIONS)

@@ -40,7 +40,9 @@ def routing_sums(
                 gate = f"{side}.{b}.{g}"
                 sums[f"{PREFIX}asked/{gate}"] = load.asked
                 sums[f"{PREFIX}served/{gate}"] = load.served
-                sums[f"{PREFIX}entropy/{gate}"] = entropy * load.tokens.sum()
+                tokens = load.tokens.sum()
+                sums[f"{PREFIX}gate_tokens/{gate}"] = tokens
+                sums[f"{PREFIX}entropy/{gate}"] = entropy * tokens
     return sums
 
 
@@ -81,8 +83,7 @@ def _log_gates(total: Mapping[str, Any]) -> None:
         metrics.log_scalar(f"overflow/{gate}", 1 - served / asked, asked, priority=1000, round=4)
         for e, share in enumerate((asked_E / asked).tolist(), start=1):
             metrics.log_scalar(f"load/{gate}/expert{e}", share, asked, priority=1000, round=4)
-        # Gates choose the same number of experts for every token, so slots weigh tokens rightly.
-        tokens = asked
+        tokens = float(total[f"gate_tokens/{gate}"])
         entropy = float(total[f"entropy/{gate}"]) / tokens
         metrics.log_scalar(f"gate_entropy/{gate}", entropy, tokens, priority=1000, round=3)
     if asked_all:

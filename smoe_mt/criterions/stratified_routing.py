@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
@@ -17,15 +22,22 @@ from torch import Tensor, nn
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
 from smoe_mt.errors import UserError
-from smoe_mt.moe import Routing
+from smoe_mt.moe import Routing, System
+
+MEAN = "mean:"  # in front of what is logged as a mean over target tokens
+LOSS_SETTINGS = tuple(
+    each.name
+    for each in fields(StratifiedRoutingConfig)
+    if each.name not in {plain.name for plain in fields(LabelSmoothedCrossEntropyCriterionConfig)}
+)
 
 
 @register_criterion("stratified_routing", dataclass=StratifiedRoutingConfig)
 class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     """Translation loss + alpha * sample_size * (mean over the model's blocks of the block's balance loss).
 
-    Blocks with conditional routing add weight * sample_size * |mean mixing gate - budget|, the mean over the tokens of
-    all encoder and decoder blocks together.
+    Other losses that blocks name are added in the same way, each with the setting NAME_weight. What concerns all blocks
+    together the model's system computes (``System.model_loss``): the budget of conditional routing.
 
     In validation the loss is the translation loss alone: it picks the best checkpoint. A model without MoE blocks
     has a balance loss of 0.
@@ -38,20 +50,28 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         label_smoothing: float,
         ignore_prefix_size: int = 0,
         report_accuracy: bool = False,
-        balance_weight: float = 0.01,
-        cmr_budget: float = 0.8,
-        cmr_weight: float = 0.01,
+        **losses: float,
     ) -> None:
-        for flag, weight in (("--balance-weight", balance_weight), ("--cmr-weight", cmr_weight)):
-            if weight < 0:
-                raise UserError(f"{flag} must be 0 or positive, not {weight}")
-        if not 0 <= cmr_budget <= 1:
-            raise UserError(f"--cmr-budget is a share between 0 and 1, not {cmr_budget}")
+        """``losses``: settings of ``StratifiedRoutingConfig`` for the losses of routing; its defaults for those not given.
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        known = {each.name: each for each in fields(StratifiedRoutingConfig) if each.name in LOSS_SETTINGS}
+        unknown = losses.keys() - known.keys()
+        if unknown:
+            raise TypeError(f"unknown settings of the criterion: {', '.join(sorted(unknown))}")
+        self.options = SimpleNamespace(**{name: losses.get(name, each.default) for name, each in known.items()})
+        for name, each in known.items():
+            _check(name, getattr(self.options, name), each.metadata.get("range"))
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
-        self.balance_weight = balance_weight
-        self.cmr_budget = cmr_budget
-        self.cmr_weight = cmr_weight
         self.directions: tuple[str, ...] = tuple(task.directions)
+
+    @classmethod
+    def build_criterion(cls, cfg: Any, task: FairseqTask) -> StratifiedRoutingCriterion:
+        """As fairseq's, which cannot name settings that are not known before the systems are."""
+        plain = {name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")}
+        return cls(task, **plain, **{name: cfg[name] for name in LOSS_SETTINGS})
 
     def forward(
         self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
@@ -71,19 +91,28 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         routing = {side: net_output[1][f"{side}_routing"] for side in ("encoder", "decoder")}
         blocks = [*routing["encoder"], *routing["decoder"]]
         if blocks:
-            balance = torch.stack([block.balance_loss for block in blocks]).mean()
-            logging_output["balance_loss"] = balance.detach() * sample_size
+            losses, logged = self._routing_losses(model, blocks)
+            logging_output |= {f"{MEAN}{name}": value * sample_size for name, value in logged.items()}
             logging_output |= routing_sums(routing, sample["direction"], self.directions)
-            mean_gate = mixing_gate_mean(blocks)
-            if mean_gate is not None:
-                logging_output["cmr_gate"] = mean_gate.detach() * sample_size
             if model.training:
-                loss = loss + self.balance_weight * sample_size * balance
-                if mean_gate is not None:
-                    loss = loss + self.cmr_weight * sample_size * (mean_gate - self.cmr_budget).abs()
+                for name, value in losses.items():
+                    loss = loss + getattr(self.options, f"{name}_weight") * sample_size * value
         if not model.training:
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
+
+    def _routing_losses(
+        self, model: nn.Module, blocks: Sequence[Routing]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(losses by name, each to be weighted; what is logged)."""
+        losses = {name: torch.stack([block.losses[name] for block in blocks]).mean() for name in blocks[0].losses}
+        logged = {f"{name}_loss": value.detach() for name, value in losses.items()}
+        system: System = model.system
+        if system.model_loss is not None:
+            found = system.model_loss(blocks, self.options)
+            losses |= found.losses
+            logged |= {name: value.detach() for name, value in found.logged.items()}
+        return losses, logged
 
     def _direction_sums(self, nll_BT: Tensor, sample: Mapping[str, Any]) -> dict[str, Tensor]:
         target = sample["target"]
@@ -100,11 +129,10 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
         """Log what the ranks' sums amount to; losses in bits a token, as fairseq does."""
         super().reduce_metrics(logging_outputs)
-        for name in ("balance_loss", "cmr_gate"):
-            if any(name in log for log in logging_outputs):
-                size = sum(log["sample_size"] for log in logging_outputs)
-                total = sum(log.get(name, 0) for log in logging_outputs)
-                metrics.log_scalar(name, total / size, size, priority=290, round=3)
+        for key in dict.fromkeys(key for log in logging_outputs for key in log if key.startswith(MEAN)):
+            size = sum(log["sample_size"] for log in logging_outputs)
+            total = sum(log.get(key, 0) for log in logging_outputs)
+            metrics.log_scalar(key.removeprefix(MEAN), total / size, size, priority=290, round=3)
         log_routing(logging_outputs)
         for key in (key for key in (logging_outputs[0] if logging_outputs else ()) if key.startswith("nll/")):
             direction = key.removeprefix("nll/")
@@ -121,10 +149,9 @@ def perplexity(meters: Mapping[str, Any], direction: str) -> float:
     return round(2.0 ** min(meters[f"nll_loss/{direction}"].avg, 70), 2)
 
 
-def mixing_gate_mean(blocks: Sequence[Routing]) -> Tensor | None:
-    """Mean of conditional routing's gate over the tokens of all blocks; None where no block has one."""
-    gated = [(block.gate_sum, (block.visits > 0).sum()) for block in blocks if block.gate_sum is not None]
-    if not gated:
-        return None
-    sums, tokens = zip(*gated)
-    return torch.stack(sums).sum() / torch.stack(tokens).sum().clamp(min=1)
+def _check(name: str, value: float, span: tuple[float, float] | None) -> None:
+    flag = "--" + name.replace("_", "-")
+    if name.endswith("_weight") and not value >= 0:
+        raise UserError(f"{flag} must be 0 or positive, not {value}")
+    if span is not None and not span[0] <= value <= span[1]:
+        raise UserError(f"{flag} must be between {span[0]} and {span[1]}, not {value}")

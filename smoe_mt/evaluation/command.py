@@ -8,32 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
 from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
 from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
-from smoe_mt.evaluation.own_text import OwnText
+from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
 from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL, choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Decoding, Translator
-from smoe_mt.generation.checkpoint import find_checkpoint, results_folder, run_name_parts
-from smoe_mt.generation.command import add_decoding_arguments, check_processes
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, check_processes
+from smoe_mt.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
 
-SAYS_LITTLE = re.compile(r"seed\d+|checkpoint_\w+")  # parts of a name that are left out where they are those of all runs
+SAYS_LITTLE = re.compile(
+    r"seed\d+|checkpoint_\w+"
+)  # parts of a name that are left out where they are those of all runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("--split", help=f"split to translate (default: {DEFAULT_SPLIT})")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
@@ -46,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help=f"of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed here "
         f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
+    )
+    parser.add_argument(
+        "--tokenize",
+        default=AUTO,
+        help="sacreBLEU's tokenizer for BLEU (default: %(default)s, the one for the target language: zh, ja-mecab, ko-mecab, "
+        "char for others without spaces, else 13a)",
     )
     parser.add_argument(
         "--compare",
@@ -106,6 +115,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
     if args.expert_parallel_size < 1:
         raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
+    check_tokenizer(args.tokenize)
     if args.compare:
         comparable(metrics)
         if len(args.runs) < 2:
@@ -118,13 +128,14 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         max_tokens=args.max_tokens,
         # Ranks that share experts take every step together: none of them can send others in its place.
         processes=args.processes if args.expert_parallel_size == 1 else 1,
-        own_text=_own_text(args),
+        parallel_files=_parallel_files(args),
         metrics=metrics,
+        tokenize=args.tokenize,
     )
     return request, left_out
 
 
-def _own_text(args: argparse.Namespace) -> OwnText | None:
+def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
     given = {"--source": args.source, "--reference": args.reference, "--direction": args.direction}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
@@ -134,9 +145,9 @@ def _own_text(args: argparse.Namespace) -> OwnText | None:
         raise UserError(f"{', '.join(given)} belong together: {' and '.join(missing)} missing{hint}")
     if args.split is not None or args.directions:
         raise UserError("--source takes the place of a split: leave out --split and --directions")
-    own_text = OwnText(Path(args.source), Path(args.reference), args.direction)
-    own_text.lines()  # what is wrong with them is said before a model is loaded
-    return own_text
+    parallel_files = ParallelFiles(Path(args.source), Path(args.reference), args.direction)
+    parallel_files.lines()  # what is wrong with them is said before a model is loaded
+    return parallel_files
 
 
 def _evaluate_all(
@@ -153,7 +164,7 @@ def _evaluate_all(
     for checkpoint, name, folder in zip(checkpoints, names, folders):
         device = ranks.device(args.device)
         translator = Translator.from_pretrained(
-            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size
+            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size, verify=args.verify
         )
         texts = read_texts(translator, request)
         first_texts = first_texts or texts
@@ -176,7 +187,7 @@ def _reused(details: dict[str, Any]) -> str:
 def _print_scores(
     args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], left_out: dict[str, str]
 ) -> None:
-    text = request.own_text.source if request.own_text else f"split {request.split}"
+    text = request.parallel_files.source if request.parallel_files else f"split {request.split}"
     print(f"\n{text}, beam {args.beam}" + (f", first {args.limit} sentences" if args.limit else ""))
     print(scores_table(evaluations, args.baseline))
     for line in signatures(evaluations):
@@ -203,6 +214,8 @@ def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
             lines.append(f"{metric.name}: {signature}{where}")
         if len(found) > MOST_SIGNATURES:
             lines.append(f"{metric.name}: {len(found) - MOST_SIGNATURES} more signatures in {SCORES}")
+        if metric.pool and len(found) > 1:
+            lines.append(f"{metric.name}: its means are over scores of different signatures; compare them only with the same")
         scored = {direction: one.values[metric.name] for each in evaluations for direction, one in each.scores.items()}
         without = [direction for direction, value in scored.items() if value is None]
         if without:

@@ -10,18 +10,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from smoe_mt.bleu_tokenizers import AUTO
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
-from smoe_mt.evaluation.own_text import OwnText
-from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Text, Translator
-from smoe_mt.processes import processes_for, spread
+from smoe_mt.processes import map_unordered, processes_for
+from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.pieces import FolderPieces
+from smoe_mt.text import FORM, normalise
 
 FORMAT = 1
 BYTES_TO_SCORE = 1 << 28  # of a process, at most
@@ -31,7 +33,7 @@ WINDOW = 4000  # sentences that are translated together, and at most lost where 
 @dataclass(frozen=True)
 class Request:
     """What to evaluate: a split, all of its directions or some, or text of one's own instead; all sentences or the first
-    `limit` of each direction; with which metrics; on how many processes (None: see `Translator.translate`).
+    `limit` of each direction; with which metrics, and which tokenizer for BLEU; on how many processes (None: see `Translator.translate`).
     """
 
     split: str = "test"
@@ -40,13 +42,14 @@ class Request:
     decoding: Decoding = field(default_factory=Decoding)
     max_tokens: int = 4096
     processes: int | None = None
-    own_text: OwnText | None = None
+    parallel_files: ParallelFiles | None = None
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
+    tokenize: str = AUTO
 
     @property
     def title(self) -> str:
         """A short name of the text."""
-        return self.own_text.title if self.own_text else self.split
+        return self.parallel_files.title if self.parallel_files else self.split
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,19 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
     Raises UserError for an unknown split or direction, and for files that do not fit together.
     """
     task = translator.loaded.task
-    if request.own_text:
-        texts = [request.own_text.read(task.directions, request.limit)]
+    if request.parallel_files:
+        texts = [request.parallel_files.read(task.directions, request.limit)]
     else:
         directions = choose_directions(task, request.split, request.directions)
         texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
     pieces = FolderPieces(task.spm)
-    return [replace(text, pieces=pieces) for text in texts]
+    return [replace(in_one_form(text), pieces=pieces, tokenize=request.tokenize) for text in texts]
+
+
+def in_one_form(text: Corpus) -> Corpus:
+    """Sources and references in the form that hypotheses have: canonically equal strings score as equal."""
+    sources, references = (tuple(map(normalise, lines)) for lines in (text.sources, text.references))
+    return replace(text, sources=sources, references=references)
 
 
 def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
@@ -135,7 +144,7 @@ def evaluate(
 
 def _about(translator: Translator, request: Request, name: str) -> dict[str, Any]:
     """Which model translated what, and how."""
-    loaded, own, decoding = translator.loaded, request.own_text, request.decoding
+    loaded, own, decoding = translator.loaded, request.parallel_files, request.decoding
     return {
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
@@ -147,6 +156,7 @@ def _about(translator: Translator, request: Request, name: str) -> dict[str, Any
         "source": str(own.source.absolute()) if own else None,
         "reference": str(own.reference.absolute()) if own else None,
         "limit": request.limit,
+        "text_form": FORM,
         "beam": decoding.beam,
         "lenpen": decoding.lenpen,
         "max_len_a": decoding.max_len_a,
@@ -224,7 +234,7 @@ def _score(
 
     found: list[list[DirectionScores]] = [[]] * len(corpora)
     with progress_bar(sum(len(corpus.sources) for corpus in corpora), f"{name}: scoring") as bar:
-        for number, scores in spread(of_direction, len(corpora), processes):
+        for number, scores in map_unordered(of_direction, len(corpora), processes):
             found[number] = scores
             bar.update(len(corpora[number].sources))
     directions = [corpus.direction for corpus in corpora]

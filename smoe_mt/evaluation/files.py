@@ -6,22 +6,24 @@ A record beside the hypotheses says what they were made from, so that those that
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
-from smoe_mt.files import beside
+from smoe_mt.files import CannotWrite, write_json, write_text
+from smoe_mt.json_files import read_json_object
+from smoe_mt.tasks.data_folder import DIRECTION
 
 SCORES = "scores.json"
 COMPARISON = "comparison.json"
 HYPOTHESES = "hypotheses"
 RECORD = "made_from.json"
 FORMAT = 1
+COLUMNS = ("source", "hypothesis", "reference")  # of a table for people
 
 
 class Results:
@@ -37,22 +39,24 @@ class Results:
         self._made_from = made_from
         record = _read_json(folder / HYPOTHESES / RECORD)
         known = record.get("format") == FORMAT and record.get("made_from") == made_from and not again
-        self._directions: dict[str, dict[str, str]] = record.get("directions", {}) if known else {}
+        self._directions: dict[str, dict[str, str]] = _entries(record) if known else {}
         self._fresh = not known
 
     def kept(self, text: Corpus) -> tuple[str, ...] | None:
         """The hypotheses for exactly these sources, if they are there as they were written."""
         entry = self._directions.get(text.direction)
-        if entry is None or entry["sources"] != checksum(text.sources):
+        if entry is None or entry.get("sources") != checksum(text.sources):
             return None
         try:
             lines = self._file(text.direction, ".hyp").read_bytes().decode("utf-8").split("\n")[:-1]
         except (OSError, UnicodeDecodeError):
             return None
-        return tuple(lines) if entry["hypotheses"] == checksum(lines) else None
+        return tuple(lines) if entry.get("hypotheses") == checksum(lines) else None
 
     def keep(self, corpus: Corpus) -> None:
         """Write the hypotheses of a direction. Scores that are there are removed: they are of other hypotheses."""
+        if (self.folder / HYPOTHESES).is_symlink():
+            raise UserError(f"{self.folder / HYPOTHESES} is a link, and files would be removed elsewhere: remove it")
         with _writing(self.folder):
             (self.folder / HYPOTHESES).mkdir(parents=True, exist_ok=True)
             if self._fresh:
@@ -79,12 +83,16 @@ class Results:
 
     def _forget(self) -> None:
         """Remove an earlier evaluation: its scores first, so that they never stand beside other hypotheses."""
-        old = [_read_json(self.folder / SCORES), _read_json(self.folder / HYPOTHESES / RECORD)]
+        folder, record = self.folder / HYPOTHESES, _entries(_read_json(self.folder / HYPOTHESES / RECORD))
+        directions = {*record, *_entries(_read_json(self.folder / SCORES))}
         (self.folder / SCORES).unlink(missing_ok=True)
-        (self.folder / HYPOTHESES / RECORD).unlink(missing_ok=True)
-        for direction in {direction for content in old for direction in content.get("directions", ())}:
-            for suffix in (".hyp", ".tsv"):
-                self._file(direction, suffix).unlink(missing_ok=True)
+        (folder / RECORD).unlink(missing_ok=True)
+        for direction in directions:
+            hypotheses, table = self._file(direction, ".hyp"), self._file(direction, ".tsv")
+            if _sha256(hypotheses) == record.get(direction, {}).get("hypotheses"):
+                hypotheses.unlink(missing_ok=True)
+            if _begins_with(table, "\t".join(COLUMNS) + "\n"):
+                table.unlink()
         self._fresh = False
 
 
@@ -114,43 +122,42 @@ def checksum(lines: Sequence[str]) -> str:
 def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise CannotWrite(str(folder), error.errno, error.strerror or str(error)) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty for one that is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _entries(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a record or scores.json says of each direction; others' files are never named after its keys."""
+    found = content.get("directions")
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: one if isinstance(one, dict) else {} for name, one in entries if DIRECTION.fullmatch(name)}
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _begins_with(path: Path, text: str) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(text)) == text.encode("utf-8")
+    except OSError:
+        return False
 
 
 def _side_by_side(corpus: Corpus) -> str:
-    rows = [("source", "hypothesis", "reference"), *zip(corpus.sources, corpus.hypotheses, corpus.references)]
+    rows = [COLUMNS, *zip(corpus.sources, corpus.hypotheses, corpus.references)]
     return "".join("\t".join(cell.replace("\t", " ") for cell in row) + "\n" for row in rows)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """JSON for people too: indented, readable letters, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 text that gets its name only once it is whole and on the disk."""
-    with partial_text(path) as stream:
-        stream.write(text)
-
-
-@contextmanager
-def partial_text(path: Path) -> Iterator[TextIO]:
-    """A stream of UTF-8 text into a file beside `path`, which gets its name when the block ends without an error."""
-    with beside(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        yield stream
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """A file that gets its name only once it is whole and on the disk."""
-    with beside(path) as temporary:
-        temporary.write_bytes(content)

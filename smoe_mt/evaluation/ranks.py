@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from smoe_mt.checkpoints.reading import first_sentence
-from smoe_mt.errors import UserError
-from smoe_mt.training.launch_ranks import launch_in
+from smoe_mt.process_group import launch_in, open_process_group
 
 Value = TypeVar("Value")
 # The others wait while the first scores.
@@ -70,14 +68,7 @@ def open_ranks() -> Iterator[Ranks]:
     if launch is None or launch.size == 1:
         yield Ranks()
         return
-    try:
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=PATIENCE)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"WORLD_SIZE is {launch.size}, and the processes do not find each other ({first_sentence(error)}); "
-            "start them with torchrun, or unset WORLD_SIZE"
-        ) from error
+    open_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", launch, PATIENCE)
     try:
         yield Ranks(launch.rank, launch.size)
     finally:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
-from smoe_mt.evaluation.resources import ENGLISH, belongs, classes_of
+from smoe_mt.language_codes import is_english
+from smoe_mt.paper.resources import belongs, classes_of
 
 GROUPS: dict[str, Callable[[str], bool]] = {
     "mean": lambda direction: True,
-    "mean_to_en": lambda direction: direction.split("-")[1] == ENGLISH,
-    "mean_from_en": lambda direction: direction.split("-")[0] == ENGLISH,
+    "mean_to_en": lambda direction: is_english(direction.split("-")[1]),
+    "mean_from_en": lambda direction: is_english(direction.split("-")[0]),
 }
 
 Mean = dict[str, float | None]

@@ -9,9 +9,10 @@ from typing import Any
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Corpus, Metric
+from smoe_mt.evaluation.metrics.base import Pooling
 from smoe_mt.evaluation.metrics.piece_bleu import METRIC as PIECE_BLEU
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
-from smoe_mt.evaluation.progress import progress_bar
+from smoe_mt.progress import progress_bar
 
 LEVEL = 0.05
 RESAMPLES = 1000
@@ -107,14 +108,14 @@ def compare(evaluations: Sequence[Evaluation], resamples: int = RESAMPLES) -> li
 def _compare(evaluations: Sequence[Evaluation], metric: Metric, direction: str, resamples: int) -> Iterator[Comparison]:
     from sacrebleu.significance import PairedTest
 
-    assert metric.scorer is not None
-    hypotheses = [_lines(metric, each, direction, references=False) for each in evaluations]
-    references = _lines(metric, evaluations[0], direction, references=True)
+    pooling = metric.pooled(_texts(evaluations[0], direction))
+    hypotheses = [_lines(pooling, each, direction, references=False) for each in evaluations]
+    references = _lines(pooling, evaluations[0], direction, references=True)
     count = len(references)
     step = -(-count // MOST_SENTENCES)
     test = PairedTest(
         [(each.name, lines[::step]) for each, lines in zip(evaluations, hypotheses)],
-        {metric.name: metric.scorer()},
+        {metric.name: pooling.scorer},
         [references[::step]],
         test_type="bs",
         n_samples=resamples,
@@ -133,16 +134,20 @@ def _compare(evaluations: Sequence[Evaluation], metric: Metric, direction: str, 
             p_value=None if result.score == baseline.score else float(result.p_value),
             sentences=count,
             tested=len(references[::step]),
-            signature=str(signature),
+            signature=f"{signature}{pooling.suffix}",
         )
 
 
-def _lines(metric: Metric, evaluation: Evaluation, direction: str, references: bool) -> list[str]:
-    """What the metric sees of a direction, or of all of them in the order of their names."""
+def _texts(evaluation: Evaluation, direction: str) -> list[Corpus]:
+    """A direction, or all of them in the order of their names."""
     chosen = [corpus for corpus in evaluation.corpora if direction in (corpus.direction, POOLED)]
-    ordered = sorted(chosen, key=lambda corpus: corpus.direction)
+    return sorted(chosen, key=lambda corpus: corpus.direction)
+
+
+def _lines(pooling: Pooling, evaluation: Evaluation, direction: str, references: bool) -> list[str]:
+    """What the metric sees of a direction, or of all of them."""
     return [
         line
-        for corpus in ordered
-        for line in metric.prepare(corpus, corpus.references if references else corpus.hypotheses)
+        for corpus in _texts(evaluation, direction)
+        for line in pooling.prepare(corpus, corpus.references if references else corpus.hypotheses)
     ]

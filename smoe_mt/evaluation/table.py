@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Metric
-from smoe_mt.evaluation.resources import classes_of
 from smoe_mt.evaluation.scores import DirectionScores, class_means, means
 from smoe_mt.evaluation.seeds import by_setting, mean_and_spread
+from smoe_mt.paper.resources import classes_of
 
 BASELINE_METRIC = "chrf"
 GROUP_TITLES = {"mean": "mean", "mean_to_en": "mean xx-en", "mean_from_en": "mean en-xx"}
@@ -93,13 +93,14 @@ def _run_names(names: Sequence[str], columns: Sequence[Sequence[str]], first: in
 
 
 def samples(evaluation: Evaluation, count: int) -> str:
-    """`count` translations beside source and reference, taken in turn from all directions, evenly over each."""
+    """`count` translations, or all, beside source and reference, in turn from all directions, evenly over each."""
     chosen = []
     per_direction = -(-count // len(evaluation.corpora))
-    for turn in range(per_direction):
+    for turn in range(min(per_direction, max(len(corpus.sources) for corpus in evaluation.corpora))):
         for corpus in evaluation.corpora:
-            place = turn * len(corpus.sources) // per_direction
-            chosen.append((corpus, place))
+            mine = min(per_direction, len(corpus.sources))
+            if turn < mine:
+                chosen.append((corpus, turn * len(corpus.sources) // mine))
     return "\n\n".join(
         f"{corpus.direction}  source      {corpus.sources[place]}\n"
         f"{' ' * len(corpus.direction)}  {evaluation.name[-11:]:<11} {corpus.hypotheses[place]}\n"

@@ -7,17 +7,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from smoe_mt.generation.checkpoint import LoadedModel, results_folder
-
-KIND_NAMES = {
-    "none": "dense transformer",
-    "vanilla": "mixture of experts, top-2 (GShard)",
-    "switch": "mixture of experts, top-1 (Switch)",
-    "eom": "mixture of experts with expert output masking",
-    "cmr": "conditional MoE routing",
-    "stacking": "stacked mixtures of experts",
-    "stratified": "stratified mixture of experts (SMoE)",
-}
+from smoe_mt.checkpoints.locate import results_folder
+from smoe_mt.errors import UserError
+from smoe_mt.generation.checkpoint import LoadedModel
+from smoe_mt.json_files import read_json_object
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.system import NUM_EXPERTS
 
 
 def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
@@ -28,9 +24,9 @@ def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(results_folder(loaded.checkpoint, "evaluation").glob("*/scores.json")):
         try:
-            scores = json.loads(path.read_text(encoding="utf-8"))
+            scores = read_json_object(path)
             updates, directions = scores["updates"], scores["directions"]
-        except (ValueError, KeyError, TypeError):
+        except (UserError, KeyError):
             warnings.warn(f"{path}: no scores to read, left out of the model card; evaluate again", stacklevel=2)
             continue
         if updates != loaded.updates:
@@ -79,7 +75,7 @@ def _head(config: Mapping[str, Any], licence: str | None) -> str:
 
 def _summary(config: Mapping[str, Any]) -> str:
     model = config["config"]["model"]
-    kind = KIND_NAMES.get(model["moe"], model["moe"])
+    kind = "dense transformer" if model["moe"] == DENSE else SYSTEMS[model["moe"]].title
     return (
         f"Translates in {len(config['directions'])} directions: {', '.join(config['directions'])}. A {kind} with "
         f"{config['parameters']:,} parameters, {config['updates']:,} updates of training, stored as {config['dtype']} "
@@ -156,16 +152,16 @@ def _settings(config: Mapping[str, Any]) -> list[Sequence[str]]:
         ("longest source and target, in pieces", f"{model['max_source_positions']}, {model['max_target_positions']}"),
         ("moe", model["moe"]),
     ]
-    if model["moe"] != "none":
-        layered = model["moe"] in ("stacking", "stratified")
-        experts = ("strata", _joined(model["strata"])) if layered else ("experts per block", str(model["num_experts"]))
-        rows += [experts, ("a block in every n-th layer, n", str(model["moe_freq"])), ("variant", model["variant"])]
+    if model["moe"] != DENSE:
+        setting = SYSTEMS[model["moe"]].experts_setting
+        name = "experts per block" if setting == NUM_EXPERTS else setting
+        rows += [(name, _joined(model[setting])), ("a block in every n-th layer, n", str(model["moe_freq"])), ("variant", model["variant"])]
     vocabulary = config["task_state"].get("vocabulary", {})
     return [*rows, ("vocabulary", f"{vocabulary['size']:,} entries" if "size" in vocabulary else "")]
 
 
 def _joined(strata: Any) -> str:
-    return strata if isinstance(strata, str) else ", ".join(map(str, strata))
+    return ", ".join(map(str, strata)) if isinstance(strata, (list, tuple)) else str(strata)
 
 
 def _licence(corpus: Mapping[str, Any], licence: str | None) -> str:

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from smoe_mt.devices import DTYPES
 from smoe_mt.errors import UserError
-from smoe_mt.files import whole_file
-from smoe_mt.generation.beam import Decoding
-from smoe_mt.generation.checkpoint import DTYPES
+from smoe_mt.files import check_output, output
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
-from smoe_mt.training.memory import keep_freed_memory
+from smoe_mt.memory import keep_freed_memory
+from smoe_mt.search.beam import Decoding
 
 CHUNK_BYTES = 1 << 18
+LONGEST_LINE = 1 << 20  # bytes; models take a few hundred tokens, and cut what is longer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
     )
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
     parser.add_argument("-t", "--target", help="language of the output")
     parser.add_argument(
@@ -48,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     add_decoding_arguments(parser)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every verb that needs the data folder of a model."""
+    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare all of the data folder with its checksums, even files that were found sound before and did not change",
+    )
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,13 +137,15 @@ def run(args: argparse.Namespace) -> None:
     if args.input is not None and not Path(args.input).is_file():
         raise UserError(f"{args.input}: no such file")
     check_processes(args.processes)
+    if args.output is not None:
+        check_output(args.output)
     if args.buffer < 1:
         raise UserError(f"--buffer {args.buffer}: it must be 1 or more")
     if not 1 <= args.nbest <= args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
-    translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype)
+    translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
     job = Job(translator, _direction(translator, args, typed), args)
     with _output(args.output) as output:
         if args.input is not None:
@@ -173,7 +186,7 @@ def _converse(job: Job, output: TextIO) -> None:
         print(f"Type one of them, such as {directions[-1]}, to change to it.", file=sys.stderr)
     while True:
         print("-".join(job.direction), end="> ", file=sys.stderr, flush=True)
-        typed = sys.stdin.buffer.readline()
+        typed = sys.stdin.buffer.readline(LONGEST_LINE)
         if not typed:
             print(file=sys.stderr)
             return
@@ -204,7 +217,7 @@ def gathered(chunks: Iterable[list[str]], least: int) -> Iterator[list[str]]:
 def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterator[list[str]]:
     """The lines of `stream`, as many at a time as are there already (at most about `size` bytes), so that a pipe flows.
 
-    Only a line feed ends a line. Raises UserError with the number of a line that is not UTF-8.
+    Only a line feed ends a line. Raises UserError with the number of a line that is not UTF-8, or longer than any sentence.
     """
     rest = b""
     number = 0
@@ -214,13 +227,23 @@ def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterato
         if whole:
             yield _decode(whole, name, number)
             number += len(whole)
+        if len(rest) > LONGEST_LINE:
+            raise _too_long(name, number + 1)
     if rest:
         yield _decode([rest], name, number)
+
+
+def _too_long(name: str, number: int) -> UserError:
+    return UserError(
+        f"{name}, line {number}: longer than {LONGEST_LINE:,} bytes, so no sentence; one sentence a line is translated"
+    )
 
 
 def _decode(lines: list[bytes], name: str, before: int) -> list[str]:
     decoded = []
     for offset, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_LINE:
+            raise _too_long(name, before + offset)
         try:
             decoded.append(line.decode("utf-8").removesuffix("\r"))
         except UnicodeDecodeError as error:
@@ -238,5 +261,5 @@ def _output(path: str | None) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+    with output(path) as stream:
         yield stream

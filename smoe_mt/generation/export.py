@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,25 @@ from smoe_mt.checkpoints.exported import (
     README,
     WEIGHTS,
     fingerprint,
+    own_files,
     plain_sections,
 )
+from smoe_mt.checkpoints.schema import tied_tensors
+from smoe_mt.checksums import sealed
+from smoe_mt.devices import DTYPES, pick_dtype
 from smoe_mt.errors import UserError
-from smoe_mt.files import whole_folder
+from smoe_mt.files import write_json, write_text
+from smoe_mt.folders import atomic_directory, restore
 from smoe_mt.generation.card import model_card, read_scores
-from smoe_mt.generation.checkpoint import DTYPES, LoadedModel, load_model, pick_dtype
+from smoe_mt.generation.checkpoint import LoadedModel, load_model
+from smoe_mt.generation.command import add_data_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
     parser.add_argument("out", metavar="OUT", help="folder to write")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    add_data_arguments(parser)
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
     parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
     parser.add_argument(
@@ -46,34 +52,37 @@ def run(args: argparse.Namespace) -> None:
     """Export, and say where and how large. Raises UserError for what cannot be loaded or written."""
     out = Path(args.out)
     check_place(out, args.overwrite)
-    loaded = load_model(args.run, args.data, "cpu")
+    loaded = load_model(args.run, args.data, "cpu", verify=args.verify)
     export(loaded, out, args.name or out.absolute().name, args.licence, args.dtype)
     size = sum((out / name).stat().st_size for name in (CONFIG, README, *PARTS))
     print(f"{out}: {size / 1e6:,.1f} MB, {', '.join((CONFIG, README, *PARTS))}")
 
 
 def check_place(out: Path, overwrite: bool) -> None:
-    """UserError unless `out` is free, or an earlier export that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    """UserError unless `out` is free, or an earlier export that may be replaced. An export that was killed is finished first."""
+    restore(out, own_files)
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
-    if not out.is_dir() or not ((out / CONFIG).is_file() and (out / WEIGHTS).is_file()):
+    if not out.is_dir() or not own_files(out):
         raise UserError(f"{out} is there already and is no exported model; give another folder")
     if not overwrite:
         raise UserError(f"{out} holds an exported model already; give another folder, or --overwrite to replace it")
 
 
 def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None, dtype: str = "fp32") -> None:
-    """Write the model, its vocabulary and its card into `out`, in place of what is there; whole or not at all.
+    """Write the model, its vocabulary and its card into `out`, in place of an earlier export's; whole or not at all.
+
+    What else is in `out` stays, a card that a person has changed as README.md.earlier.
 
     `licence`: of the weights, for the card; `dtype`: fp32, bf16 or fp16. Raises UserError where `out` cannot be written.
     """
-    with whole_folder(out) as folder:
+    with atomic_directory(out, own_files) as folder:
         for part in FROM_DATA_FOLDER:
             shutil.copyfile(loaded.task.folder.path / part, folder / part)
         write_weights(loaded.model, folder / WEIGHTS, pick_dtype(dtype))
         shutil.copymode(folder / FROM_DATA_FOLDER[0], folder / WEIGHTS)  # safetensors lets the owner alone read it
         scores = read_scores(loaded)
-        config = {
+        config: dict[str, Any] = {
             "smoe_mt_export": FORMAT,
             "smoe_mt_version": __version__,
             "model_type": "smoe_mt",
@@ -86,8 +95,10 @@ def export(loaded: LoadedModel, out: Path, name: str, licence: str | None = None
             "config": plain_sections(loaded.config),
             "files": {part: fingerprint(folder / part) for part in PARTS},
         }
-        (folder / README).write_text(model_card(config, loaded.task.folder.card, scores, licence), encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(folder / README, model_card(config, loaded.task.folder.card, scores, licence))
+        # By which a later export knows that nobody has changed it.
+        config["files"][README] = fingerprint(folder / README)
+        write_json(folder / CONFIG, sealed(config))
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -97,14 +108,11 @@ def count_parameters(model: nn.Module) -> int:
 
 def write_weights(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """A safetensors file with each weight once; its metadata maps the names that are tied to the one that is kept."""
-    kept: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    names: dict[Any, str] = {}
-    for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
-        if place in names:
-            tied[name] = names[place]
-            continue
-        names[place] = name
-        kept[name] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+    weights: dict[str, Tensor] = model.state_dict()
+    tied = tied_tensors(weights)
+    kept = {
+        name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in weights.items()
+        if name not in tied
+    }
     save_file(kept, path, metadata={"format": "pt", **tied})

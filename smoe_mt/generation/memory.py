@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smoe_mt.generation.beam import Decoding
+from smoe_mt.search.beam import Decoding
 
 READINGS = 3  # of the logits that are held at a time: product, softmax, and what the allocator has not given back
 GROWTH = 2  # target tokens for a source token, before most sentences have ended; and the caches before and after a reordering

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation.batching import batch_by_tokens
-from smoe_mt.generation.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
-from smoe_mt.processes import processes_for, spread
+from smoe_mt.processes import map_unordered, processes_for
+from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
 
 Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
@@ -56,6 +56,7 @@ class Translator:
         device: str = "auto",
         dtype: str = "fp32",
         expert_parallel_size: int = 1,
+        verify: bool = False,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
         extra `hub`); `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
@@ -63,9 +64,11 @@ class Translator:
         `expert_parallel_size`: so many ranks of torch.distributed share out the experts. Each then translates what it likes,
         and calls `serve` when it has nothing left.
 
+        `verify`: read all of the data folder, even what was found sound before.
+
         Raises UserError for what cannot be loaded.
         """
-        return cls(load_model(path, data, device, dtype, expert_parallel_size))
+        return cls(load_model(path, data, device, dtype, expert_parallel_size, verify))
 
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
@@ -158,7 +161,7 @@ class Translator:
 
         with _reporter(progress, len(lines), ", ".join(f"{text.source}-{text.target}" for text in texts)) as report:
             report(len(lines) - len(places))
-            for number, candidates in spread(search, len(batches), processes):
+            for number, candidates in map_unordered(search, len(batches), processes):
                 for index, mine in zip(batches[number], candidates, strict=True):
                     found[places[index]] = Translation(lines[places[index]][0], mine)
                 report(len(batches[number]))
@@ -199,13 +202,14 @@ class Translator:
             yield tuple(itertools.islice(candidates, len(mine)))
 
     def _encode(self, line: str, target: str) -> Tensor:
-        tokens = self.loaded.task.encode(line.strip(), target)
+        tokens = self.loaded.task.encode(line, target)
         longest = self.loaded.model.max_positions()[0]
         if len(tokens) <= longest:
             return tokens
-        warnings.warn(
+        # Python's usual way keeps each different text of a warning for ever.
+        warnings.warn_explicit(
             f"a sentence of {len(tokens)} tokens ({line.strip()[:30]!r}...) is cut to the {longest} that the model takes",
-            stacklevel=4,
+            *(UserWarning, __file__, 0),
         )
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]

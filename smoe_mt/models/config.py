@@ -2,8 +2,9 @@
 
 # ruff: noqa: UP045
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -11,16 +12,19 @@ from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf
 
 from smoe_mt.errors import UserError
-from smoe_mt.moe import parse_strata
-from smoe_mt.moe.backends import BACKENDS
+from smoe_mt.models.options import with_options
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.kernels.select import BACKENDS
+from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.structure import SIDES, groups_by_side
 
-MOE_KINDS = ("none", "vanilla", "switch", "eom", "cmr", "stacking", "stratified")
-HAS_STRATA = ("stacking", "stratified")
+SYSTEMS.close()
+MOE_KINDS = (DENSE, *SYSTEMS)
 
 
 # fairseq makes flags of these annotations: they must be types, so annotations stay unpostponed in this module.
 @dataclass
-class SMoETransformerConfig(FairseqDataclass):
+class SharedSettings(FairseqDataclass):
     """Defaults: the paper's M4 model (transformer base, pre-norm, shared embeddings; section 3)."""
 
     encoder_embed_dim: int = field(default=512, metadata={"help": "encoder embedding dimension"})
@@ -52,14 +56,19 @@ class SMoETransformerConfig(FairseqDataclass):
         default="4,4",
         metadata={
             "help": "stratified: experts per stratum, such as 4,12 (Hydra: model.strata=[4,12]); "
-            "stacking: experts of each layer in sequence"
+            "stacking: experts of each layer in sequence. Of each block by itself: 4,4;8;2,6 (Hydra: [[4,4],[8],[2,6]]), "
+            "encoder first"
         },
     )
-    num_experts: int = field(
-        default=8, metadata={"help": "vanilla, switch, eom, cmr: experts per block (others: sum of strata)"}
+    num_experts: Any = field(
+        default=8,
+        metadata={
+            "help": "experts per block of systems without strata; of each block by itself: 8,4,4,8 (Hydra: [8,4,4,8]), "
+            "encoder first"
+        },
     )
     top_k: int = field(
-        default=2, metadata={"help": "experts that a token is sent to at a visit, 1 or 2 (switch: always 1)"}
+        default=2, metadata={"help": "experts that a token is sent to at a visit (switch: always 1)"}
     )
     capacity_factor: Optional[float] = field(
         default=None,
@@ -72,7 +81,6 @@ class SMoETransformerConfig(FairseqDataclass):
         default=None,
         metadata={"help": "probability that an expert's output is masked in training; unset: 0.1 for eom, else 0"},
     )
-    cmr_gate_dropout: float = field(default=0.1, metadata={"help": "cmr: dropout of the gate between FFN and experts"})
     variant: ChoiceEnum(["paper", "release"]) = field(  # type: ignore[valid-type]
         default="paper", metadata={"help": "release: compute what the paper's released code computes"}
     )
@@ -84,7 +92,8 @@ class SMoETransformerConfig(FairseqDataclass):
         },
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
-        default="auto", metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); auto: the faster"}
+        default="auto", metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); "
+        "triton: own kernels (GPU); auto: the fastest"}
     )
     moe_debug: bool = field(
         default=False,
@@ -100,8 +109,23 @@ class SMoETransformerConfig(FairseqDataclass):
     )
 
 
+if TYPE_CHECKING:
+
+    class SMoETransformerConfig(SharedSettings):
+        """The shared settings, and the options of all systems."""
+
+else:
+    SMoETransformerConfig = with_options(
+        "SMoETransformerConfig",
+        __name__,
+        SharedSettings,
+        (system.options for system in SYSTEMS.values() if system.options is not None),
+    )
+
+
 def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> TransformerConfig:
-    """The settings as fairseq's transformer reads them; ours stay on it as attributes.
+    """The settings as fairseq's transformer reads them; ours stay on it as attributes, ``groups`` as well: the experts of each
+    block by side, the first block first.
 
     Raises:
         UserError: settings that make no sense, each named.
@@ -112,24 +136,20 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
     else:
         flat = dict(vars(cfg)) if isinstance(cfg, Namespace) else asdict(cfg)
     _check(flat)
-    if flat["moe"] in HAS_STRATA:
-        flat["strata"] = parse_strata(flat["strata"])
+    groups = groups_by_side(flat)
     # fairseq fills these two in before it knows the embedding dimension.
     flat |= {"decoder_input_dim": flat["decoder_embed_dim"], "decoder_output_dim": flat["decoder_embed_dim"]}
-    return TransformerConfig.from_namespace(Namespace(**flat))
+    nested = TransformerConfig.from_namespace(Namespace(**flat))
+    nested.groups = groups
+    return nested
 
 
-def _check(flat: dict[str, Any]) -> None:
-    for side in ("encoder", "decoder"):
+def _check(flat: Mapping[str, Any]) -> None:
+    for side in SIDES:
         if not flat[f"{side}_normalize_before"]:
             raise UserError(f"MoE blocks are pre-norm only: set {side}_normalize_before to true")
         dim, heads = flat[f"{side}_embed_dim"], flat[f"{side}_attention_heads"]
         if dim % heads:
             raise UserError(f"{side}_embed_dim={dim} is no multiple of {side}_attention_heads={heads}: change one")
-    if flat["moe"] != "none" and flat["moe_freq"] < 1:
+    if flat["moe"] != DENSE and flat["moe_freq"] < 1:
         raise UserError(f"moe_freq must be at least 1 (a MoE block in every layer), not {flat['moe_freq']}")
-    if flat["moe"] in HAS_STRATA:
-        try:
-            parse_strata(flat["strata"])
-        except ValueError as error:
-            raise UserError(f"--strata: {error}") from None

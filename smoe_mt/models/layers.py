@@ -35,12 +35,12 @@ def _through_block(block: nn.Module, x_TBD: Tensor, padding_mask_BT: Tensor | No
 
 
 class MoEEncoderLayer(TransformerEncoderLayerBase):
-    """Encoder layer whose FFN half is a MoE block."""
+    """Encoder layer, the ``number``-th from 1, whose FFN half is a MoE block."""
 
-    def __init__(self, cfg: TransformerConfig) -> None:
+    def __init__(self, cfg: TransformerConfig, number: int) -> None:
         super().__init__(cfg)
         _empty_ffn_half(self)
-        self.block = build_block(cfg, cfg.encoder.embed_dim, cfg.encoder.ffn_embed_dim)
+        self.block = build_block(cfg, "encoder", number)
 
     def forward(
         self, x: Tensor, encoder_padding_mask: Tensor | None, attn_mask: Tensor | None = None
@@ -51,12 +51,12 @@ class MoEEncoderLayer(TransformerEncoderLayerBase):
 
 
 class MoEDecoderLayer(TransformerDecoderLayerBase):
-    """Decoder layer whose FFN half is a MoE block."""
+    """Decoder layer, the ``number``-th from 1, whose FFN half is a MoE block."""
 
-    def __init__(self, cfg: TransformerConfig, no_encoder_attn: bool = False) -> None:
+    def __init__(self, cfg: TransformerConfig, number: int, no_encoder_attn: bool = False) -> None:
         super().__init__(cfg, no_encoder_attn)
         _empty_ffn_half(self)
-        self.block = build_block(cfg, cfg.decoder.embed_dim, cfg.decoder.ffn_embed_dim)
+        self.block = build_block(cfg, "decoder", number)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, Routing]:
         """x [T, B, D] and fairseq's further arguments; returns ([T, B, D], attention, routing)."""

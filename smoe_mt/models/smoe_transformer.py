@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig, transformer_config
 from smoe_mt.models.layers import MoEDecoderLayer, MoEEncoderLayer, collect_routing
-from smoe_mt.moe.gating import Gate
+from smoe_mt.moe import SYSTEMS, Router, System
+from smoe_mt.moe.registry import DENSE
 
 
 def _is_moe_layer(cfg: TransformerConfig, number: int) -> bool:
     """Whether the layer (1-based) has a MoE block: layers 2, 4, 6 for moe_freq 2."""
-    return cfg.moe != "none" and number % cfg.moe_freq == 0
+    return cfg.moe != DENSE and number % cfg.moe_freq == 0
 
 
 class _CountsLayers:
@@ -38,13 +39,15 @@ class _CountsLayers:
 
 class SMoETransformerEncoder(_CountsLayers, TransformerEncoderBase):
     def build_encoder_layer(self, cfg: TransformerConfig) -> nn.Module:
-        return MoEEncoderLayer(cfg) if _is_moe_layer(cfg, self._next_layer()) else super().build_encoder_layer(cfg)
+        number = self._next_layer()
+        return MoEEncoderLayer(cfg, number) if _is_moe_layer(cfg, number) else super().build_encoder_layer(cfg)
 
 
 class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
     def build_decoder_layer(self, cfg: TransformerConfig, no_encoder_attn: bool = False) -> nn.Module:
-        if _is_moe_layer(cfg, self._next_layer()):
-            return MoEDecoderLayer(cfg, no_encoder_attn)
+        number = self._next_layer()
+        if _is_moe_layer(cfg, number):
+            return MoEDecoderLayer(cfg, number, no_encoder_attn)
         return super().build_decoder_layer(cfg, no_encoder_attn)
 
 
@@ -65,7 +68,7 @@ class SMoETransformerModel(TransformerModelBase):
     @classmethod
     def build_model(cls, cfg: SMoETransformerConfig, task: FairseqTask) -> SMoETransformerModel:
         nested = transformer_config(cfg)
-        if nested.moe != "none" and nested.moe_freq > min(nested.encoder.layers, nested.decoder.layers):
+        if nested.moe != DENSE and nested.moe_freq > min(nested.encoder.layers, nested.decoder.layers):
             raise UserError(
                 f"moe_freq={nested.moe_freq} leaves {nested.encoder.layers} encoder and {nested.decoder.layers} decoder "
                 "layers without a MoE block on one side: lower moe_freq, or set moe to none"
@@ -75,7 +78,7 @@ class SMoETransformerModel(TransformerModelBase):
             raise UserError("experts can be spread over ranks only where encoder_embed_dim is decoder_embed_dim")
         model = super().build_model(nested, task)
         for name, module in model.named_modules():
-            if isinstance(module, Gate):
+            if isinstance(module, Router):
                 module.where = f"{name}, {module.where}"
         return model
 
@@ -90,6 +93,11 @@ class SMoETransformerModel(TransformerModelBase):
         cls, cfg: TransformerConfig, tgt_dict: Dictionary, embed_tokens: nn.Embedding
     ) -> SMoETransformerDecoder:
         return SMoETransformerDecoder(cfg, tgt_dict, embed_tokens)
+
+    @property
+    def system(self) -> System | None:
+        """The record of its kind of MoE; None of a dense model."""
+        return None if self.cfg.moe == DENSE else SYSTEMS[str(self.cfg.moe)]
 
     @property
     def moe_layers(self) -> dict[str, tuple[int, ...]]:

@@ -1,30 +1,55 @@
 """The engine: routing, dispatch, experts and strata. Knows torch and nothing of fairseq.
 
+The maths is in this folder, ``routers/``, ``experts/`` and ``systems/``; how it is computed on which hardware in ``kernels/``,
+on which rank in ``distributed/``.
+
 Shape letters used in all modules of this package, as suffixes of tensor names:
 
     N  positions in the input (batch x length, padding included)
     T  tokens at hand (padding excluded; inside a stratum, those that stand at it)
     D  model (embedding) dimension            F  hidden dimension of an expert's FFN
-    E  experts that a gate sees               K  choices of a token (1 or 2)
+    E  experts that a gate sees               K  choices of a token
     S  slots: (token, choice) pairs served by an expert, sorted by expert
     L  strata of a block
 """
 
-from smoe_mt.moe.compiling import keep_blocks_out_of_graphs
-from smoe_mt.moe.conditional import ConditionalMoE
-from smoe_mt.moe.layer import MoE
-from smoe_mt.moe.routing import GateLoad, Routing
-from smoe_mt.moe.stacking import Stacking
+from smoe_mt.moe.block import GateLoad, MoEBlock, Routing
+from smoe_mt.moe.experts import ExpertBank, Experts, FFNBank
+from smoe_mt.moe.routers import Gate, RankK, Router, Selection, Threshold, TopK, Weighting, routing_override
 from smoe_mt.moe.strata import parse_strata
-from smoe_mt.moe.stratified import StratifiedMoE
+from smoe_mt.moe.system import BlockPlace, ModelLoss, System, common_settings
+from smoe_mt.moe.systems import SYSTEMS, register_system
+from smoe_mt.moe.systems.cmr import ConditionalMoE
+from smoe_mt.moe.systems.stacking import Stacking
+from smoe_mt.moe.systems.stratified import StratifiedMoE
+from smoe_mt.moe.systems.vanilla import MoE
+from smoe_mt.moe.torch_compile import keep_blocks_out_of_graphs
 
 __all__ = [
+    "SYSTEMS",
+    "BlockPlace",
     "ConditionalMoE",
+    "ExpertBank",
+    "Experts",
+    "FFNBank",
+    "Gate",
     "GateLoad",
     "MoE",
+    "MoEBlock",
+    "ModelLoss",
+    "RankK",
+    "Router",
     "Routing",
+    "Selection",
     "Stacking",
     "StratifiedMoE",
+    "System",
+    "Threshold",
+    "TopK",
+    "Weighting",
+    "common_settings",
     "keep_blocks_out_of_graphs",
     "parse_strata",
+    "register_system",
+    "routing_override",
 ]

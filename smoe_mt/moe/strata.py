@@ -1,8 +1,9 @@
-"""How many experts each stratum of a block has, as people write it."""
+"""How many experts a block has, as people write it: one structure for all blocks, or one for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def parse_strata(strata: str | int | Sequence[int]) -> tuple[int, ...]:
@@ -11,12 +12,63 @@ def parse_strata(strata: str | int | Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: not positive integers.
     """
-    parts = strata.strip("[]() ").split(",") if isinstance(strata, str) else strata
-    parts = [parts] if isinstance(parts, int) else parts
-    try:
-        sizes = tuple(int(str(part).strip()) for part in parts)
-    except ValueError:
-        sizes = ()
+    sizes = _integers(strata)
     if not sizes or min(sizes) < 1:
         raise ValueError(f"strata must be positive integers such as 4,12 (experts per stratum), not {strata!r}")
     return sizes
+
+
+def strata_of_blocks(strata: Any, blocks: int) -> tuple[tuple[int, ...], ...]:
+    """The strata of each of a model's ``blocks``: those of the encoder in layer order, then those of the decoder.
+
+    ``"4,12"`` or ``[4, 12]``: of all of them. ``"4,4;8;2,6"`` or ``[[4, 4], [8], [2, 6]]``: of one after the other.
+
+    Raises:
+        ValueError: not positive integers, or strata for another number of blocks.
+    """
+    if isinstance(strata, str) and ";" in strata:
+        parts: list[Any] = strata.strip().split(";")
+    elif not isinstance(strata, (str, int)) and any(not isinstance(part, (int, str)) for part in strata):
+        parts = list(strata)
+    else:
+        return (parse_strata(strata),) * blocks
+    if len(parts) != blocks:
+        raise ValueError(f"strata for {len(parts)} blocks, but the model has {blocks}: give one for each, or one for all")
+    return tuple(parse_strata(part) for part in parts)
+
+
+def experts_of_blocks(num_experts: Any, blocks: int) -> tuple[int, ...]:
+    """The experts of each of a model's ``blocks``: ``8`` (all of them), or ``"8,4,4,8"`` or ``[8, 4, 4, 8]``.
+
+    Raises:
+        ValueError: not positive integers, or numbers for another number of blocks.
+    """
+    sizes = _integers(num_experts)
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"num_experts must be positive integers such as 8 (experts per block), not {num_experts!r}")
+    if len(sizes) == 1:
+        return sizes * blocks
+    if len(sizes) != blocks:
+        raise ValueError(
+            f"num_experts for {len(sizes)} blocks, but the model has {blocks}: give one for each, or one for all"
+        )
+    return sizes
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    """Empty for anything else."""
+    parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+    parts = [parts] if isinstance(parts, int) else parts
+    try:
+        return tuple(int(str(part).strip()) for part in parts)
+    except (ValueError, TypeError):
+        return ()
+
+
+def expected_visits(strata: Sequence[int]) -> float:
+    """Visits of a token to a stratified block under uniform routing: V(i) = 1 + sum_g P(i -> g) V(g)."""
+    ahead = [0.0]  # V of the gate after the last stratum, where a token has left
+    for i in reversed(range(len(strata))):
+        visible = sum(strata[i:])
+        ahead.insert(0, 1 + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
+    return ahead[0]

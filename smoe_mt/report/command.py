@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
-from smoe_mt.evaluation.progress import progress_bar
-from smoe_mt.generation.checkpoint import find_checkpoint
+from smoe_mt.files import check_output
+from smoe_mt.progress import progress_bar
 from smoe_mt.report.curves import read_curves
 from smoe_mt.report.pages import sections
 from smoe_mt.report.render import write_html, write_markdown
@@ -34,8 +35,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.suffix.lower() not in WRITERS:
         raise UserError(f"--out {out}: a report is written as {' or '.join(WRITERS)}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.absolute().parent}")
+    check_output(out)
     checkpoints = [find_checkpoint(path) for path in args.runs]
     runs = [open_run(path, name, args.data) for path, name in zip(args.runs, run_names(checkpoints))]
     analyses = {run.name: analysis_of(run, args.split, args.data, args.device) for run in runs}
@@ -45,8 +45,5 @@ def run(args: argparse.Namespace) -> None:
             curves[one.name] = read_curves(one)
             bar.update()
     title = "smoe_mt: " + ", ".join(one.name for one in runs)
-    try:
-        WRITERS[out.suffix.lower()](out, title, sections(runs, analyses, curves, args.split))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    WRITERS[out.suffix.lower()](out, title, sections(runs, analyses, curves, args.split))
     print(out)

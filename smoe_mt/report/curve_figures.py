@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.figures.base import PALETTE, as_bytes, canvas, tidy
-from smoe_mt.moe import parse_strata
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.report.content import Picture
 from smoe_mt.report.curves import Curves
 from smoe_mt.report.run import Run
@@ -104,7 +105,7 @@ def _load(run: Run, curves: Curves, gates: Mapping[str, Sequence[str]]) -> Drawi
     shown: dict[int, Any] = {}
     for panel, (gate, tags) in zip(grid.flat, gates.items()):
         side, block, at = gate.split(".")
-        for tag, stratum in zip(tags, strata_at(run.model, int(at), len(tags))):
+        for tag, stratum in zip(tags, strata_at(run.model, side, int(block), int(at), len(tags))):
             (shown[stratum],) = panel.plot(
                 *zip(*curves.of("train_inner", tag)), color=PALETTE[(stratum - 1) % len(PALETTE)], linewidth=1.2
             )
@@ -125,9 +126,9 @@ def _load(run: Run, curves: Curves, gates: Mapping[str, Sequence[str]]) -> Drawi
     return drawing
 
 
-def strata_at(model: Mapping[str, Any], gate: int, experts: int) -> list[int]:
-    """The stratum of each expert that a gate sees (both counted from 1)."""
-    if str(model["moe"]) != "stratified":
+def strata_at(model: Mapping[str, Any], side: str, block: int, gate: int, experts: int) -> list[int]:
+    """The stratum of each expert that a gate of a block sees (all counted from 1)."""
+    if not SYSTEMS[str(model["moe"])].nested:
         return [gate] * experts
-    sizes = parse_strata(model["strata"])[gate - 1 :]
+    sizes = groups_by_side(model)[side][block - 1][gate - 1 :]
     return [stratum for stratum, size in enumerate(sizes, start=gate) for _ in range(size)]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from smoe_mt.json_files import parse_json
 from smoe_mt.report.run import Run
 
 PARTS = ("train_inner", "valid")
 Series = list[tuple[int, float]]
 
-LINE = re.compile(r"[\[|\s](train_inner|valid)[\]|\s].*?(\{.*\}|epoch\s.*)$")
-NUMBER = re.compile(r"([\w/.]+)[= ](-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=[,\s]|$)")
+# A line may be of any length: each pattern takes time in proportion to it.
+PART = re.compile(r"[\[|\s](train_inner|valid)[\]|\s]")
+CONTENT = re.compile(r"\{|epoch\s")
+NUMBER = re.compile(r"(?<![\w/.])([\w/.]+)[= ](-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=[,\s]|$)")
+LONGEST_LINE = 1 << 20  # characters that are held at a time
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class Curves:
         return sorted((t for t in self.series.get(part, {}) if t.startswith(prefix)), key=_natural)
 
 
-def _natural(tag: str) -> list[str | int]:
-    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", tag)]
+def _natural(tag: str) -> list[str]:
+    return [piece.zfill(20) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", tag)]
 
 
 def read_curves(run: Run) -> Curves | None:
@@ -45,7 +49,7 @@ def read_curves(run: Run) -> Curves | None:
     logs = sorted(run.folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
     for log in reversed(logs):
         with log.open(encoding="utf-8", errors="replace") as lines:
-            series = parse_log(lines)
+            series = parse_log(iter(lambda: lines.readline(LONGEST_LINE), ""))
         if any(series.values()):
             return Curves(series, str(log))
     return None
@@ -71,24 +75,33 @@ def parse_log(lines: Iterable[str]) -> dict[str, dict[str, Series]]:
     """fairseq's log, its own text (`simple`, `tqdm`) or JSON (`json`)."""
     series: dict[str, dict[str, Series]] = {part: {} for part in PARTS}
     for line in lines:
-        match = LINE.search(line.rstrip())
-        if match is None:
-            continue
-        part, content = match.groups()
+        part, content = _split(line.rstrip())
         values = _values(content, part)
-        update = values.pop("num_updates", None)
-        if update is None:
+        update = values.pop("num_updates", math.nan)
+        if not math.isfinite(update):
             continue
         for tag, value in values.items():
             series[part].setdefault(tag, []).append((int(update), value))
     return {part: {tag: _ordered(points) for tag, points in tags.items()} for part, tags in series.items()}
 
 
+def _split(line: str) -> tuple[str, str]:
+    """The part that a line is about, and the text or JSON with its values; both empty where it has none."""
+    part = PART.search(line)
+    if part is not None:
+        for content in CONTENT.finditer(line, part.end()):
+            if content[0] != "{" or line.endswith("}"):
+                return part[1], line[content.start() :]
+    return "", ""
+
+
 def _values(content: str, part: str) -> dict[str, float]:
     if content.startswith("{"):
         try:
-            found = json.loads(content)
+            found = parse_json(content)
         except ValueError:
+            return {}
+        if not isinstance(found, dict):
             return {}
         pairs = [(key.removeprefix(f"{part}_"), value) for key, value in found.items()]
     else:
@@ -97,7 +110,7 @@ def _values(content: str, part: str) -> dict[str, float]:
     for key, value in pairs:
         try:
             values[key] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     return values
 

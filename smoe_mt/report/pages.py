@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
-from smoe_mt.evaluation.paper import TABLES
+from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Code, Picture, Section, Sentences, Table, Text
 from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves

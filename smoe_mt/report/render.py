@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from smoe_mt.evaluation.files import write_bytes, write_text
+from smoe_mt.files import output, write_bytes, writing
 from smoe_mt.report.content import Picture, Section
 
 SHOWN_IN_MARKDOWN = 3  # sentences of each direction; a browser shows all
@@ -21,7 +21,9 @@ def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
     """One file that needs nothing else: styles, script and pictures are in it."""
     environment = _environment(autoescape=True)
     environment.filters["data_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
-    write_text(path, environment.get_template("report.html.j2").render(title=title, sections=sections))
+    page = environment.get_template("report.html.j2").render(title=title, sections=sections)
+    with output(path) as stream:
+        stream.write(page)
 
 
 def write_markdown(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -30,12 +32,14 @@ def write_markdown(path: Path, title: str, sections: Sequence[Section]) -> None:
     pictures = path.with_name(f"{path.stem}_files")
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Picture):
-            pictures.mkdir(parents=True, exist_ok=True)
+            with writing(pictures):
+                pictures.mkdir(exist_ok=True)
             write_bytes(pictures / f"{block.name}.png", block.png)
     environment.filters |= {"md": escape_markdown, "fence": fence, "marked": marked_tokens}
     content = {"title": title, "sections": sections, "pictures": pictures.name, "most": SHOWN_IN_MARKDOWN}
     text = environment.get_template("report.md.j2").render(**content)
-    write_text(path, re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+    with output(path) as stream:
+        stream.write(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
 
 
 def _environment(autoescape: bool) -> Environment:

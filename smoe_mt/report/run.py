@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smoe_mt import register
+from smoe_mt import json_files
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.errors import UserError
+from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.evaluation.files import SCORES
-from smoe_mt.evaluation.paper import row_name
-from smoe_mt.generation.checkpoint import TASK, find_checkpoint, results_folder
+from smoe_mt.paper.scores import row_name
+from smoe_mt.registration import register
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,14 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     checkpoint = find_checkpoint(path)
     register()
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
-    config, history = state.get("cfg") or {}, state.get("optimizer_history") or [{}]
-    task = (config.get("task") or {}).get("_name", "unknown")
-    if task != TASK:
-        raise UserError(f"{checkpoint}: a model of the task {task}, and smoe_mt reads those of {TASK}")
+    config, updates = state["cfg"], updates_of(state)
     folder = Path(data or config["task"].get("data") or "")
-    return Run(name, checkpoint, config, int(history[-1].get("num_updates", 0)), folder)
+    return Run(name, checkpoint, config, updates, folder)
 
 
 def read_json(path: Path) -> Mapping[str, Any] | None:
     """A JSON object, or None for a file that is not there. UserError for one that is damaged."""
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it or write it again") from error
+    content = json_files.read_json(path, "remove it or write it again")
     return content if isinstance(content, dict) else None

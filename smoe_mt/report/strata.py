@@ -10,8 +10,9 @@ from typing import Any
 from smoe_mt.analysis.capacity import FORMAT, Request
 from smoe_mt.analysis.command import NUMBERS, SENTENCES, analyse
 from smoe_mt.analysis.figures import FIGURES
+from smoe_mt.checkpoints.locate import results_folder
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import load_model, results_folder
+from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.report.content import Picture, Text
 from smoe_mt.report.run import Run, read_json
 

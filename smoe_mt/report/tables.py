@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from smoe_mt.evaluation.metrics import METRICS
-from smoe_mt.evaluation.paper import TABLES
 from smoe_mt.evaluation.table import BASELINE_METRIC, GROUP_TITLES
+from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Table
 from smoe_mt.report.run import Run
 

@@ -7,6 +7,7 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
 
+from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.errors import UserError
 
 
@@ -17,6 +18,13 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     """Options of the task `many_to_many_translation`."""
 
     data: Optional[str] = field(default=None, metadata={"help": "data folder made by `smoe-mt prepare`"})
+    verify: bool = field(
+        default=False,
+        metadata={
+            "help": "read all of the data folder and compare it with its checksums, even what was found sound before; "
+            "without this, a file is read when it is first used, and again when it has changed"
+        },
+    )
     directions: Optional[str] = field(
         default=None,
         metadata={"help": "directions to use, separated by commas (nso-en,en-nso); default: all of the data folder"},
@@ -93,7 +101,8 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     )
     eval_bleu_max_len_b: int = field(default=10, metadata={"help": "see --eval-bleu-max-len-a"})
     eval_bleu_tokenizer: str = field(
-        default="13a", metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a, flores200 or char"}
+        default=AUTO,
+        metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a or char; auto: the target language's"},
     )
 
     # Taken from fairseq's own options.
@@ -113,5 +122,6 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         for name in (*at_least_one, "expert_parallel_size", "expert_parallel_chunks"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
+        check_tokenizer(self.eval_bleu_tokenizer)
         if (self.source_lang is None) != (self.target_lang is None):
             raise UserError("--source-lang and --target-lang choose one direction together: give both or neither")

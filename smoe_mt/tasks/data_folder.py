@@ -1,23 +1,32 @@
 """The folder that `smoe-mt prepare` writes: what lies in it, checked at the door.
 
-Everything is found relative to the folder, so that it can be moved or copied to another machine.
+Everything is found relative to the folder, so that it can be moved or copied to another machine. No file is used before
+`verification` has found it to be what was prepared.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.checksums import is_intact
 from smoe_mt.errors import UserError
+from smoe_mt.files import checked_name
+from smoe_mt.json_files import read_json
+from smoe_mt.tasks.token_file import TokenFile
+from smoe_mt.tasks.verification import Expected, verify
 
 FORMAT = 1
 DIRECTION = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*-[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
+SPLIT = re.compile(r"\w[\w-]*")
 PARTS = ("directions.txt", "dict.txt", "spm.model")
+LARGEST_PART = 1 << 28  # bytes: a hundred times the largest vocabulary in use
+DIGITS = 18  # of a count
+TRAINING = "train"
 
 
 def language_tag(language: str) -> str:
@@ -44,10 +53,12 @@ class DataFolder:
     pairs: tuple[str, ...]
     #: Sentence pairs: split -> pair -> count.
     counts: Mapping[str, Mapping[str, int]]
+    #: All of corpus.json.
+    card: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> DataFolder:
-        """Read and check a data folder; UserError says which part of it is missing or wrong."""
+        """Read and check a data folder, the text aside; UserError says which part of it is missing or wrong."""
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{path}: no such data folder; make one with `smoe-mt prepare`")
@@ -55,13 +66,60 @@ class DataFolder:
         for part in PARTS:
             if not (path / part).is_file():
                 raise UserError(f"{path / part} is missing: prepare the data folder again")
+            if (path / part).stat().st_size > LARGEST_PART:
+                raise UserError(f"{path / part} has more than {LARGEST_PART:,} bytes: prepare the data folder again")
+        verify(path, [_expected(card, part) for part in PARTS])
         directions = _read_directions(path / "directions.txt")
         pairs = tuple(card["pairs"])
         for direction in directions:
             if _pair_of(direction, pairs) is None:
                 raise UserError(f"{path}: directions.txt names {direction}, but corpus.json has no such pair")
         languages = tuple(sorted({language for direction in directions for language in split_direction(direction)}))
-        return cls(path, directions, languages, pairs, card["splits"])
+        return cls(path, directions, languages, pairs, card["splits"], card)
+
+    def verify_text(self, split: str, names: Iterable[str]) -> None:
+        """UserError unless the binarised files of these pairs (or directions) in a split are what was prepared."""
+        verify(self.path, self._text_of(split, names))
+
+    def verify_anew(self) -> None:
+        """Read all of the folder, whatever is remembered of it. UserError for a file that is not what was prepared.
+
+        A folder may be handed on without its text, or that of a split; where it has some of it, it must have all.
+        """
+        files = [_expected(self.card, part) for part in PARTS]
+        for split, counts in self.counts.items():
+            text = self._text_of(split, counts)
+            if split != TRAINING:
+                text += [_expected(self.card, f"text/{split}.{pair}.{one}") for pair in counts for one in _both(pair)]
+            if any((self.path / one.name).exists() for one in text):
+                files += text
+        verify(self.path, files, anew=True)
+
+    def _text_of(self, split: str, names: Iterable[str]) -> list[Expected]:
+        """An index comes before what it says the places of."""
+        prefixes = [f"{split}.{pair}.{one}" for pair in dict.fromkeys(map(self.pair_of, names)) for one in _both(pair)]
+        files: list[Expected] = []
+        for prefix in prefixes:
+            files.append(_expected(self.card, f"{prefix}.idx"))
+            files.append(_expected(self.card, f"{prefix}.bin", self._vocabulary))
+        return files
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        return len(self.dictionary())
+
+    def open_text(self, split: str, pair: str, language: str) -> TokenFile:
+        """The binarised sentences of one side of a pair (or direction). UserError where their number is another than
+        corpus.json says.
+        """
+        prefix = self.prefix(split, pair, language)
+        file = TokenFile(prefix)
+        if len(file) != self.count(split, pair):
+            raise UserError(
+                f"{prefix}.idx has {len(file):,} sentences, but corpus.json says {self.count(split, pair):,}: "
+                "prepare the data folder again"
+            )
+        return file
 
     def check_direction(self, direction: str) -> None:
         """UserError, naming the known ones, unless the folder has `direction`."""
@@ -116,6 +174,7 @@ class DataFolder:
                 f"{path} is missing: the raw sentences of {split} {direction} are needed as references; an exported model "
                 "has none, so name the data folder with --data"
             )
+        verify(self.path, [_expected(self.card, f"text/{path.name}")])
         try:
             text = path.read_bytes().decode("utf-8")  # a carriage return may be part of a sentence
         except UnicodeDecodeError as error:
@@ -140,6 +199,7 @@ class DataFolder:
         from fairseq.data import Dictionary
 
         path = self.path / "dict.txt"
+        _check_dictionary(path)
         try:
             dictionary = Dictionary.load(str(path))
         except Exception as error:  # fairseq raises several types, plain Exception among them
@@ -154,10 +214,19 @@ class DataFolder:
             )
         return dictionary
 
-    @cached_property
-    def card(self) -> Mapping[str, Any]:
-        """All of corpus.json."""
-        return _read_card(self.path)
+
+def _both(pair: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(split_direction(pair)))
+
+
+def _expected(card: Mapping[str, Any], name: str, vocabulary: int | None = None) -> Expected:
+    """What corpus.json says of a file. UserError where it has checksums, but none of this one."""
+    checksums = card.get("checksums") or {}
+    if checksums and name not in checksums:
+        raise UserError(
+            f"corpus.json has no checksum of {name}: it was not prepared with it; prepare the data folder again"
+        )
+    return Expected(name, checksums.get(name), vocabulary)
 
 
 def _pair_of(direction: str, pairs: tuple[str, ...]) -> str | None:
@@ -174,23 +243,58 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again, it goes on"
         )
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); prepare the data folder again") from error
+    card = read_json(file, "prepare the data folder again")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file}: not a data folder of format {FORMAT}; prepare it again with this version of smoe-mt")
+    if not is_intact(card):
+        raise UserError(f"{file} is not what was prepared (its own SHA-256 differs): prepare the data folder again")
     if not card.get("pairs") or not isinstance(card.get("splits"), dict):
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
+    if not _is_sound(card):
+        raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
+    for name in (*card["pairs"], *card["splits"]):
+        checked_name(name, file)  # parts of the names of files
     return card
 
 
+def _is_sound(card: Mapping[str, Any]) -> bool:
+    """Whether what is used of corpus.json has its form; names that become those of files among it."""
+    pairs, checksums = card["pairs"], card.get("checksums") or {}
+    if not isinstance(pairs, list) or not all(isinstance(pair, str) and DIRECTION.fullmatch(pair) for pair in pairs):
+        return False
+    if not isinstance(checksums, dict) or type(card.get("vocab_size", 0)) is not int:
+        return False
+    return all(
+        SPLIT.fullmatch(split)
+        and isinstance(counts, dict)
+        and all(pair in pairs and type(count) is int and count >= 0 for pair, count in counts.items())
+        for split, counts in card["splits"].items()
+    )
+
+
+def _check_dictionary(path: Path) -> None:
+    """What fairseq's own reader would not say, or only in a trace."""
+    symbols: set[bytes] = set()
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        symbol, _, count = line.removesuffix(b" #fairseq:overwrite").rpartition(b" ")
+        if not symbol or not count.isdigit() or len(count) > DIGITS:
+            raise UserError(f"{path}, line {number}: not a piece and its count; prepare the data folder again")
+        if symbol in symbols:
+            raise UserError(f"{path}, line {number}: names a piece twice; prepare the data folder again")
+        symbols.add(symbol)
+
+
 def _read_directions(path: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid UTF-8; prepare the data folder again") from error
     directions = tuple(line for line in lines if line)
     for direction in directions:
         if not DIRECTION.fullmatch(direction):
-            raise UserError(f"{path}: {direction!r} is not a direction like nso-en")
+            raise UserError(f"{path}: {direction[:80]!r} is not a direction like nso-en")
+    if len(set(directions)) < len(directions):
+        raise UserError(f"{path} names a direction twice: prepare the data folder again")
     if not directions:
         raise UserError(f"{path} is empty: prepare the data folder again")
     return directions

@@ -19,9 +19,8 @@ from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, distributed
 
 from smoe_mt.errors import UserError
-from smoe_mt.models.upcycle import upcycle_from
-from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
-from smoe_mt.moe.remote import serve
+from smoe_mt.moe.distributed.expert_parallel import serve
+from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
@@ -32,7 +31,9 @@ from smoe_mt.tasks.report import sampling_table, validation_table
 from smoe_mt.tasks.resumable import ResumableBatches
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
+from smoe_mt.tasks.verification import by_one_process
 from smoe_mt.tasks.vocabulary import Vocabulary
+from smoe_mt.text import normalise
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class ManyToManyTranslationTask(FairseqTask):
         """Open the data folder. UserError for one that is not whole, or settings that it cannot serve."""
         ManyToManyTranslationConfig.check(cfg)
         folder = DataFolder.open(cfg.data)
+        if cfg.verify:
+            by_one_process(folder.verify_anew)
         return cls(cfg, folder, folder.dictionary())
 
     @property
@@ -99,14 +102,14 @@ class ManyToManyTranslationTask(FairseqTask):
 
     def encode(self, text: str, target_lang: str) -> Tensor:
         """int64[tokens] of a raw sentence: the tag of `target_lang`, its pieces, </s>."""
-        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(text, out_type=str)]
+        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
         return torch.tensor([self.tag(target_lang), *pieces, self.dictionary.eos()])
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
-        """Raw text of token ids; padding, </s> and tags leave no trace."""
+        """Raw text of token ids, on one line; padding, </s> and tags leave no trace."""
         ids = tokens.tolist() if isinstance(tokens, Tensor) else tokens
         pieces = [self.dictionary[i] for i in ids if i not in self._silent]
-        return str(self.spm.decode_pieces(pieces))
+        return normalise(str(self.spm.decode_pieces(pieces)))
 
     @cached_property
     def _silent(self) -> frozenset[int]:
@@ -147,6 +150,7 @@ class ManyToManyTranslationTask(FairseqTask):
             raise UserError(
                 f"none of {', '.join(self.directions)} has text in the subset {split!r} of {self.folder.path}"
             )
+        self.folder.verify_text(split, directions)
         training = split == self.cfg.train_subset
         files: dict[Path, TokenFile] = {}
         texts = [self._direction_text(split, name, files, with_references=not training) for name in directions]
@@ -164,12 +168,7 @@ class ManyToManyTranslationTask(FairseqTask):
         for language in (source, target):
             prefix = self.folder.prefix(split, direction, language)
             if prefix not in files:
-                files[prefix] = TokenFile(prefix)
-            if len(files[prefix]) != self.folder.count(split, direction):
-                raise UserError(
-                    f"{prefix}.idx has {len(files[prefix]):,} sentences, but corpus.json says "
-                    f"{self.folder.count(split, direction):,}: prepare the data folder again"
-                )
+                files[prefix] = self.folder.open_text(split, direction, language)
         references: Sequence[str] = ()
         if with_references and self.cfg.eval_bleu:
             references = self.folder.references(split, direction)[: self.cfg.eval_bleu_sentences or None]
@@ -228,11 +227,9 @@ class ManyToManyTranslationTask(FairseqTask):
         return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """The model and, where validation translates, its beam search. A new one may start from a dense checkpoint."""
+        """The model and, where validation translates, its beam search."""
         self.expert_ranks = self._expert_ranks()
         model = super().build_model(cfg, from_checkpoint)
-        if not from_checkpoint and getattr(cfg, "init_experts_from", None):
-            upcycle_from(cfg.init_experts_from, model, self.vocabulary, self.dictionary.symbols)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
             self._generator = self.build_generator(
@@ -244,6 +241,15 @@ class ManyToManyTranslationTask(FairseqTask):
                 ),
             )
         return model
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """As fairseq's. UserError where a checkpoint was trained with a criterion that is not taken from a file."""
+        if cfg is None:
+            raise UserError(
+                "the checkpoint's criterion is unknown to smoe_mt, and none is built by a name in a file; validate in training "
+                "(checkpoint.finetune_from_model), or measure with `smoe-mt evaluate`"
+            )
+        return super().build_criterion(cfg, from_checkpoint)
 
     def _expert_ranks(self) -> ExpertRanks | None:
         """The ranks that share the next model's experts. UserError where there are none to share them."""

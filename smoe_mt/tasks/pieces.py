@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from smoe_mt.text import normalise
+
 WORD_START = "\u2581"
 
 
@@ -15,10 +17,10 @@ class FolderPieces:
 
     def encode(self, text: str) -> str:
         """Pieces separated by spaces."""
-        return " ".join(self.spm.encode(text, out_type=str))
+        return " ".join(self.spm.encode(normalise(text), out_type=str))
 
     def decode(self, text: str) -> str:
-        """Raw text. Text without pieces is raw already (--remove-bpe ran before) and stays as it is."""
+        """Raw text on one line. Text without pieces is raw already (--remove-bpe ran before) and stays as it is."""
         if WORD_START not in text:
             return text
-        return text.replace(" ", "").replace(WORD_START, " ").strip()
+        return normalise(str(self.spm.decode_pieces(text.split(" "))))

@@ -15,11 +15,11 @@ from fairseq.data.iterators import BufferedIterator, EpochBatchIterator
 from torch.utils.data import DataLoader
 
 from smoe_mt.errors import UserError
+from smoe_mt.preemption import leave_it_to_the_trainer
 from smoe_mt.tasks.batches import Batches
 from smoe_mt.tasks.dataset import ManyToManyDataset
 from smoe_mt.tasks.epoch_plan import EpochPlan, Place
-from smoe_mt.training.open_ended import OpenEndedIterator
-from smoe_mt.training.preemption import leave_it_to_the_trainer
+from smoe_mt.tasks.lookahead import LookaheadBatchIterator
 
 SHUFFLE_STREAM = 5  # keeps the order of batches apart from what else is drawn with the seed
 
@@ -132,7 +132,7 @@ class ResumableBatches(EpochBatchIterator):
 
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
-    ) -> OpenEndedIterator:
+    ) -> LookaheadBatchIterator:
         """The loader over what `_plan` has left (`fix_batches_to_gpus` has no use without prefetching)."""
         if self._plan is None:
             self._plan = self._plan_from(epoch, Place(), shuffle)
@@ -140,7 +140,7 @@ class ResumableBatches(EpochBatchIterator):
         if self.buffer_size > 0:
             batches = BufferedIterator(self.buffer_size, batches)
             batches.total = None  # to the end, wherever that is
-        return OpenEndedIterator(batches, offset, len(self), spare=int(self.skip_remainder_batch))
+        return LookaheadBatchIterator(batches, offset, len(self), spare=int(self.skip_remainder_batch))
 
     def _loader(self, plan: EpochPlan) -> Any:
         """The same loader for every epoch, so that its workers can stay."""

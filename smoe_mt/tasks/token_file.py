@@ -56,9 +56,18 @@ class TokenFile:
         self._offsets = index_bytes[offsets_at:].view(np.int64)
         bytes_in_bin = 0
         if self._length:
-            bytes_in_bin = int(self._offsets[-1]) + int(self.sizes[-1]) * np.dtype(self._tokens_type).itemsize
+            bytes_in_bin = int(self._offsets[-1]) + int(self.sizes[-1]) * self._width
         _check_size(data, bytes_in_bin)
         self._data = _mapped(data)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Integer type of the tokens in the file."""
+        return np.dtype(self._tokens_type)
+
+    @property
+    def _width(self) -> int:
+        return self.dtype.itemsize
 
     def _path(self, extension: str) -> Path:
         path = self.prefix.with_name(f"{self.prefix.name}.{extension}")
@@ -82,17 +91,30 @@ class TokenFile:
 
     def __getitem__(self, line: int) -> np.ndarray:
         """int[tokens] of one sentence, a view into the file (in the file's own integer type)."""
-        size = int(self.sizes[line]) * np.dtype(self._tokens_type).itemsize
+        size = int(self.sizes[line]) * self._width
         offset = int(self._offsets[line])
         return self._data[offset : offset + size].view(self._tokens_type)
 
     def chunks(self, lines: int = 2**18) -> Iterator[tuple[int, np.ndarray]]:
         """All tokens in order, `lines` sentences at a time: (sentences, int[tokens] of them, a view into the file)."""
-        width = np.dtype(self._tokens_type).itemsize
         for first in range(0, self._length, lines):
             last = min(first + lines, self._length) - 1
-            begin, end = int(self._offsets[first]), int(self._offsets[last]) + int(self.sizes[last]) * width
+            begin, end = int(self._offsets[first]), int(self._offsets[last]) + int(self.sizes[last]) * self._width
             yield last + 1 - first, self._data[begin:end].view(self._tokens_type)
+
+    def check_offsets(self, lines: int = 2**20) -> None:
+        """Read the whole index. UserError unless each sentence has a token and begins where the one before it ends."""
+        begin = 0
+        for first in range(0, self._length, lines):
+            sizes = self.sizes[first : first + lines].astype(np.int64)
+            ends = begin + np.cumsum(sizes) * self._width
+            begins = np.concatenate([[begin], ends[:-1]])
+            wrong = np.flatnonzero((sizes < 1) | (self._offsets[first : first + lines] != begins))
+            if len(wrong):
+                raise UserError(
+                    f"{self._path('idx')}: sentence {first + int(wrong[0]) + 1:,} has no place of its own in the .bin; {REMEDY}"
+                )
+            begin = int(ends[-1])
 
     def __getstate__(self) -> Path:
         return self.prefix

@@ -12,6 +12,8 @@ from fairseq.logging import metrics
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
+from smoe_mt.bleu_tokenizers import AUTO, tokenizer_for
+
 ORDER = 4
 STATISTICS = 2 * ORDER + 2  # matches and totals of n-grams 1..4, length of the system's output and of the references
 LOG_KEY = "_bleu"
@@ -19,7 +21,7 @@ LOG_KEY = "_bleu"
 
 @dataclass(frozen=True)
 class DirectionBleu:
-    """Counts what corpus BLEU needs, apart for each of D directions."""
+    """Counts what corpus BLEU needs, apart for each of D directions; `tokenizer`: sacreBLEU's name, or auto."""
 
     directions: tuple[str, ...]
     tokenizer: str
@@ -27,13 +29,17 @@ class DirectionBleu:
     def statistics(self, directions: Sequence[int], outputs: Sequence[str], references: Sequence[str]) -> Tensor:
         """float64[D, STATISTICS] of some translations; zeros where a direction has none of them."""
         result = torch.zeros(len(self.directions), STATISTICS, dtype=torch.float64)
-        bleu = BLEU(tokenize=self.tokenizer, force=True)
         for number in set(directions):
             chosen = [row for row, direction in enumerate(directions) if direction == number]
+            bleu = BLEU(tokenize=self._tokenizer_of(number), force=True)
             score = bleu.corpus_score([outputs[row] for row in chosen], [[references[row] for row in chosen]])
             counts = [*score.counts, *score.totals, score.sys_len, score.ref_len]
             result[number] = torch.tensor(counts, dtype=torch.float64)
         return result
+
+    def _tokenizer_of(self, number: int) -> str:
+        target = self.directions[number].split("-")[1]
+        return tokenizer_for(target) if self.tokenizer == AUTO else self.tokenizer
 
     def log(self, tables: Sequence[Tensor]) -> None:
         """Log `bleu`, the mean over directions, and `bleu/nso-en` of each direction that was translated."""

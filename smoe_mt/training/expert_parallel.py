@@ -14,15 +14,10 @@ import torch
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
 from torch import Tensor, distributed, nn
 
-from smoe_mt.moe.experts import STACKED, Experts
-from smoe_mt.moe.parallel import ExpertRanks
+from smoe_mt.moe import ExpertBank
+from smoe_mt.moe.distributed.placement import ExpertRanks
 
 BUFFER = 2**28  # gradients reduced at a time, at most
-
-
-def ranks_of(model: nn.Module) -> ExpertRanks | None:
-    """The ranks that a model's experts are spread over; None where they are all here."""
-    return next((module.ranks for module in model.modules() if isinstance(module, Experts)), None)
 
 
 class ExpertDataParallel(LegacyDistributedDataParallel):
@@ -129,8 +124,8 @@ def put_whole_experts(state: dict[str, Any], whole: Mapping[str, Any]) -> None:
 
 def expert_counts(model: nn.Module) -> dict[int, int]:
     """Experts of the block that each stacked parameter belongs to, by the parameter's id."""
-    blocks = [module for module in model.modules() if isinstance(module, Experts)]
-    return {id(getattr(block, name)): block.num_experts for block in blocks for name in STACKED}
+    banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
+    return {id(stack): bank.num_experts for bank in banks for stack in bank.stacks().values()}
 
 
 def _experts_of(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -153,7 +148,7 @@ def _own(value: Any, parameter: nn.Parameter, ranks: ExpertRanks) -> Any:
     whole = isinstance(value, Tensor) and value.dim() > 0 and hasattr(parameter, "expert")
     if not whole or value.shape == parameter.shape:
         return value
-    return value[ranks.mine(value.size(0))]
+    return value[ranks.local_experts(value.size(0))]
 
 
 def _gathered(own: Tensor, num_experts: int, ranks: ExpertRanks) -> Tensor | None:

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import wraps
 from typing import Any
 
 import torch
@@ -21,9 +17,9 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import open_dict
 from torch import distributed
 
-from smoe_mt.checkpoints.reading import first_sentence
 from smoe_mt.errors import UserError
-from smoe_mt.training import gone_ranks
+from smoe_mt.process_group import Launch, launch_in, open_process_group
+from smoe_mt.training import rank_failure
 
 logger = logging.getLogger(__name__)
 
@@ -31,72 +27,6 @@ logger = logging.getLogger(__name__)
 PATIENCE = 1800  # seconds
 REPLACED = ("pytorch_ddp", "c10d")  # the first is fairseq's default
 KEPT = ("legacy_ddp", "no_c10d")
-TRAINERS = ("fairseq_cli.train", "__main__")  # the latter for python -m fairseq_cli.train
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Process `rank` of `size`, and number `local_rank` of its machine."""
-
-    rank: int
-    size: int
-    local_rank: int
-
-
-def launch_in(environment: Mapping[str, str]) -> Launch | None:
-    """What torchrun says there; None without WORLD_SIZE. UserError where it says only a part of it."""
-    if "WORLD_SIZE" not in environment:
-        return None
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
-    if missing:
-        if environment["WORLD_SIZE"] == "1":
-            return None
-        raise UserError(
-            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(missing)} not set: start the processes with "
-            "torchrun, or unset WORLD_SIZE"
-        )
-    rank = int(environment["RANK"])
-    return Launch(rank, int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", rank)))
-
-
-def put_in_place() -> None:
-    """Let fairseq's trainings join the ranks. Doing it again changes nothing."""
-    _join_before_main()
-    _join_in_main()
-
-
-def _join_before_main() -> None:
-    original = distributed_utils.call_main
-    if getattr(original, "joins_ranks", False):
-        return
-
-    @wraps(original)
-    def call_main(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
-        # Of fairseq's command lines that come here, training alone has one.
-        if "Trainer" in getattr(main, "__globals__", {}):
-            join_ranks(cfg)
-        return original(cfg, main, **kwargs)
-
-    call_main.joins_ranks = True  # type: ignore[attr-defined]
-    distributed_utils.call_main = call_main
-
-
-def _join_in_main() -> None:
-    """fairseq-hydra-train imports the plugin in the midst of its main function, which calls this next."""
-    for module in (sys.modules.get(name) for name in TRAINERS):
-        original = getattr(module, "add_defaults", None)
-        if original is None or not hasattr(module, "Trainer") or getattr(original, "joins_ranks", False):
-            continue
-
-        def add_defaults(cfg: Any, original: Callable[[Any], None] = original) -> None:
-            if not distributed.is_initialized():
-                join_ranks(cfg)
-                if distributed.is_initialized():
-                    distributed_utils.distributed_init(cfg)
-            original(cfg)
-
-        add_defaults.joins_ranks = True  # type: ignore[attr-defined]
-        module.add_defaults = add_defaults  # type: ignore[union-attr]
 
 
 def join_ranks(cfg: Any) -> None:
@@ -117,7 +47,9 @@ def join_ranks(cfg: Any) -> None:
     seconds = settings.heartbeat_timeout if settings.heartbeat_timeout > 0 else PATIENCE
     if launch is not None and launch.size > 1:
         with open_dict(settings):
-            settings.heartbeat_timeout = -1  # fairseq's own way would be an interrupt, which a waiting rank does not hear
+            settings.heartbeat_timeout = (
+                -1
+            )  # fairseq's own way would be an interrupt, which a waiting rank does not hear
         if not distributed.is_initialized():  # by an earlier job of a multirun
             _open_group(settings, launch, seconds)
 
@@ -180,26 +112,8 @@ def _open_group(settings: Any, launch: Launch, seconds: int) -> None:
     if settings.distributed_backend == "nccl":
         device = torch.device("cuda", settings.device_id)
         torch.cuda.set_device(device)
-    limit = timedelta(seconds=seconds)
-    # torchrun keeps its store when it starts ranks again, and in it the addresses of those that have gone.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    try:
-        store, rank, size = next(distributed.rendezvous("env://", launch.rank, launch.size, timeout=limit))
-        store = distributed.PrefixStore(f"smoe_mt/attempt/{attempt}", store)
-        distributed.init_process_group(
-            settings.distributed_backend, store=store, rank=rank, world_size=size, timeout=limit
-        )
-        group = distributed.new_group(timeout=limit)
-        present = torch.ones((), device=device)
-        distributed.all_reduce(present, group=group)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"rank {launch.rank} of {launch.size} does not find the others at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']} ({first_sentence(error)}); start them with torchrun"
-        ) from error
-    if int(present) != launch.size:
-        raise UserError(f"{int(present)} of {launch.size} ranks have found each other: start them with torchrun")
-    gone_ranks.listen(os.environ, launch.rank, launch.size)
+    group = open_process_group(settings.distributed_backend, launch, timedelta(seconds=seconds), device)
+    rank_failure.start_heartbeat(os.environ, launch.rank, launch.size)
     distributed_utils.get_global_group._global_group = group
     warnings.filterwarnings("ignore", message="Distributed is already initialized")
     logger.info(f"{launch.size} ranks ({settings.distributed_backend}); none waits for another longer than {seconds} s")

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
+from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ def whole_checkpoint(path: str | Path) -> Path:
             continue
         logger.error(f"DAMAGED CHECKPOINT: {reason}. The training goes on from {other} instead")
         return other
-    raise UserError(f"{reason}; there is no whole checkpoint beside it (move it away to start from the beginning)") from (
-        reason
-    )
+    raise UserError(
+        f"{reason}; there is no whole checkpoint beside it (move it away to start from the beginning)"
+    ) from (reason)
 
 
 def checkpoints_beside(path: Path) -> list[Path]:
@@ -54,9 +55,8 @@ def checkpoints_beside(path: Path) -> list[Path]:
 def _updates(path: Path) -> int | None:
     """Updates made by a checkpoint that can be gone on from; None for others (averages, damaged files)."""
     try:
-        state = open_checkpoint(path)
-        if "train_iterator" not in state["extra_state"] or state.get("last_optimizer_state") is None:
-            return None
-        return int(state["optimizer_history"][-1]["num_updates"])
-    except (UserError, KeyError, IndexError, TypeError):
+        state = open_checkpoint(path, foreign=True)  # of a model of fairseq's that is trained with our task, too
+        view = CheckpointView(state)
+        return view.updates if view.resumable else None
+    except UserError:
         return None

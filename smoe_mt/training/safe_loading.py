@@ -1,4 +1,4 @@
-"""fairseq's own loading, made to check a checkpoint first, to say what is wrong with it, and to read tensors that lie beside it."""
+"""fairseq's own loading, by way of ours: a checkpoint's bytes and settings are checked, tensors may lie beside it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,34 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
 
-from smoe_mt.checkpoints.reading import allow_namespaces, check_whole, damaged
+from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
+from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.checkpoints.sharded import MODEL, OPTIMISER, SHARDS, fill
-from smoe_mt.errors import UserError
 
 Fill = Callable[[dict[str, Any], Path], None]
 _fill: list[Fill] = []
 
 
-def put_in_place() -> None:
-    """Let fairseq's loading raise a UserError for a file that is no whole checkpoint. Doing it again changes nothing."""
-    allow_namespaces()
-    original = checkpoint_utils.load_checkpoint_to_cpu
-    if getattr(original, "says_what_is_damaged", False):
-        return
+def checked_loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    """fairseq's `load_checkpoint_to_cpu`, which loads through our own reading."""
 
     @wraps(original)
-    def load(path: str, *args: Any, **kwargs: Any) -> Any:
+    def load(path: str, arg_overrides: dict[str, Any] | None = None, load_on_all_ranks: bool = False) -> Any:
+        path = PathManager.get_local_path(path)
         if not _fill:
             check_whole(path)
-        try:
-            state = original(path, *args, **kwargs)
-        except UserError:
-            raise
-        except Exception as error:  # a checkpoint of other fields than fairseq's makes it raise nearly anything
-            raise damaged(path, error) from error
+        state = in_fairseqs_form(open_checkpoint(path, foreign=bool(_fill), mapped=False), path, arg_overrides)
         (_fill[-1] if _fill else _weights_alone)(state, Path(path))
         return state
 
-    load.says_what_is_damaged = True  # type: ignore[attr-defined]
-    checkpoint_utils.load_checkpoint_to_cpu = load
+    return load
 
 
 @contextmanager
 def filled_by(function: Fill) -> Iterator[None]:
-    """Within, what is loaded was checked before, and `function` reads the tensors that lie beside it."""
+    """Within, a training takes up what was checked before: no settings are used, and `function` reads the tensors that lie beside it."""
     _fill.append(function)
     try:
         yield

@@ -1,22 +1,21 @@
-"""fairseq's Trainer with a look at what a job starts from: its batch, its folder and disk, the checkpoint that it loads.
+"""fairseq's Trainer with a look at what a job starts from: its batch, its folder and disk, the checkpoint that it loads, the dense
+model that its experts begin as.
 
 It also keeps a run going or ends it well: updates that are not finite are left out, a scheduler's signal makes it save and
 leave, and a run that is started again ends as if it had never been interrupted.
 
 fairseq asks the task about a checkpoint (`load_state_dict`) when it translates, not when it resumes or fine-tunes: there a
-checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. The Trainer cannot
-be registered, so `put_in_place` swaps the name that fairseq-train builds it by.
+checkpoint of another vocabulary would be a shape mismatch or, at equal sizes, silently garble every word. A Trainer cannot
+be registered with fairseq: `fairseq_patches.trainer` swaps the name that fairseq-train builds it by.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import fairseq.trainer
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
@@ -26,24 +25,27 @@ from fairseq.trainer import Trainer
 from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
 
+from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
-from smoe_mt.errors import UserError
-from smoe_mt.training import preemption
+from smoe_mt.checkpoints.schema import CheckpointView
+from smoe_mt.checkpoints.upcycle import upcycle_from
+from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
+from smoe_mt.memory import keep_freed_memory
+from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.disk import check_room
+from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
-from smoe_mt.training.memory import keep_freed_memory
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
-from smoe_mt.training.spread_trainer import SpreadTrainer
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-OTHER_MODEL = "Cannot load model parameters from checkpoint"  # what fairseq says of weights that do not fit
-
-
+# What fairseq and torch raise for an optimiser's state of another optimiser, of other parameters, or of no sense.
+MISFITS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
 NO_EPOCH = -1  # as the last epoch
 SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
@@ -51,14 +53,17 @@ SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what a
 UPDATE = Trainer.train_step.__wrapped__
 
 
-class CheckingTrainer(SpreadTrainer):
+class SMoETrainer(ExpertParallelTrainer):
     """fairseq's Trainer that starts each job of a process afresh, spreads the batch over the ranks, says which checkpoints will
     be kept, lets the task check a checkpoint first, and on a CPU keeps the memory that a step frees.
     """
 
-    def __init__(self, cfg: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, cfg: Any, task: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         prepare_precision(cfg)
-        super().__init__(cfg, *args, **kwargs)
+        dense = getattr(cfg.model, "init_experts_from", None)
+        if dense:
+            upcycle_from(dense, model, task.vocabulary, task.dictionary.symbols)
+        super().__init__(cfg, task, model, *args, **kwargs)
         check_finetuning(self.cfg.checkpoint.finetune_from_model)
         check_writing(self.cfg.checkpoint)
         forget_previous_job()
@@ -84,7 +89,8 @@ class CheckingTrainer(SpreadTrainer):
         self._check_that_all_see(filename)
         if PathManager.isfile(filename):
             filename = self._whole(filename)
-            self.task.load_state_dict(open_checkpoint(filename).get("task_state") or {})
+            trains_ours = isinstance(self._model, SMoETransformerModel)
+            self.task.load_state_dict(CheckpointView(open_checkpoint(filename, foreign=not trains_ours)).task_state)
         state = self._load(filename, *args, **kwargs)
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
@@ -98,8 +104,13 @@ class CheckingTrainer(SpreadTrainer):
             return super().load_checkpoint(filename, *args, **kwargs)
         except UserError:
             raise
+        except MISFITS as error:
+            raise UserError(
+                f"{filename}: the state of its training cannot be taken up ({first_sentence(error)}); start anew from its "
+                "weights with checkpoint.finetune_from_model, or set checkpoint.reset_optimizer"
+            ) from error
         except Exception as error:
-            if OTHER_MODEL not in str(error):
+            if WEIGHTS_DO_NOT_FIT not in str(error):
                 raise
             raise UserError(
                 f"{filename}: a checkpoint of another model than this one (sizes, experts or strata differ); train into "
@@ -143,7 +154,7 @@ class CheckingTrainer(SpreadTrainer):
         self._nonfinite.begin()
         output = None
         try:
-            output = UPDATE(self, stand_ins_first(samples), raise_oom)
+            output = UPDATE(self, dummy_batches_first(samples), raise_oom)
             if output is not None:
                 self._nonfinite.good()
         except NonFiniteUpdate as reason:
@@ -233,7 +244,7 @@ class CheckingTrainer(SpreadTrainer):
         return found
 
 
-def stand_ins_first(samples: Sequence[Any]) -> list[Any]:
+def dummy_batches_first(samples: Sequence[Any]) -> list[Any]:
     """The samples of an update, those in front that the rank only takes part in because others have a batch.
 
     fairseq looks at the last one alone, and would then count none of the others.
@@ -259,12 +270,3 @@ def check_finetuning(checkpoint: str | None) -> None:
     """UserError where there is no checkpoint to start from."""
     if checkpoint and not PathManager.isfile(checkpoint):
         raise UserError(f"checkpoint.finetune_from_model: there is no checkpoint {checkpoint}")
-
-
-def put_in_place() -> None:
-    """Let fairseq's command lines use the Trainer above. Doing it again changes nothing."""
-    fairseq.trainer.Trainer = CheckingTrainer
-    for name in ("fairseq_cli.train", "__main__"):  # the latter for python -m fairseq_cli.train
-        module = sys.modules.get(name)
-        if getattr(module, "Trainer", None) is Trainer:
-            module.Trainer = CheckingTrainer  # type: ignore[union-attr]

@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smoe_mt import cli
-from smoe_mt.analysis.cost import cost_of, cost_of_model, expected_visits, skeleton
+from smoe_mt.analysis.cost import cost_of, cost_of_model, skeleton
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
-from smoe_mt.moe import workers
+from smoe_mt.moe.kernels import threads
+from smoe_mt.moe.strata import expected_visits
 from tests.conftest import TrainedRun
 
 # paper.md: "do not follow exactly from any formula"; SMoE-8-4-4 is 3M off what uniform routing gives.
@@ -94,7 +95,7 @@ def counted(task: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
     def count(cfg: SMoETransformerConfig, tokens: int) -> int:
         # In float64 the weights are not packed; packed products, and those of other threads, are not counted.
-        monkeypatch.setattr(workers, "free_threads", lambda _device: 1)
+        monkeypatch.setattr(threads, "free_threads", lambda _device: 1)
         model = SMoETransformerModel.build_model(cfg, task).eval().double()
         sentence = torch.randint(4, VOCABULARY, (1, tokens))
         # Only the plain form of attention consists of products that the counter knows.
@@ -121,11 +122,11 @@ def test_and_for_sparse_ones_but_for_the_gates(
     assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
 
 
-def test_measured_visits_take_the_place_of_uniform_ones() -> None:
+def test_measured_units_take_the_place_of_uniform_ones() -> None:
     model = skeleton(tiny(strata="2,2"), 50)
 
     def flops(encoder: list[float], decoder: list[float]) -> int:
-        return cost_of_model(model, 50, visits={"encoder": encoder, "decoder": decoder}).flops_per_token
+        return cost_of_model(model, 50, units={"encoder": [2 * 24 * v for v in encoder], "decoder": [2 * 24 * v for v in decoder]}).flops_per_token
 
     uniform = cost_of_model(model, 50).flops_per_token
     assert uniform - flops([1, 1], [1, 1]) == 4 * 2 * 0.5 * 4 * 16 * 24

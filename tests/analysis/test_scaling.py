@@ -15,7 +15,6 @@ from benchmarks.bench_ranks import Training, Way, counted
 from benchmarks.measuring import MIB
 from benchmarks.models import SYSTEMS, toy_task
 from smoe_mt import cli
-from smoe_mt.analysis.cost import expected_visits
 from smoe_mt.analysis.hardware import Hardware, preset
 from smoe_mt.analysis.scaling import (
     Forecast,
@@ -27,6 +26,7 @@ from smoe_mt.analysis.scaling import (
     memory_bytes,
     rank_loads,
 )
+from smoe_mt.moe.strata import expected_visits
 from tests.analysis.test_cost import tiny
 from tests.ranks import on_ranks
 

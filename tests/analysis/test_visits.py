@@ -56,14 +56,14 @@ def test_a_block_too_many_is_an_error() -> None:
 
 
 def test_load_is_a_share_of_each_gates_slots() -> None:
-    load = ExpertLoad((ENCODER,), (1, 1))
+    load = ExpertLoad({ENCODER: (1, 1)})
     load.add("nso-en", [routing([[1]], asked=([1, 3], [0]))])
     load.add("nso-en", [routing([[1]], asked=([4, 2], [0]))])
     assert load.shares("nso-en") == {"encoder.2": [[0.5, 0.5], [0.0]]}
 
 
 def two_languages() -> ExpertLoad:
-    load = ExpertLoad((ENCODER,), (1, 2))
+    load = ExpertLoad({ENCODER: (1, 2)})
     load.add("nso-en", [routing([[1]], asked=([1, 3, 0], [2, 2]))])
     load.add("nso-msa", [routing([[1]], asked=([1, 1, 0], [0, 0]))])
     load.add("en-nso", [routing([[1]], asked=([0, 0, 4], [0, 0]))])

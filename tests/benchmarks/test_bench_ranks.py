@@ -9,8 +9,8 @@ from torch import distributed, nn
 from benchmarks.bench_ranks import Traffic, Way, counted, ways
 from benchmarks.overlap import Span, Spans, overlap, profiled
 from smoe_mt.moe import MoE
-from smoe_mt.moe.experts import Experts
-from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
+from smoe_mt.moe.distributed.expert_parallel import shard_experts
+from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from tests.ranks import on_ranks
 
 D, TOKENS, EXPERTS = 32, 64, 4
@@ -20,9 +20,7 @@ WORDS = 8 * (2 + EXPERTS // 2)  # bytes to one rank: block, precision, rows for 
 def shared_block(chunks: int) -> nn.Module:
     torch.manual_seed(0)
     block = MoE(D, 64, EXPERTS, capacity_factor=0.0)
-    for module in block.modules():
-        if isinstance(module, Experts):
-            module.spread(ExpertRanks(expert_mesh(2, "cpu"), chunks))
+    shard_experts(block, ExpertRanks(expert_mesh(2, "cpu"), chunks))
     return block
 
 

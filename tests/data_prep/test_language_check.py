@@ -8,9 +8,9 @@ import pytest
 
 from data_prep import language_check
 from data_prep.clean import CleanOptions, fault
-from data_prep.corpora.languages import two_letter_codes
 from data_prep.language_check import Identifier, check_library
 from smoe_mt.errors import UserError
+from smoe_mt.languages import two_letter_codes
 
 ENGLISH = "Please open the new window and read the message that is in it."
 CATALAN = "Obriu la finestra nova i llegiu el missatge que hi ha a dins."

@@ -6,7 +6,9 @@ import argparse
 import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -308,3 +310,62 @@ def test_out_that_is_a_file(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         prepare(f"tsv:{toy}", tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["../victim/notes.txt", "/victim/notes.txt", "text/../../victim/notes.txt", "", "a\0"])
+@pytest.mark.parametrize("file", ["corpus.json", ".work/ours.json"])
+def test_names_in_a_data_folder_remove_nothing_elsewhere(toy: Path, tmp_path: Path, name: str, file: str) -> None:
+    out, victim = tmp_path / "data", tmp_path / "victim" / "notes.txt"
+    prepare(f"tsv:{toy}", out)
+    victim.parent.mkdir()
+    victim.write_text("precious")
+    digest = hashlib.sha256(b"precious").hexdigest()
+    if file == "corpus.json":
+        card = json.loads((out / file).read_text())
+        (out / file).write_text(json.dumps(card | {"checksums": {name: digest}}))
+    else:
+        (out / ".work").mkdir()
+        (out / file).write_text(json.dumps({name: [digest]}))
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        prepare(f"tsv:{toy}", out, "--seed", "3")
+    assert victim.read_text() == "precious"
+
+
+def test_a_file_of_ours_that_was_changed_is_not_removed(three: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    prepare(f"tsv:{three}", out)
+    gone, changed = (out / "text" / f"test.xaa-en.{language}" for language in ("xaa", "en"))
+    changed.write_text("corrected by hand\n")
+    prepare(f"tsv:{three}", out, "--directions", "xbb-en")
+    assert changed.read_text() == "corrected by hand\n" and not gone.exists()
+
+
+def test_a_work_folder_that_is_a_link_is_refused(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim" / "extract").mkdir(parents=True)
+    (tmp_path / "victim" / "extract" / "notes.txt").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".work").symlink_to("../victim")
+    with pytest.raises(UserError, match="is a link"):
+        prepare(f"tsv:{toy}", tmp_path / "data")
+    assert (tmp_path / "victim" / "extract" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("step", range(0, 40, 3))
+def test_killed_at_any_step_it_goes_on_and_leaves_nothing(toy: Path, tmp_path: Path, step: int) -> None:
+    prepare(f"tsv:{toy}", tmp_path / "alone")
+    process = os.fork()
+    if not process:
+        left = iter(range(step))
+        replace = os.replace
+
+        def killing(source: Path, target: Path) -> None:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)
+
+        os.replace = killing  # type: ignore[assignment]
+        prepare(f"tsv:{toy}", tmp_path / "data")
+        os._exit(0)
+    os.waitpid(process, 0)
+    prepare(f"tsv:{toy}", tmp_path / "data")
+    assert contents(tmp_path / "data") == contents(tmp_path / "alone")

@@ -95,4 +95,37 @@ def test_no_scores_when_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_temporary_stays(tmp_path: Path) -> None:
     write(tmp_path, FIRST)
-    assert not list(tmp_path.rglob("*.tmp-*"))
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", ["../../../victim/thesis", "../victim/sv-en", "/victim/sv-en", "notes", "x-en/../y-en"])
+@pytest.mark.parametrize("file", ["hypotheses/made_from.json", "scores.json"])
+def test_names_in_an_earlier_evaluation_remove_nothing_elsewhere(tmp_path: Path, name: str, file: str) -> None:
+    results, victim = tmp_path / "run", tmp_path / "victim"
+    write(results, FIRST)
+    victim.mkdir()
+    header = "source\thypothesis\treference\n"
+    for path in (victim / "thesis.tsv", victim / "sv-en.tsv", results / "hypotheses" / "notes.tsv"):
+        path.write_text(header)
+    entry = {name: {"sources": "", "hypotheses": ""}, "sv-en": 3}
+    (results / file).write_text(json.dumps({"format": 1, "made_from": {}, "directions": entry}))
+    write(results, SECOND, model=OTHER)
+    assert sorted(path.name for path in victim.iterdir()) == ["sv-en.tsv", "thesis.tsv"]
+    assert (results / "hypotheses" / "notes.tsv").exists()
+
+
+def test_files_of_a_direction_that_others_wrote_stay(tmp_path: Path) -> None:
+    write(tmp_path, FIRST)
+    (tmp_path / "hypotheses" / "nso-en.hyp").write_text("corrected by hand\n")
+    (tmp_path / "hypotheses" / "nso-en.tsv").write_text("my own table\n")
+    write(tmp_path, SECOND, model=OTHER)
+    assert {"nso-en.hyp", "nso-en.tsv"} <= {path.name for path in (tmp_path / "hypotheses").iterdir()}
+
+
+def test_a_link_to_another_folder_is_not_written_over(tmp_path: Path) -> None:
+    write(tmp_path / "victim", FIRST)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "hypotheses").symlink_to("../victim/hypotheses")
+    with pytest.raises(UserError, match="is a link"):
+        write(tmp_path / "run", SECOND, model=OTHER)
+    assert (tmp_path / "victim" / "hypotheses" / "nso-en.hyp").exists()

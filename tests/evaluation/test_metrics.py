@@ -155,3 +155,21 @@ def test_off_target_knows_languages_by_their_codes_here() -> None:
     assert labels("msa") == {"ms"} and labels("en") == {"en"} and labels("nso") == {"nso"}
     assert labels("fur") == frozenset()
     assert computed("off_target", Corpus("en-fur", GERMAN, GERMAN, GERMAN)) is None
+
+
+def test_bleu_of_a_perfect_translation_without_spaces_is_100() -> None:
+    lines = ("我们市场，老师！", "朋友：音乐我们，市场朋友", "บ้าน")
+    assert computed("bleu", Corpus("en-zh", SOURCES, lines, lines)).value == pytest.approx(100)
+    assert "tok:zh" in str(computed("bleu", Corpus("en-zh", SOURCES, lines, lines)).signature)
+    assert "tok:13a" in str(computed("bleu", Corpus("en-zh", SOURCES, lines, lines, tokenize="13a")).signature)
+
+
+def test_pooled_bleu_takes_the_tokenizer_of_each_language() -> None:
+    lines = ("我们市场老师", "朋友音乐我们市场")
+    chinese = Corpus("en-zh", lines, lines, lines)
+    latin = Corpus("en-sv", ("a b c d e",), ("a b c d e",), ("a b c d e",))
+    pooling = METRICS[0].pooled([chinese, latin])
+    seen = [line for corpus in (chinese, latin) for line in pooling.prepare(corpus, corpus.references)]
+    assert seen == ["我 们 市 场 老 师", "朋 友 音 乐 我 们 市 场", "a b c d e"]
+    assert pooling.scorer.corpus_score(seen, [seen]).score == pytest.approx(100)
+    assert pooling.suffix == "|tokenized:13a+zh"

@@ -60,6 +60,10 @@ def test_all_lines_fit_the_rule() -> None:
     assert max(map(len, lines)) == len(lines[2])
 
 
+def test_samples_are_no_more_than_there_are_sentences() -> None:
+    assert len(samples(evaluation("smoe", 1), 99_999_999_999).split("\n\n")) == 4
+
+
 def test_samples_take_turns_over_directions() -> None:
     shown = samples(evaluation("smoe", 1), 3).split("\n\n")
     assert len(shown) == 3

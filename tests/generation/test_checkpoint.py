@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
+from smoe_mt.devices import pick_device
 from smoe_mt.errors import UserError
-from smoe_mt.generation.checkpoint import find_checkpoint, load_model, pick_device, results_folder
+from smoe_mt.generation.checkpoint import load_model
 from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 
@@ -122,9 +124,10 @@ def test_a_state_dict_alone(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_weights_that_do_not_fit(trained_run: TrainedRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["encoder_ffn_embed_dim", "encoder_embed_dim", "decoder_embed_dim"])
+def test_weights_that_do_not_fit(setting: str, trained_run: TrainedRun, tmp_path: Path) -> None:
     content = torch.load(trained_run.folder / "checkpoint_best.pt", weights_only=True)
-    content["cfg"]["model"]["encoder_ffn_embed_dim"] = 32
+    content["cfg"]["model"][setting] = 48
     torch.save(content, tmp_path / "checkpoint_best.pt")
     with pytest.raises(UserError, match="weights do not fit"):
         load_model(tmp_path, device="cpu")

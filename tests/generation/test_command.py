@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.generation.command import gathered, read_chunks
+from smoe_mt.generation.command import LONGEST_LINE, gathered, read_chunks
 
 
 def lines_of(content: bytes, size: int = 1 << 18) -> list[str]:
@@ -37,6 +37,29 @@ def test_lines_are_whole_however_the_bytes_come(size: int) -> None:
 def test_broken_utf8_names_the_line() -> None:
     with pytest.raises(UserError, match="input, line 3: not UTF-8"):
         lines_of(b"one\ntwo\nthr\xff\nfour\n", size=5)
+
+
+class Endless(io.BytesIO):
+    """A stream without a line feed, which counts what was taken of it."""
+
+    taken = 0
+
+    def read1(self, size: int | None = -1) -> bytes:
+        assert size is not None and size > 0
+        self.taken += size
+        return b"x" * size
+
+
+def test_a_line_that_never_ends_is_an_error_before_it_fills_the_memory() -> None:
+    stream = Endless()
+    with pytest.raises(UserError, match=r"pipe, line 1: longer than 1,048,576 bytes"):
+        list(read_chunks(stream, "pipe"))
+    assert stream.taken < 2 * LONGEST_LINE
+
+
+def test_a_line_that_is_too_long_is_named_by_its_number() -> None:
+    with pytest.raises(UserError, match=r"pipe, line 3: longer"):
+        list(read_chunks(io.BytesIO(b"a\nb\n" + b"x" * (LONGEST_LINE + 1) + b"\nc\n"), "pipe", 1 << 22))
 
 
 def test_a_line_in_a_pipe_is_there_before_the_next_is_written() -> None:

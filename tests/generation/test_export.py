@@ -16,6 +16,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.generation import export as export_module
 from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.generation.export import export
+from smoe_mt.temporary_names import MARK
 from tests.conftest import TrainedRun
 
 
@@ -127,3 +128,34 @@ def test_a_failure_leaves_what_was_there(
             export(loaded, out, "toy")
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     assert load_model(copy, device="cpu").updates == loaded.updates
+
+
+def test_what_others_put_beside_a_model_stays(trained_run: TrainedRun, copy: Path) -> None:
+    (copy / ".git").mkdir()
+    (copy / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (copy / "notes.txt").write_text("mine")
+    (copy / "README.md").write_text("my own card")
+    assert cli.main(["export", str(trained_run.folder), str(copy), "--overwrite"]) == 0
+    assert (copy / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert (copy / "README.md.earlier").read_text() == "my own card"
+    assert cli.main(["export", str(trained_run.folder), str(copy), "--overwrite"]) == 0
+    own, others = {"config.json", "README.md", *PARTS}, {".git", "notes.txt", "README.md.earlier"}
+    assert {path.name for path in copy.iterdir()} - {"evaluation"} == own | others
+    assert load_model(copy, device="cpu").updates == load_model(trained_run.folder, device="cpu").updates
+
+
+def test_another_projects_model_is_not_replaced(
+    trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    assert cli.main(["export", str(trained_run.folder), str(tmp_path), "--overwrite"]) == 2
+    assert "no exported model" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_text() == "{}"
+
+
+def test_an_export_whose_folder_a_killed_one_had_moved_aside_comes_back(trained_run: TrainedRun, copy: Path) -> None:
+    copy.rename(copy.with_name(f".copy.{MARK}-old-0123abcd"))
+    assert cli.main(["export", str(trained_run.folder), str(copy)]) == 2  # is there already
+    assert load_model(copy, device="cpu") and [path.name for path in copy.parent.iterdir()] == ["copy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ import torch
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, Text, Translator
-from smoe_mt.generation.beam import BeamDecoder
-from smoe_mt.processes import spread
+from smoe_mt.processes import map_unordered
+from smoe_mt.search.beam import BeamDecoder
 from tests.conftest import TrainedRun
 
 
@@ -76,9 +77,9 @@ def test_no_more_processes_than_there_is_memory_for(
 
     def watched(work: Callable[[int], Any], count: int, processes: int) -> Iterator[tuple[int, Any]]:
         used.append(processes)
-        return spread(work, count)
+        return map_unordered(work, count)
 
-    monkeypatch.setattr("smoe_mt.generation.translator.spread", watched)
+    monkeypatch.setattr("smoe_mt.generation.translator.map_unordered", watched)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     translator.translate(sentences, "aa", "en", processes=None)
     monkeypatch.setattr("smoe_mt.processes.free_memory", lambda: 1000)
@@ -150,6 +151,22 @@ def test_too_long_a_line_is_cut_with_a_warning(translator: Translator, sentences
     with pytest.warns(UserWarning, match="cut to the 64 that the model takes"):
         found = translator.translate([sentences[0], long], "aa", "en")
     assert found[0] == translator.translate([sentences[0]], "aa", "en")[0]
+
+
+def test_the_text_of_a_warning_is_not_kept(
+    translator: Translator, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is another one: through a pipe that is open for long, they would fill the memory."""
+    shown: list[object] = []
+    before = {name: len(vars(module).get("__warningregistry__", ())) for name, module in list(sys.modules.items())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda *args, **_: shown.append(args))
+        for number in range(5):
+            translator.translate([f"{number} {' '.join(sentences)}"], "aa", "en", beam=1, max_len_a=0, max_len_b=2)
+    assert len(shown) == 5
+    for name, count in before.items():
+        assert len(vars(sys.modules[name]).get("__warningregistry__", ())) <= count + 1, name
 
 
 def test_lines_that_fit_bring_no_warning(translator: Translator, sentences: list[str]) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from smoe_mt.checkpoints.upcycle import upcycled_state
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.config import MOE_KINDS
-from smoe_mt.models.upcycle import upcycled_state
 
 Make = Callable[..., SMoETransformerModel]
 Input = dict[str, torch.Tensor]
@@ -49,14 +49,14 @@ def test_vanilla_layer_is_a_dense_one_when_its_experts_are_alike(make_model: Mak
     """The block does the FFN half's work once: norm, FFN, residual."""
     dense = make_model(moe="none").eval()
     vanilla = make_model(moe="vanilla", num_experts=3).eval()
-    vanilla.load_state_dict(upcycled_state(dense.state_dict(), vanilla.state_dict(), "dense"))
+    vanilla.load_state_dict(upcycled_state(dense.state_dict(), vanilla, "dense"))
     torch.testing.assert_close(real(vanilla(**net_input)[0]), real(dense(**net_input)[0]))
 
 
 def test_stratified_layer_with_one_stratum_of_like_experts_is_a_dense_one(make_model: Make, net_input: Input) -> None:
     dense = make_model(moe="none").eval()
     smoe = make_model(moe="stratified", strata=[4]).eval()
-    smoe.load_state_dict(upcycled_state(dense.state_dict(), smoe.state_dict(), "dense"))
+    smoe.load_state_dict(upcycled_state(dense.state_dict(), smoe, "dense"))
     torch.testing.assert_close(real(smoe(**net_input)[0]), real(dense(**net_input)[0]))
 
 
@@ -114,7 +114,8 @@ def test_what_a_system_is_unless_told_otherwise(
 ) -> None:
     block = make_model(**settings).encoder.layers[1].block
     moe = getattr(block, "moe", block)
-    found = {"top_k": moe.settings.top_k, "capacity_factor": moe.settings.capacity_factor, "eom_p": moe.mask.p}
+    gate = moe.gates[0] if hasattr(moe, "gates") else moe.gate
+    found = {"top_k": gate.selection.k, "capacity_factor": moe.settings.capacity_factor, "eom_p": moe.mask.p}
     assert found == blocks
 
 
@@ -123,7 +124,7 @@ def test_one_dense_layer_lies_in_every_system(make_model: Make, net_input: Input
     """From a dense model, one layer of like experts is its FFN; so is a mixture of that FFN with itself."""
     dense = make_model(moe="none").eval()
     system = make_model(moe=moe, strata=[3], num_experts=3).eval()
-    system.load_state_dict(upcycled_state(dense.state_dict(), system.state_dict(), "dense"))
+    system.load_state_dict(upcycled_state(dense.state_dict(), system, "dense"))
     torch.testing.assert_close(real(system(**net_input)[0]), real(dense(**net_input)[0]))
 
 
@@ -143,7 +144,7 @@ def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:
         ({"strata": "4,0"}, "--strata: strata must be positive integers"),
         ({"strata": "4,x"}, "--strata: strata must be positive integers"),
         ({"strata": "4,1"}, "--moe stratified: top_k=2 needs at least 2 experts"),
-        ({"top_k": 3}, "top_k must be 1 or 2"),
+        ({"top_k": 0}, "top_k must be at least 1"),
         ({"encoder_normalize_before": False}, "pre-norm only"),
         ({"moe_freq": 3}, "moe_freq=3 leaves"),
         ({"moe_freq": 0}, "moe_freq must be at least 1"),

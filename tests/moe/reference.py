@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smoe_mt.moe import ConditionalMoE, MoE
-from smoe_mt.moe.experts import Experts
+from smoe_mt.moe.experts import FFNBank
 
 
 @dataclass
@@ -27,16 +27,16 @@ class ReferencePass:
     first_counts: list[int]
 
 
-def expert_output(experts: Experts, e: int, h: Tensor) -> Tensor:
+def expert_output(experts: FFNBank, e: int, h: Tensor) -> Tensor:
     """W_out ReLU(W_in h + b_in) + b_out (eq. 1)."""
-    hidden = torch.relu(experts.w_in[e] @ h + experts.b_in[e])
-    return experts.w_out[e] @ hidden + experts.b_out[e]
+    w_in, b_in, w_out, b_out = experts.weights(h.dtype)
+    return w_out[e] @ torch.relu(w_in[e] @ h + b_in[e]) + b_out[e]
 
 
 def reference_pass(
     tokens: list[Tensor],
     gate: Tensor,
-    experts: Experts,
+    experts: FFNBank,
     first_expert: int,
     top_k: int,
     capacity: int | None,
@@ -87,7 +87,7 @@ def reference_stratified(
     strata: tuple[int, ...],
     gates: nn.ModuleList,
     norms: nn.ModuleList,
-    experts: Experts,
+    experts: FFNBank,
     top_k: int,
     capacity_factor: float,
     training: bool,
@@ -137,10 +137,10 @@ def reference_layers(
     real = ~padding_mask
     tokens, passes = list(x[real]), []
     for layer in layers:
-        s, visible = layer.settings, layer.gate.visible
+        s, visible = layer.settings, layer.gate.num_experts
         limited = layer.training and s.capacity_factor
         capacity = math.ceil(s.capacity_factor * len(tokens) / visible) if limited else None
-        out = reference_pass(tokens, layer.gate.weight, layer.experts, 0, s.top_k, capacity, scale)
+        out = reference_pass(tokens, layer.gate.weight, layer.experts, 0, layer.gate.selection.k, capacity, scale)
         tokens = out.y
         passes.append(out)
     y = torch.zeros_like(x)

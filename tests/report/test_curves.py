@@ -23,7 +23,7 @@ JSON = """\
 2026-11-24 09:58:44 | INFO | train_inner | {"epoch": 1, "update": 0.08, "loss": "8.9", "lr": "0.0022", "num_updates": "200"}
 2026-11-24 10:02:28 | INFO | valid | {"epoch": 1, "valid_loss": "7.243", "valid_bleu": "1.56", "valid_num_updates": "200"}
 """
-STRATIFIED = {"moe": "stratified", "strata": [1, 2]}
+STRATIFIED = {"moe": "stratified", "strata": [1, 2], "moe_freq": 2, "encoder_layers": 2, "decoder_layers": 2}
 
 
 def make_run(folder: Path, logdir: str | None = None) -> Run:
@@ -42,6 +42,39 @@ def test_log(log: str) -> None:
 def test_a_training_that_was_taken_up_again_counts_once() -> None:
     again = TEXT.splitlines()[1].replace("8.9", "8.7")
     assert parse_log([*TEXT.splitlines(), again])["train_inner"]["loss"] == [(100, 11.138), (200, 8.7)]
+
+
+HEAD = "2026-11-24 09:58:44 | INFO | train_inner | epoch 001: num_updates=100, "
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        HEAD + "x" * 1_000_000,
+        HEAD + "1" * 1_000_000,
+        HEAD + "loss=" + "1" * 1_000_000 + "x",
+        HEAD + "a.b/" * 250_000,
+        " valid" * 200_000,
+        " valid {" * 100_000,
+        " valid " + "{" * 1_000_000,
+        " valid " + '{"a":' * 200_000 + "}",
+        " valid epoch " + "loss 1 " * 100_000,
+    ],
+    ids=["letters", "digits", "number", "name", "parts", "parts and braces", "braces", "deep JSON", "values"],
+)
+def test_a_long_line_takes_time_in_proportion(line: str) -> None:
+    """With time in proportion to its square, these would take hours."""
+    parse_log([line])
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1" + "0" * 400, '"inf"'])
+def test_a_number_of_updates_that_is_none_is_left_out(value: str) -> None:
+    assert not any(parse_log([f' valid {{"num_updates": {value}, "loss": 1}}']).values())
+
+
+def test_tags_stand_in_the_order_of_their_numbers_whatever_those_are() -> None:
+    tags = ["load/10", "load/2", "load/" + "9" * 5000, "load/\u00b2"]
+    assert Curves({"valid": {tag: [] for tag in tags}}, "").tags("valid", "load")[:2] == ["load/2", "load/10"]
 
 
 def write_events(folder: Path, values: dict[str, float]) -> None:
@@ -94,7 +127,8 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
 
 
 def test_strata_of_the_experts_at_a_gate() -> None:
-    model = {"moe": "stratified", "strata": [2, 1, 3]}
-    assert strata_at(model, 1, 6) == [1, 1, 2, 3, 3, 3]
-    assert strata_at(model, 3, 3) == [3, 3, 3]
-    assert strata_at({"moe": "vanilla"}, 1, 2) == [1, 1]
+    model = {**STRATIFIED, "strata": [2, 1, 3]}
+    assert strata_at(model, "encoder", 1, 1, 6) == [1, 1, 2, 3, 3, 3]
+    assert strata_at(model, "decoder", 1, 3, 3) == [3, 3, 3]
+    assert strata_at({**STRATIFIED, "strata": [[2, 1], [1, 2]]}, "decoder", 1, 1, 3) == [1, 2, 2]
+    assert strata_at({**STRATIFIED, "moe": "vanilla"}, "encoder", 1, 1, 2) == [1, 1]

@@ -27,8 +27,8 @@ from fairseq_cli import train
 from smoe_mt.checkpoints.reading import check_whole, read_checkpoint
 from smoe_mt.checkpoints.sharded import PARTS
 from smoe_mt.paths import user_dir
+from smoe_mt.temporary_names import MARK, PARTIAL
 from smoe_mt.training.resuming import LAST
-from smoe_mt.training.whole_files import PARTIAL
 from tests.toy import make_toy_folder
 
 COPIES = (LAST, "checkpoint_best.pt")
@@ -59,7 +59,7 @@ def kill_loop(home: Path, kills: int, updates: int, sharded: bool, rng: random.R
     data = make_toy_folder(home / "data", sizes={"train": 150, "valid": 12, "test": 9})
     command = ["fairseq-train", str(data), "--user-dir", str(user_dir()), *OPTIONS.split()]
     command += [*(["--sharded-checkpoints"] if sharded else []), "--max-update", str(updates), "--save-dir"]
-    targets = [f"shards_*{PARTIAL}"] if sharded else [f"{name}{PARTIAL}" for name in COPIES]
+    targets = [f"shards_*{PARTIAL}"] if sharded else [f".{name}.{MARK}-tmp-*" for name in COPIES]
     began = time.monotonic()
     if wait(start([*command, str(home / "alone")], home / "log")) != 0:
         sys.exit((home / "log").read_text()[-3000:])
@@ -150,7 +150,7 @@ def look_at(run: Path) -> str:
     checkpoints = sorted(run.glob("*.pt"))
     for path in checkpoints:
         check_whole(path)
-    halves = [path.name for path in run.glob(f"*{PARTIAL}")]
+    halves = [path.name for pattern in (f"*{PARTIAL}", f".*.{MARK}-tmp-*") for path in run.glob(pattern)]
     return f"{len(checkpoints)} whole checkpoints, half-written: {', '.join(halves) or 'none'}"
 
 

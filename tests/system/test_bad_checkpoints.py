@@ -121,7 +121,9 @@ Damage = Callable[[Path, Path], None]
 DAMAGES: list[Damage] = [malicious, malicious_pickle, cut, flipped, malicious_tensors, flipped_tensors, cut_tensors]
 
 
-def in_a_process(arguments: list[str], home: Path) -> tuple[int, str]:
+def in_a_process(
+    arguments: list[str], home: Path, main: Callable[[list[str]], int] = cli.main
+) -> tuple[int, str]:
     """Exit code and standard error of ``smoe-mt``, in a process of its own, which has everything imported already."""
     errors = home / "stderr"
     child = os.fork()
@@ -133,7 +135,7 @@ def in_a_process(arguments: list[str], home: Path) -> tuple[int, str]:
                 os.dup2(stderr.fileno(), 2)
                 os.dup2(stdout.fileno(), 1)
                 sys.stderr, sys.stdout = stderr, stdout
-                code = cli.main(arguments)
+                code = main(arguments)
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from smoe_mt.tasks import ManyToManyTranslationTask
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
+from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationTask
 from tests.toy import make_toy_folder
 
 SIZES: dict[str, int | dict[str, int]] = {"train": {"aa": 150, "bb": 40}, "valid": 12, "test": {"aa": 9}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.tasks import DataFolder
+from smoe_mt.tasks.data_folder import DataFolder
 
 
 def edit_card(folder: Path, **changes: object) -> None:
@@ -127,3 +127,11 @@ def test_references_that_are_not_text_are_an_error(toy: Path) -> None:
     (toy / "text" / "valid.aa-en.en").write_bytes(b"\xff\n")
     with pytest.raises(UserError, match="UTF-8"):
         DataFolder.open(toy).references("valid", "aa-en")
+
+
+@pytest.mark.parametrize("changes", [{"pairs": ["../../x-en"]}, {"splits": {"../train": {}}}, {"splits": {"": {}}}])
+def test_names_that_lead_elsewhere_are_an_error(toy: Path, changes: dict[str, object]) -> None:
+    card = json.loads((toy / "corpus.json").read_text())
+    (toy / "corpus.json").write_text(json.dumps({**card, **changes}))
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        DataFolder.open(toy)

@@ -19,8 +19,8 @@ from fairseq.options import get_training_parser, parse_args_and_arch
 from fairseq_cli import train
 from torch import distributed
 
+from smoe_mt import preemption
 from smoe_mt.paths import user_dir
-from smoe_mt.training import preemption
 
 PAUSE = 0.005  # seconds
 KINDS = {
@@ -68,7 +68,9 @@ class Ranks:
     def wait(self, seconds: float = 120) -> list[int]:
         """Their exit codes, negative for a signal. Those that take longer are killed, which fails the test."""
         codes: dict[int, int] = {}
-        for _ in range(round(seconds / PAUSE)):  # counted, not timed: a machine that sleeps meanwhile is nobody's failure
+        for _ in range(
+            round(seconds / PAUSE)
+        ):  # counted, not timed: a machine that sleeps meanwhile is nobody's failure
             for process in self.processes:
                 ended, status = (0, 0) if process in codes else os.waitpid(process, os.WNOHANG)
                 if ended:
@@ -117,7 +119,6 @@ def _fork(rank: int, ranks: int, port: int, run: Callable[[int], object], log: P
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
         sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115  # not pytest's
-        logging.disable(logging.NOTSET)  # which a verb of an earlier test has set
         logging.basicConfig(force=True, level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
         preemption._noted.clear()
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}

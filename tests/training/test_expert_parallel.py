@@ -14,7 +14,8 @@ import torch
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Translator
 from smoe_mt.moe import MoE
-from smoe_mt.moe.parallel import ExpertRanks, expert_mesh
+from smoe_mt.moe.distributed.expert_parallel import shard
+from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.training.disk import checkpoint_bytes
 from smoe_mt.training.expert_parallel import buckets
 from tests.ranks import on_ranks
@@ -182,5 +183,5 @@ def test_a_checkpoint_is_as_large_as_on_one_rank() -> None:
 
 def bytes_of_a_checkpoint(rank: int) -> int:
     block = MoE(8, 16, 5)
-    block.experts.spread(ExpertRanks(expert_mesh(2, "cpu")))
+    shard(block.experts, ExpertRanks(expert_mesh(2, "cpu")))
     return checkpoint_bytes(block, with_optimiser=True)

@@ -1,4 +1,4 @@
-"""What torchrun says in the environment, and what several ranks cannot have."""
+"""What several ranks cannot have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fairseq_cli import train, validate
 from torch import distributed
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.launch_ranks import Launch, join_ranks, launch_in
+from smoe_mt.training.launch_ranks import join_ranks
 from tests.training.forked import config
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -22,16 +22,6 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("smoe_mt.training.launch_ranks._be_quiet", lambda: None)
-
-
-def test_what_torchrun_says() -> None:
-    assert launch_in(TORCHRUN) == Launch(rank=2, size=4, local_rank=1)
-    assert launch_in({}) is None and launch_in({"WORLD_SIZE": "1"}) is None
-
-
-def test_a_part_of_it_is_refused() -> None:
-    with pytest.raises(UserError, match="WORLD_SIZE is 4, but MASTER_ADDR, MASTER_PORT not set: start .* with torchrun"):
-        launch_in({"RANK": "0", "WORLD_SIZE": "4"})
 
 
 @pytest.mark.usefixtures("torchrun")

@@ -11,7 +11,7 @@ import torch
 from fairseq.logging import metrics
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.trainer import CheckingTrainer
+from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import KINDS, config, fork, start
 
@@ -29,9 +29,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_down(patch: pytest.MonkeyPatch) -> Notes:
     """After each update: its `losses`, the `scale` of the loss, and updates `made`; at last the `weights`."""
     notes: Notes = {"losses": [], "scale": [], "made": []}
-    step = CheckingTrainer.train_step
+    step = SMoETrainer.train_step
 
-    def train_step(self: CheckingTrainer, samples: Any) -> Any:
+    def train_step(self: SMoETrainer, samples: Any) -> Any:
         output = step(self, samples)
         notes["losses"].append(None if output is None else float(output["loss"]))
         notes["scale"].append(getattr(getattr(self.optimizer, "scaler", None), "loss_scale", None))
@@ -40,7 +40,7 @@ def write_down(patch: pytest.MonkeyPatch) -> Notes:
         notes["logged"] = {key: float(value) for key, value in metrics.get_smoothed_values("train").items()}
         return output
 
-    patch.setattr(CheckingTrainer, "train_step", train_step)
+    patch.setattr(SMoETrainer, "train_step", train_step)
     return notes
 
 

@@ -9,12 +9,12 @@ import torch
 from fairseq import checkpoint_utils
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.shims import put_shims_in_place
+from smoe_mt.fairseq_patches import apply
 
 
 @pytest.fixture(autouse=True)
 def shims() -> None:
-    put_shims_in_place()
+    apply()
 
 
 def test_a_cut_checkpoint_is_a_users_error_in_fairseqs_own_loading(tmp_path: Path) -> None:
@@ -47,5 +47,5 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path, saved_by: str) -> None:
 
 def test_putting_the_shims_in_place_twice_changes_nothing() -> None:
     before = checkpoint_utils.load_checkpoint_to_cpu
-    put_shims_in_place()
+    apply()
     assert checkpoint_utils.load_checkpoint_to_cpu is before

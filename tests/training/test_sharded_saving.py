@@ -19,7 +19,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.training.resuming import whole_checkpoint
 from smoe_mt.training.sharded_saving import check_sharded
-from smoe_mt.training.trainer import CheckingTrainer
+from smoe_mt.training.trainer import SMoETrainer
 from tests.training.test_expert_parallel import assert_same, train_all
 
 SHARDED = "--sharded-checkpoints"
@@ -120,13 +120,13 @@ def test_a_full_disk(toy_text: Path, tmp_path: Path, alone: dict[str, Any], monk
             raise OSError(errno.ENOSPC, "No space left on device")
         return create_stream(self, path, mode)
 
-    def state_dict(self: CheckingTrainer) -> dict[str, Any]:
+    def state_dict(self: SMoETrainer) -> dict[str, Any]:
         full[:] = [True] if self.get_num_updates() == 2 else []
         return original(self)
 
-    original = CheckingTrainer.state_dict
+    original = SMoETrainer.state_dict
     monkeypatch.setattr(FileSystem, "create_stream", write)
-    monkeypatch.setattr(CheckingTrainer, "state_dict", state_dict)
+    monkeypatch.setattr(SMoETrainer, "state_dict", state_dict)
     end = trained(toy_text, tmp_path, 2, 2, 4, SHARDED)
     assert_same(alone, end)
     assert [path.name for path in tmp_path.glob("shards_*")] == ["shards_4"]

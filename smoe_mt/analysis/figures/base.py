@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.visits import Block
-from smoe_mt.evaluation.files import write_bytes, write_json, write_text
+from smoe_mt.files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each block, language and expert."""
-    strata = report.load.strata
-    stratum = [number for number, size in enumerate(strata, start=1) for _ in range(size)]
+    stratum = {
+        block: [number for number, size in enumerate(strata, start=1) for _ in range(size)]
+        for block, strata in report.load.strata.items()
+    }
     return [
-        [block.side, block.layer, language, expert + 1, stratum[expert], share]
+        [block.side, block.layer, language, expert + 1, stratum[block][expert], share]
         for block in report.visits.blocks
         for language, shares in report.load.by_language(block).items()
         for expert, share in enumerate(shares.tolist())
@@ -25,16 +27,17 @@ def rows(report: CapacityReport) -> list[list[Any]]:
 
 def draw(report: CapacityReport) -> Drawing:
     """A heat map for each block: languages by experts, strata apart."""
-    strata = report.load.strata
-    experts = [str(number + 1) for number in range(sum(strata))]
+    most = max(sum(strata) for strata in report.load.strata.values())
     languages = max(len(report.load.languages(side)) for side in report.sides)
     height = 1.0 + length_of(max(languages, 3), 0.27)
     each = 0.36 if languages <= MANY else 0.22
-    drawing, placed = panels(report, 1.2 + max(2.4, each * len(experts)), height, legend=0.9)
+    drawing, placed = panels(report, 1.2 + max(2.4, each * most), height, legend=0.9)
     shares = {block: report.load.by_language(block) for block in placed}
     top = max(float(each.max()) for block in shares.values() for each in block.values())
     image = None
     for block, panel in placed.items():
+        strata = report.load.strata[block]
+        experts = [str(number + 1) for number in range(sum(strata))]
         values = [each.tolist() for each in shares[block].values()]
         image = heat_map(panel, values, list(shares[block]), experts, top)
         for stratum in range(1, len(strata)):

@@ -23,14 +23,15 @@ def rows(report: CapacityReport) -> list[list[Any]]:
 
 def draw(report: CapacityReport) -> Drawing:
     """A heat map for each block: languages by strata."""
-    names = [f"{stratum}\n({size})" for stratum, size in enumerate(report.load.strata, start=1)]
+    most = max(len(strata) for strata in report.load.strata.values())
     languages = max(len(report.load.languages(side)) for side in report.sides)
     height = 1.15 + length_of(max(languages, 3), 0.27)
-    drawing, placed = panels(report, 1.2 + max(2.0, 0.6 * len(names)), height, legend=0.9)
+    drawing, placed = panels(report, 1.2 + max(2.0, 0.6 * most), height, legend=0.9)
     shares = {block: report.load.by_stratum(block) for block in placed}
     top = max(float(each.max()) for block in shares.values() for each in block.values())
     image = None
     for block, panel in placed.items():
+        names = [f"{stratum}\n({size})" for stratum, size in enumerate(report.load.strata[block], start=1)]
         values = [each.tolist() for each in shares[block].values()]
         image = heat_map(panel, values, list(shares[block]), names, top)
         panel.tick_params(axis="x", rotation=0)
@@ -49,5 +50,5 @@ FIGURE = Figure(
     columns=("side", "layer", "language", "stratum", "share_of_slots"),
     rows=rows,
     draw=draw,
-    applies=lambda report: len(report.load.strata) > 1,
+    applies=lambda report: any(len(strata) > 1 for strata in report.load.strata.values()),
 )

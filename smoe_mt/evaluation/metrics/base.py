@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from smoe_mt.bleu_tokenizers import AUTO, tokenizer_for
+
 if TYPE_CHECKING:
     from smoe_mt.tasks.pieces import FolderPieces
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 class Corpus:
     """One direction of a split, raw text, line by line: the three have the same length.
 
-    `pieces` splits text as the model does, for metrics that look at its pieces.
+    `pieces` splits text as the model does, for metrics that look at its pieces; `tokenize` is BLEU's tokenizer, `auto`: the
+    target language's.
     """
 
     direction: str
@@ -22,11 +25,17 @@ class Corpus:
     hypotheses: tuple[str, ...]
     references: tuple[str, ...]
     pieces: FolderPieces | None = field(default=None, compare=False, repr=False)
+    tokenize: str = AUTO
 
     @property
     def target_language(self) -> str:
         """The language of hypotheses and references."""
         return self.direction.split("-")[1]
+
+    @property
+    def tokenizer(self) -> str:
+        """sacreBLEU's name of the tokenizer that BLEU takes."""
+        return tokenizer_for(self.target_language) if self.tokenize == AUTO else self.tokenize
 
     def translated(self, hypotheses: Sequence[str]) -> Corpus:
         """The same text with these hypotheses."""
@@ -51,6 +60,17 @@ def as_it_is(corpus: Corpus, lines: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """How sacreBLEU scores text of several directions as one: its object, what that sees of a direction's lines, and what
+    the signature has to say besides.
+    """
+
+    scorer: Any
+    prepare: Callable[[Corpus, Sequence[str]], list[str]]
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
 class Metric:
     """`name` is its key in scores.json, `title` its column in tables, shown with `decimals`."""
 
@@ -64,7 +84,14 @@ class Metric:
     check: Callable[[], None] = needs_nothing
     #: Computed only when asked for.
     optional: bool = False
-    #: Makes sacreBLEU's object, for a metric of sacreBLEU's; these can be compared by resampling.
-    scorer: Callable[[], Any] | None = None
+    #: Makes sacreBLEU's object for text of a direction, for a metric of sacreBLEU's; these can be compared by resampling.
+    scorer: Callable[[Corpus], Any] | None = None
     #: What that object sees of a corpus' hypotheses or references.
     prepare: Callable[[Corpus, Sequence[str]], list[str]] = as_it_is
+    #: For a metric whose scorer differs between directions.
+    pool: Callable[[Sequence[Corpus]], Pooling] | None = None
+
+    def pooled(self, corpora: Sequence[Corpus]) -> Pooling:
+        """How text of one direction or several is scored as one."""
+        assert self.scorer is not None
+        return self.pool(corpora) if self.pool else Pooling(self.scorer(corpora[0]), self.prepare)

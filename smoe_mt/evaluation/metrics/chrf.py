@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from smoe_mt.evaluation.metrics.base import Corpus
 from smoe_mt.evaluation.metrics.by_sacrebleu import sacrebleu_metric
 
 
-def scorer() -> Any:
+def scorer(corpus: Corpus) -> Any:
     """Corpus chrF++, 0 to 100."""
     from sacrebleu.metrics.chrf import CHRF
 

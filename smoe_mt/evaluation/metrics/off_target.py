@@ -12,9 +12,9 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from data_prep.corpora.languages import LANGUAGES
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score
+from smoe_mt.languages import LANGUAGES
 
 NO_LANGUAGE = "zxx"  # the library's label for numbers and the like
 

@@ -15,7 +15,7 @@ from smoe_mt.evaluation.metrics.base import Corpus
 from smoe_mt.evaluation.metrics.by_sacrebleu import sacrebleu_metric
 
 
-def scorer() -> Any:
+def scorer(corpus: Corpus) -> Any:
     """Corpus BLEU, 0 to 100, of text whose tokens are separated by spaces."""
     from sacrebleu.metrics.bleu import BLEU
 

@@ -7,6 +7,7 @@ of the gates, what they decided, and one [S, F] activation each; no row is gathe
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
@@ -18,13 +19,16 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smoe_mt.moe.kernels import products, routing
+from smoe_mt.moe.kernels.launching import ALIGNMENT, Launcher
 from smoe_mt.moe.kernels.tiles import Tile, Tiles, choose_tiles, multiprocessors
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "silu": 2}
 UP, DOWN, GRAD_HIDDEN, GRAD_INPUT = range(4)
+SITES = ("up", "down", "grad_hidden", "grad_input")
 EVERYWHERE, UNPADDED, AT_GATE = range(3)
 NO_RESIDUAL, INPUT, NORMED = range(3)
 SEEDS = 4  # of each gate; see routing.py for their uses
+WHOLE_ROWS = 32768  # the largest product of embed_dim and experts for which token_gradient_kernel holds whole rows
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,9 @@ class Products:
         tiles: Tiles,
         seeds: Tensor | None,
         number: int,
+        launch: Launcher,
     ):
+        self.launch = launch
         self.passed, self.experts, self.first, self.settings, self.tiles = passed, experts, first, settings, tiles
         self.seeds, self.number = seeds, number
         self.visible = passed.load.size(1)
@@ -159,12 +165,16 @@ class Products:
         n, k = (b.size(1), b.size(2)) if b_nk else (b.size(2), b.size(1))
         bound = p.token_of_row.size(0)
         none = p.weight_of_row
-        a_tma = tile.a_tma and not gather
+        a_tma = tile.a_tma and not gather and a.data_ptr() % ALIGNMENT == 0
+        b_tma = tile.b_tma and b.data_ptr() % ALIGNMENT == 0
         drop = kind == DOWN and self.settings.expert_dropout > 0
         grid = programs(tile, bound // tile.rows * triton.cdiv(n, tile.columns), out.device)
-        products.product_kernel[(grid,)](
+        self.launch(
+            SITES[kind],
+            products.product_kernel,
+            (grid,),
             described(a, [tile.rows, tile.depth]) if a_tma else a,
-            described(b, [tile.columns, tile.depth] if b_nk else [tile.depth, tile.columns]) if tile.b_tma else b,
+            described(b, [tile.columns, tile.depth] if b_nk else [tile.depth, tile.columns]) if b_tma else b,
             none if bias is None else bias,
             out,
             more.get("kept", out),
@@ -190,7 +200,7 @@ class Products:
             KEEP_H=more.get("keep_h", False),
             DROP=drop,
             A_TMA=a_tma,
-            B_TMA=tile.b_tma,
+            B_TMA=b_tma,
             EVEN_K=k % tile.depth == 0,
             EVEN_N=n % tile.columns == 0,
             HALVES=tile.halves,
@@ -213,13 +223,18 @@ class Products:
         gather_right: bool,
         out: Tensor,
         first_added: int,
+        site: str,
     ) -> None:
         """Launch ``weight_gradient_kernel``."""
         p = self.passed
         m, n = out.size(1), out.size(2)
-        left_tma, right_tma = tile.a_tma and not gather_left, tile.b_tma and not gather_right
+        left_tma = tile.a_tma and not gather_left and left.data_ptr() % ALIGNMENT == 0
+        right_tma = tile.b_tma and not gather_right and right.data_ptr() % ALIGNMENT == 0
         tiles = self.visible * triton.cdiv(m, tile.rows) * triton.cdiv(n, tile.columns)
-        products.weight_gradient_kernel[(programs(tile, tiles, out.device),)](
+        self.launch(
+            site,
+            products.weight_gradient_kernel,
+            (programs(tile, tiles, out.device),),
             described(left, [tile.depth, tile.rows]) if left_tma else left,
             described(right, [tile.depth, tile.columns]) if right_tma else right,
             out,
@@ -254,20 +269,37 @@ class Gate:
     first, experts  the experts that it sees
     """
 
-    def __init__(self, number: int, x: Tensor, gates: list[Tensor], experts: Experts, settings: Settings, seeds: Any):
+    def __init__(
+        self,
+        number: int,
+        x: Tensor,
+        gates: list[Tensor],
+        experts: Experts,
+        settings: Settings,
+        seeds: Tensor | None,
+        given: Sequence[Tensor],
+        *kinds: Hashable,
+    ):
+        """given: all tensors that the caller gave; kinds: what else kernels are compiled for."""
         self.number, self.gates, self.settings, self.seeds = number, len(gates), settings, seeds
         self.weight, self.weights, self.first = gates[number], experts, settings.first_experts[number]
         self.experts, self.tokens, self.dim = gates[number].size(0), x.size(0), x.size(1)
         self.hidden = experts.w_in.size(1)
         self.width = max(16, triton.next_power_of_2(self.experts))
-        self.tiles = choose_tiles(self.tokens * settings.top_k // self.experts, experts.w_in.dtype)
-        self.block = 32 if self.tokens <= 16384 else 64 if self.tokens <= 65536 else 128
+        rows, dtype = self.tokens * settings.top_k, experts.w_in.dtype
+        # How many tokens meet a later gate is not known here; half of them is much.
+        likely = rows if number == 0 else rows // 2
+        self.tiles = choose_tiles(rows // self.experts, likely, self.dim, self.hidden, dtype, x.device)
+        self.block = next((size for size in (16, 32, 64) if self.tokens <= 256 * size), 128)
         self.blocks = triton.cdiv(self.tokens, self.block)
         self.opens = number == 0
         self.residual = NO_RESIDUAL
         if settings.strata:
             self.residual = NORMED if settings.release and number else INPUT
         self.relu = settings.activation == "relu"
+        sizes = (number, self.experts, self.dim, self.hidden, self.block, id(self.tiles))
+        types = (x.dtype, self.weight.dtype, dtype, precision(dtype))
+        self.launch = Launcher((settings, sizes, types, kinds), x.device, given)
 
     def where(self, padding: Tensor | None) -> int:
         """Who is here."""
@@ -304,7 +336,10 @@ class Gate:
         none = passed.probs
         counts = torch.empty(self.blocks, s.top_k, self.width, dtype=torch.int32, device=x.device)
         sums = torch.empty(self.blocks, self.width + 1, dtype=torch.float32, device=x.device)
-        routing.route_kernel[(self.blocks,)](
+        self.launch(
+            "route",
+            routing.route_kernel,
+            (self.blocks,),
             x,
             padding if self.opens and padding is not None else at,
             norm.gamma if norm else none,
@@ -328,13 +363,16 @@ class Gate:
             TOP_K=s.top_k,
             GUMBEL=s.gumbel,
             PRECISION="ieee",
-            EVEN=self.dim % 64 == 0,
+            EVEN=self.dim % 128 == 0,
             BT=self.block,
-            BD=64,
+            BD=128,
             BE=self.width,
             num_warps=4,
         )
-        routing.place_kernel[(self.blocks,)](
+        self.launch(
+            "place",
+            routing.place_kernel,
+            (self.blocks,),
             passed.choices,
             passed.probs,
             counts,
@@ -359,12 +397,12 @@ class Gate:
             CAPACITY=0 if not s.capacity_factor else 2 if s.release else 1,
             MASK=s.mask > 0,
             PAD=self.tiles.pad,
-            BB=32,
+            BB=max(32, 4096 // self.width),
             BT=self.block,
             BE=self.width,
             num_warps=4,
         )
-        products_ = Products(passed, self.weights, self.first, s, self.tiles, self.seeds, self.number)
+        products_ = Products(passed, self.weights, self.first, s, self.tiles, self.seeds, self.number, self.launch)
         seen = passed.normed if norm else x
         hidden, keep_h = passed.kept, False
         if not self.relu:
@@ -375,7 +413,10 @@ class Gate:
         rows = torch.empty(hidden.size(0), self.dim, dtype=hidden.dtype, device=x.device)
         products_.rows(DOWN, self.tiles.down, hidden, False, w.w_out, w.b_out, rows)
         bt, bd = 16, min(256, triton.next_power_of_2(self.dim))
-        routing.combine_kernel[(triton.cdiv(self.tokens, bt), triton.cdiv(self.dim, bd))](
+        self.launch(
+            "combine",
+            routing.combine_kernel,
+            (triton.cdiv(self.tokens, bt), triton.cdiv(self.dim, bd)),
             rows,
             passed.row_of_slot,
             passed.choices,
@@ -421,7 +462,7 @@ class Gate:
         """
         s, w, t, d = self.settings, self.weights, self.tokens, self.dim
         dtype, device = w.w_in.dtype, x.device
-        products_ = Products(passed, w, self.first, s, self.tiles, self.seeds, self.number)
+        products_ = Products(passed, w, self.first, s, self.tiles, self.seeds, self.number, self.launch)
         bound = passed.token_of_row.size(0)
         by_row = s.expert_dropout > 0
         grad_y = self._grad_y(grad, passed, by_row).to(dtype)
@@ -436,7 +477,7 @@ class Gate:
         weight_parts = torch.empty(parts, bound, dtype=torch.float32, device=device)
         bias_parts = torch.empty(bound // tile.rows, self.hidden, dtype=torch.float32, device=device)
         if self.relu:
-            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added)
+            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added, "grad_w_out")
         products_.rows(
             GRAD_HIDDEN,
             tile,
@@ -451,19 +492,28 @@ class Gate:
             bias_parts=bias_parts,
         )
         if not self.relu:
-            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added)
-        products_.outer(self.tiles.grad_w_in, grad_h, False, seen, True, grads.w_in, first_added)
+            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added, "grad_w_out")
+        products_.outer(self.tiles.grad_w_in, grad_h, False, seen, True, grads.w_in, first_added, "grad_w_in")
         grad_rows = torch.empty(bound, d, dtype=dtype, device=device)
         products_.rows(GRAD_INPUT, self.tiles.grad_input, grad_h, False, w.w_in, None, grad_rows)
 
         exact = precision(dtype)
-        bt = 16 if t <= 16384 else 32
+        bt, columns = 16, triton.next_power_of_2(d)
+        # A program holds whole rows where they and the gate's weights are few.
+        whole = columns * self.width <= WHOLE_ROWS and columns <= 2048
         norm_blocks = triton.cdiv(t, bt)
+        if whole:
+            norm_blocks = min(norm_blocks, multiprocessors(device) * (2 if columns > 512 else 4))
+        else:
+            columns = 64
         grad_logits = torch.empty(t, self.width, dtype=torch.float32, device=device)
         grad_x = torch.empty_like(x)
         norm_parts = torch.empty(norm_blocks if norm else 0, 2, d, dtype=torch.float32, device=device)
         none = passed.probs
-        routing.token_gradient_kernel[(norm_blocks,)](
+        self.launch(
+            "token_gradient",
+            routing.token_gradient_kernel,
+            (norm_blocks,),
             grad,
             grad_y,
             grad_rows,
@@ -498,15 +548,18 @@ class Gate:
             NORM=norm is not None,
             RESIDUAL=self.residual,
             PRECISION=exact,
-            EVEN=d % 64 == 0,
+            WHOLE=whole,
             BT=bt,
-            BD=64,
+            BD=columns,
             BE=self.width,
-            num_warps=4,
+            num_warps=max(4, columns // 64) if whole else 4,
         )
         splits = min(16, triton.cdiv(t, 64))
         gate_parts = torch.empty(splits, 2, self.experts, d, dtype=torch.float32, device=device)
-        routing.gate_gradient_kernel[(triton.cdiv(d, 64), splits)](
+        self.launch(
+            "gate_gradient",
+            routing.gate_gradient_kernel,
+            (triton.cdiv(d, 64), splits),
             grad_logits,
             passed.normed if norm else x,
             grad_y,
@@ -530,7 +583,10 @@ class Gate:
         grad_norm = torch.empty(2, d, dtype=norm.gamma.dtype, device=device) if norm else None
         columns = 64
         f_tiles, d_tiles = triton.cdiv(self.hidden, columns), triton.cdiv(d, columns)
-        routing.reduce_kernel[(self.experts * (f_tiles + 2 * d_tiles) + (2 * d_tiles if norm else 0),)](
+        self.launch(
+            "reduce",
+            routing.reduce_kernel,
+            (self.experts * (f_tiles + 2 * d_tiles) + (2 * d_tiles if norm else 0),),
             gate_parts,
             bias_parts,
             norm_parts,
@@ -559,7 +615,10 @@ class Gate:
         s, bd = self.settings, min(256, triton.next_power_of_2(self.dim))
         if by_row:
             out = torch.empty(passed.token_of_row.size(0), self.dim, dtype=grad.dtype, device=grad.device)
-            routing.row_gradient_kernel[(triton.cdiv(out.size(0), 16), triton.cdiv(self.dim, bd))](
+            self.launch(
+            "row_gradient",
+            routing.row_gradient_kernel,
+            (triton.cdiv(out.size(0), 16), triton.cdiv(self.dim, bd)),
                 grad,
                 passed.token_of_row,
                 passed.starts,
@@ -576,7 +635,10 @@ class Gate:
         if not s.dropout:
             return grad
         out = torch.empty_like(grad)
-        routing.dropout_gradient_kernel[(triton.cdiv(self.tokens, 16), triton.cdiv(self.dim, bd))](
+        self.launch(
+            "dropout_gradient",
+            routing.dropout_gradient_kernel,
+            (triton.cdiv(self.tokens, 16), triton.cdiv(self.dim, bd)),
             grad, passed.choices, self.seeds, self.number, out, self.tokens, self.dim, 1.0 - s.dropout, BT=16, BD=bd
         )
         return out
@@ -622,8 +684,11 @@ def block_forward(
     at = torch.empty(t, dtype=torch.int32, device=x.device)
     pairs = as_norms(norms) or [None] * len(gates)
     inputs = [x, *walk.later]
+    given = [x, *gates, *norms, *experts, *([] if padding is None else [padding])]
+    kinds = (keep, padding is None, norms[0].dtype if norms else None)
     passes = [
-        Gate(i, x, gates, w, s, seeds).forward(inputs[i], padding, at, pairs[i], walk, keep) for i in range(len(gates))
+        Gate(i, x, gates, w, s, seeds, given, *kinds).forward(inputs[i], padding, at, pairs[i], walk, keep)
+        for i in range(len(gates))
     ]
     kept = [tensor for passed in passes for tensor in passed if tensor is not passed.load] if keep else []
     return [walk.y, walk.balance, walk.entropy, walk.visits, walk.later, *(p.load for p in passes), *kept]
@@ -653,10 +718,12 @@ def block_backward(
     grad_gates: list[Tensor] = []
     grad_norms: list[Tensor] = []
     added = all_experts
+    given = [grad, x, *gates, *norms, *experts]
+    kinds = ("backward", grad.dtype, norms[0].dtype if norms else None)
     for i in reversed(range(len(gates))):
         own = kept[fields * i : fields * (i + 1)]
         passed = Passed(*own[:-1], loads[i], own[-1])
-        gate = Gate(i, x, gates, w, s, seeds)
+        gate = Gate(i, x, gates, w, s, seeds, given, *kinds)
         grad, grad_gate, grad_norm = gate.backward(grad, grad_balance, inputs[i], pairs[i], passed, grads, added, reuse)
         added = s.first_experts[i]
         grad_gates.insert(0, grad_gate)
@@ -690,19 +757,24 @@ class BlockFunction(torch.autograd.Function):
         out = block_forward(x, padding, next_gate, seeds, *split, settings, True)
         y, balance, entropy, visits, later, *rest = out
         loads, kept = rest[:gates], rest[gates:]
-        ctx.settings, ctx.gates = settings, gates
+        ctx.settings, ctx.gates, ctx.output = settings, gates, y.dtype
         ctx.save_for_backward(x, seeds, later, *weights, *kept, *loads)
         ctx.mark_non_differentiable(entropy, visits, *loads)
+        ctx.set_materialize_grads(False)
         return y, balance, entropy, visits, *loads
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_balance: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_balance: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         x, seeds, later, *rest = ctx.saved_tensors
         gates = ctx.gates
         count = gates + 4 + (2 * gates if Settings.of(ctx.settings).strata else 0)
         weights, kept = rest[:count], rest[count:]
         split = weights[:gates], weights[gates:-4], weights[-4:]
         reuse = not may_come_back()
+        if grad is None:
+            grad = torch.zeros(x.shape, dtype=ctx.output, device=x.device)
+        if grad_balance is None:
+            grad_balance = torch.zeros(gates, dtype=torch.float32, device=x.device)
         grads = block_backward(
             grad.contiguous(), grad_balance.contiguous(), x, seeds, later, *split, kept, ctx.settings, reuse
         )
@@ -712,7 +784,7 @@ class BlockFunction(torch.autograd.Function):
 def run_block(
     x: Tensor,
     padding: Tensor | None,
-    next_gate: Tensor,
+    next_gate: Tensor | None,
     gates: list[Tensor],
     norms: list[Tensor],
     experts: list[Tensor],
@@ -728,6 +800,7 @@ def run_block(
         seeds = torch.randint(2**31, (len(gates) * SEEDS,), device=x.device)
     text = settings.text()
     x = x.contiguous()
+    next_gate = gates[0] if next_gate is None else next_gate  # nobody looks where there is one gate
     if torch.is_grad_enabled():
         return BlockFunction.apply(text, len(gates), padding, next_gate, seeds, x, *gates, *norms, *experts)
     y, balance, entropy, visits, _, *rest = block_forward(

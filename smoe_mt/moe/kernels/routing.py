@@ -128,7 +128,7 @@ def route_kernel(
         tl.store(counts + (block * TOP_K + 1) * BE + e, tl.sum(second_1h.to(tl.int32), axis=0))
     p = tl.where(here_e, p, 0.0)
     tl.store(sums + block * (BE + 1) + e, tl.sum(p, axis=0))
-    entropy = tl.sum(tl.sum(tl.where(p > 0, -p * tl.log(p), 0.0), axis=1), axis=0)
+    entropy = tl.sum(tl.sum(-p * tl.log(tl.maximum(p, 1e-37)), axis=1), axis=0)
     tl.store(sums + block * (BE + 1) + BE, entropy)
 
 
@@ -385,6 +385,40 @@ def dot_32(a, b, acc, PRECISION: tl.constexpr):
     return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision=PRECISION)
 
 
+@triton.jit
+def seen_gradient(
+    rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
+    TOP_K: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    """The gradient of what the gate saw, at columns d + ds: from experts, gate, and a residual that starts there."""
+    fits = ds < D - d
+    g = tl.load(rows + at_1 + d, mask=kept_1[:, None] & fits[None, :], other=0.0).to(tl.float32)
+    if TOP_K == 2:
+        g += tl.load(rows + at_2 + d, mask=kept_2[:, None] & fits[None, :], other=0.0).to(tl.float32)
+    if WHOLE:
+        for j in tl.static_range(0, BE):
+            w = tl.load(gate_weight + j * D + d + ds, mask=fits & (ds * 0 + j < E), other=0.0).to(tl.float32)
+            g += tl.sum(tl.where(e[None, :] == j, grad_l, 0.0), axis=1)[:, None] * w[None, :]
+    else:
+        w = tl.load(gate_weight + e[:, None] * D + d + ds[None, :], mask=(e < E)[:, None] & fits[None, :], other=0.0)
+        g = dot_32(grad_l, w, g, PRECISION)
+    if RESIDUAL == NORMED:
+        g += tl.load(grad + at + d, mask=here_2d & fits[None, :], other=0.0).to(tl.float32)
+    return g
+
+
+@triton.jit
+def pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL: tl.constexpr):
+    """Write the gradient of x. Who is not here passes the gate by, or is padding that leads nowhere."""
+    in_x = inside[:, None] & fits[None, :]
+    g = tl.where(here[:, None], g, 0.0)
+    if RESIDUAL == INPUT:
+        g += tl.load(grad + at + d, mask=in_x, other=0.0).to(tl.float32)
+    elif RESIDUAL == NORMED:
+        g += tl.load(grad + at + d, mask=in_x & (here == 0)[:, None], other=0.0).to(tl.float32)
+    tl.store(grad_x + at + d, g, mask=in_x)
+
+
 @triton.jit(do_not_specialize=["first_expert", "T", "E", "parts", "number"])
 def token_gradient_kernel(
     grad,  # [T, D] of y before dropout's gradient: what the residual passes on
@@ -405,7 +439,7 @@ def token_gradient_kernel(
     scales,
     grad_logits,  # fp32 [T, BE]
     grad_x,  # [T, D]
-    norm_parts,  # fp32 [blocks, 2, D]
+    norm_parts,  # fp32 [programs, 2, D]
     first_expert,
     T,
     D,
@@ -421,150 +455,140 @@ def token_gradient_kernel(
     NORM: tl.constexpr,
     RESIDUAL: tl.constexpr,
     PRECISION: tl.constexpr,
-    EVEN: tl.constexpr,
+    WHOLE: tl.constexpr,  # BD >= D: rows are read once; else a program takes one block of tokens
     BT: tl.constexpr,
     BD: tl.constexpr,
     BE: tl.constexpr,
 ):
     """Gradients of the gate's logits, and of the tokens: from experts, gate, norm and residual."""
-    block = tl.program_id(0)
-    t = block * BT + tl.arange(0, BT)
-    inside = t < T
+    program = tl.program_id(0)
     e = tl.arange(0, BE)
     ds = tl.arange(0, BD)
-    first = tl.load(choices + t, mask=inside, other=-1)
-    here = first >= 0
-    here_2d = here[:, None]
-    row_1 = tl.load(row_of_slot + t, mask=inside, other=-1)
-    row_2 = row_1
-    first_1h = first[:, None] == e[None, :]
-    at = t.to(tl.int64)[:, None] * D + ds[None, :]
-    at_1 = row_1.to(tl.int64)[:, None] * D + ds[None, :]
-    at_2 = at_1
-    kept_1 = row_1 >= 0
-    kept_2 = kept_1
-    if TOP_K == 2:
-        row_2 = tl.load(row_of_slot + T + t, mask=inside, other=-1)
-        kept_2 = row_2 >= 0
-        at_2 = row_2.to(tl.int64)[:, None] * D + ds[None, :]
-
-    # <grad y, b_out> for each expert
-    bias_1 = tl.zeros((BT,), tl.float32)
-    bias_2 = tl.zeros((BT,), tl.float32)
-    if BY_ROW:
-        second = tl.load(choices + T + t, mask=inside & (TOP_K == 2), other=0)
-        for d in tl.range(0, D, BD):
-            fits = (ds < D - d)[None, :]
-            g = tl.load(grad_y + at_1 + d, mask=kept_1[:, None] & fits, other=0.0).to(tl.float32)
-            b = tl.load(
-                b_out + (first_expert + first)[:, None] * D + d + ds[None, :], mask=kept_1[:, None] & fits, other=0.0
-            )
-            bias_1 += tl.sum(g * b.to(tl.float32), axis=1)
-            if TOP_K == 2:
-                g = tl.load(grad_y + at_2 + d, mask=kept_2[:, None] & fits, other=0.0).to(tl.float32)
-                b = tl.load(
-                    b_out + (first_expert + second)[:, None] * D + d + ds[None, :],
-                    mask=kept_2[:, None] & fits,
-                    other=0.0,
-                )
-                bias_2 += tl.sum(g * b.to(tl.float32), axis=1)
-    else:
-        of_expert = tl.zeros((BT, BE), tl.float32)
-        for d in tl.range(0, D, BD):
-            mask = here_2d if EVEN else here_2d & (ds < D - d)[None, :]
-            g = tl.load(grad_y + at + d, mask=mask, other=0.0)
-            b = tl.load(
-                b_out + (first_expert + e)[None, :] * D + d + ds[:, None],
-                mask=(e < E)[None, :] & (ds < D - d)[:, None],
-                other=0.0,
-            )
-            of_expert = tl.dot(g, b, of_expert, input_precision=PRECISION)
-        bias_1 = tl.sum(tl.where(first_1h, of_expert, 0.0), axis=1)
-        if TOP_K == 2:
-            second = tl.load(choices + T + t, mask=inside, other=-1)
-            bias_2 = tl.sum(tl.where(second[:, None] == e[None, :], of_expert, 0.0), axis=1)
-
-    # of the combine weights
-    weight_1 = tl.load(weight_of_row + row_1, mask=kept_1, other=0.0)
-    grad_1 = tl.zeros((BT,), tl.float32)
-    grad_2 = tl.zeros((BT,), tl.float32)
-    for part in tl.range(0, parts):
-        grad_1 += tl.load(weight_parts + part * S + row_1, mask=kept_1, other=0.0)
-        if TOP_K == 2:
-            grad_2 += tl.load(weight_parts + part * S + row_2, mask=kept_2, other=0.0)
-    if ACT_WEIGHTED:
-        grad_1 = tl.where(weight_1 > 0, grad_1 / weight_1, 0.0)
-    grad_1 = (grad_1 + bias_1) * scale_weight
-    if MASK:
-        grad_1 = tl.where(weight_1 > 0, grad_1, 0.0)
-
-    # of the probabilities, then of the logits
-    p = tl.load(probs + t[:, None] * E + e[None, :], mask=here_2d & (e < E)[None, :], other=0.0)
-    if TOP_K == 2:
-        weight_2 = tl.load(weight_of_row + row_2, mask=kept_2, other=0.0)
-        if ACT_WEIGHTED:
-            grad_2 = tl.where(weight_2 > 0, grad_2 / weight_2, 0.0)
-        grad_2 = (grad_2 + bias_2) * scale_weight
-        if MASK:
-            grad_2 = tl.where(weight_2 > 0, grad_2, 0.0)
-        second_1h = tl.load(choices + T + t, mask=inside, other=-1)[:, None] == e[None, :]
-        p_1 = tl.where(kept_1, tl.sum(tl.where(first_1h, p, 0.0), axis=1), 0.0)
-        p_2 = tl.where(kept_2, tl.sum(tl.where(second_1h, p, 0.0), axis=1), 0.0)
-        floor = 1.1920929e-07
-        total = tl.maximum(p_1 + p_2, floor)
-        common = tl.where(p_1 + p_2 >= floor, (p_1 * grad_1 + p_2 * grad_2) / total, 0.0)
-        grad_1 = tl.where(kept_1, (grad_1 - common) / total, 0.0)
-        grad_2 = tl.where(kept_2, (grad_2 - common) / total, 0.0)
-        grad_p = tl.where(first_1h, grad_1[:, None], 0.0) + tl.where(second_1h, grad_2[:, None], 0.0)
-    else:
-        grad_p = tl.where(first_1h & kept_1[:, None], grad_1[:, None], 0.0)
+    share_at = norm_parts + program.to(tl.int64) * 2 * D + ds
     firsts = tl.load(load + 2 * E + e, mask=e < E, other=0).to(tl.float32)
     count = tl.maximum(tl.sum(firsts, axis=0), 1.0)
-    grad_p += (tl.load(grad_balance + number) * E * firsts / count / count)[None, :]
-    grad_l = p * (grad_p - tl.sum(p * grad_p, axis=1)[:, None])
-    tl.store(grad_logits + t[:, None] * BE + e[None, :], grad_l, mask=inside[:, None])
+    of_balance = tl.load(grad_balance + number) * E * firsts / count / count
+    of_gamma = tl.zeros((BD,), tl.float32)
+    of_beta = tl.zeros((BD,), tl.float32)
+    for block in tl.range(program, tl.cdiv(T, BT), tl.num_programs(0)):
+        t = block * BT + tl.arange(0, BT)
+        inside = t < T
+        first = tl.load(choices + t, mask=inside, other=-1)
+        second = first
+        here = first >= 0
+        here_2d = here[:, None]
+        row_1 = tl.load(row_of_slot + t, mask=inside, other=-1)
+        row_2 = row_1
+        at = t.to(tl.int64)[:, None] * D + ds[None, :]
+        at_1 = row_1.to(tl.int64)[:, None] * D + ds[None, :]
+        at_2 = at_1
+        kept_1 = row_1 >= 0
+        kept_2 = kept_1
+        if TOP_K == 2:
+            second = tl.load(choices + T + t, mask=inside, other=-1)
+            row_2 = tl.load(row_of_slot + T + t, mask=inside, other=-1)
+            kept_2 = row_2 >= 0
+            at_2 = row_2.to(tl.int64)[:, None] * D + ds[None, :]
 
-    # of the tokens
-    mean = tl.zeros((BT,), tl.float32)
-    scale = tl.zeros((BT,), tl.float32)
-    along = tl.zeros((BT,), tl.float32)
-    across = tl.zeros((BT,), tl.float32)
-    if NORM:
-        mean = tl.load(means + t, mask=here, other=0.0)
-        scale = tl.load(scales + t, mask=here, other=0.0)
-    for turn in tl.static_range(0, 2 if NORM else 1):
-        for d in tl.range(0, D, BD):
-            fits = ds < D - d
-            mask = here_2d & fits[None, :]
-            w = tl.load(
-                gate_weight + e[:, None] * D + d + ds[None, :], mask=(e < E)[:, None] & fits[None, :], other=0.0
-            )
-            g = tl.load(rows + at_1 + d, mask=kept_1[:, None] & fits[None, :], other=0.0).to(tl.float32)
+        # of the combine weights: <grad y, b_out> of the expert, and what grad_hidden found
+        grad_1 = tl.zeros((BT,), tl.float32)
+        grad_2 = tl.zeros((BT,), tl.float32)
+        for part in tl.range(0, parts):
+            grad_1 += tl.load(weight_parts + part * S + row_1, mask=kept_1, other=0.0)
             if TOP_K == 2:
-                g += tl.load(rows + at_2 + d, mask=kept_2[:, None] & fits[None, :], other=0.0).to(tl.float32)
-            g = dot_32(grad_l, w, g, PRECISION)
-            if RESIDUAL == NORMED:
-                g += tl.load(grad + at + d, mask=mask, other=0.0).to(tl.float32)
+                grad_2 += tl.load(weight_parts + part * S + row_2, mask=kept_2, other=0.0)
+        weight_1 = tl.load(weight_of_row + row_1, mask=kept_1, other=0.0)
+        weight_2 = weight_1
+        if TOP_K == 2:
+            weight_2 = tl.load(weight_of_row + row_2, mask=kept_2, other=0.0)
+        if ACT_WEIGHTED:
+            grad_1 = tl.where(weight_1 > 0, grad_1 / weight_1, 0.0)
+            grad_2 = tl.where(weight_2 > 0, grad_2 / weight_2, 0.0)
+        b_at_1 = b_out + (first_expert + first)[:, None] * D + ds[None, :]
+        b_at_2 = b_out + (first_expert + second)[:, None] * D + ds[None, :]
+        for d in tl.range(0, D, BD):
+            fits = (ds < D - d)[None, :]
+            g = tl.load(grad_y + (at_1 if BY_ROW else at) + d, mask=kept_1[:, None] & fits, other=0.0).to(tl.float32)
+            b = tl.load(b_at_1 + d, mask=kept_1[:, None] & fits, other=0.0).to(tl.float32)
+            grad_1 += tl.sum(g * b, axis=1)
+            if TOP_K == 2:
+                g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=kept_2[:, None] & fits, other=0.0).to(tl.float32)
+                b = tl.load(b_at_2 + d, mask=kept_2[:, None] & fits, other=0.0).to(tl.float32)
+                grad_2 += tl.sum(g * b, axis=1)
+        grad_1 *= scale_weight
+        grad_2 *= scale_weight
+        if MASK:
+            grad_1 = tl.where(weight_1 > 0, grad_1, 0.0)
+            grad_2 = tl.where(weight_2 > 0, grad_2, 0.0)
+
+        # of the probabilities, then of the logits
+        first_1h = first[:, None] == e[None, :]
+        p = tl.load(probs + t[:, None] * E + e[None, :], mask=here_2d & (e < E)[None, :], other=0.0)
+        if TOP_K == 2:
+            second_1h = second[:, None] == e[None, :]
+            p_1 = tl.where(kept_1, tl.sum(tl.where(first_1h, p, 0.0), axis=1), 0.0)
+            p_2 = tl.where(kept_2, tl.sum(tl.where(second_1h, p, 0.0), axis=1), 0.0)
+            floor = 1.1920929e-07
+            total = tl.maximum(p_1 + p_2, floor)
+            common = tl.where(p_1 + p_2 >= floor, (p_1 * grad_1 + p_2 * grad_2) / total, 0.0)
+            grad_1 = tl.where(kept_1, (grad_1 - common) / total, 0.0)
+            grad_2 = tl.where(kept_2, (grad_2 - common) / total, 0.0)
+            grad_p = tl.where(first_1h, grad_1[:, None], 0.0) + tl.where(second_1h, grad_2[:, None], 0.0)
+        else:
+            grad_p = tl.where(first_1h & kept_1[:, None], grad_1[:, None], 0.0)
+        grad_p += of_balance[None, :]
+        grad_l = p * (grad_p - tl.sum(p * grad_p, axis=1)[:, None])
+        tl.store(grad_logits + t[:, None] * BE + e[None, :], grad_l, mask=inside[:, None])
+
+        # of the tokens
+        mean = tl.zeros((BT,), tl.float32)
+        scale = tl.zeros((BT,), tl.float32)
+        along = tl.zeros((BT,), tl.float32)
+        across = tl.zeros((BT,), tl.float32)
+        if NORM:
+            mean = tl.load(means + t, mask=here, other=0.0)
+            scale = tl.load(scales + t, mask=here, other=0.0)
+        if WHOLE:
+            fits = ds < D
+            g = seen_gradient(
+                rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, 0, ds, e, E, D,
+                TOP_K, RESIDUAL, PRECISION, WHOLE, BE,
+            )  # fmt: skip
             if NORM:
-                value = (tl.load(x + at + d, mask=mask, other=0.0).to(tl.float32) - mean[:, None]) * scale[:, None]
-                scaled = g * tl.load(gamma + d + ds, mask=fits, other=0.0).to(tl.float32)[None, :]
-                if turn == 0:
-                    along += tl.sum(scaled, axis=1)
-                    across += tl.sum(scaled * value, axis=1)
-                    share_at = norm_parts + block.to(tl.int64) * 2 * D + d + ds
-                    tl.store(share_at, tl.sum(tl.where(mask, g * value, 0.0), axis=0), mask=fits)
-                    tl.store(share_at + D, tl.sum(tl.where(mask, g, 0.0), axis=0), mask=fits)
-                else:
-                    g = scale[:, None] * (scaled - along[:, None] / D - value * across[:, None] / D)
-            if turn == 1 or not NORM:
-                # Who is not here passes the gate by, or is padding that leads nowhere.
-                g = tl.where(here_2d, g, 0.0)
-                in_x = inside[:, None] & fits[None, :]
-                if RESIDUAL == INPUT:
-                    g += tl.load(grad + at + d, mask=in_x, other=0.0).to(tl.float32)
-                elif RESIDUAL == NORMED:
-                    g += tl.load(grad + at + d, mask=in_x & ~here_2d, other=0.0).to(tl.float32)
-                tl.store(grad_x + at + d, g, mask=in_x)
+                mask = here_2d & fits[None, :]
+                value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[:, None]) * scale[:, None]
+                of_gamma += tl.sum(tl.where(mask, g * value, 0.0), axis=0)
+                of_beta += tl.sum(tl.where(mask, g, 0.0), axis=0)
+                g = g * tl.load(gamma + ds, mask=fits, other=0.0).to(tl.float32)[None, :]
+                along = tl.sum(g, axis=1) / D
+                across = tl.sum(tl.where(mask, g * value, 0.0), axis=1) / D
+                g = scale[:, None] * (g - along[:, None] - value * across[:, None])
+            pass_on(g, grad, grad_x, at, 0, inside, here, fits, RESIDUAL)
+        else:
+            for turn in tl.static_range(0, 2 if NORM else 1):
+                for d in tl.range(0, D, BD):
+                    fits = ds < D - d
+                    mask = here_2d & fits[None, :]
+                    g = seen_gradient(
+                        rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
+                        TOP_K, RESIDUAL, PRECISION, WHOLE, BE,
+                    )  # fmt: skip
+                    if NORM:
+                        value = tl.load(x + at + d, mask=mask, other=0.0).to(tl.float32)
+                        value = (value - mean[:, None]) * scale[:, None]
+                        scaled = g * tl.load(gamma + d + ds, mask=fits, other=0.0).to(tl.float32)[None, :]
+                        if turn == 0:
+                            along += tl.sum(scaled, axis=1) / D
+                            across += tl.sum(tl.where(mask, scaled * value, 0.0), axis=1) / D
+                            tl.store(share_at + d, tl.sum(tl.where(mask, g * value, 0.0), axis=0), mask=fits)
+                            tl.store(share_at + D + d, tl.sum(tl.where(mask, g, 0.0), axis=0), mask=fits)
+                        else:
+                            g = scale[:, None] * (scaled - along[:, None] - value * across[:, None])
+                    if turn == 1 or not NORM:
+                        pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL)
+    if WHOLE and NORM:
+        tl.store(share_at, of_gamma, mask=ds < D)
+        tl.store(share_at + D, of_beta, mask=ds < D)
 
 
 @triton.jit(do_not_specialize=["T", "E", "splits"])

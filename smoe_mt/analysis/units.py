@@ -1,0 +1,33 @@
+"""Hidden units of experts that a token is processed by: what requested capacity costs, whatever the size of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smoe_mt.analysis.visits import Block
+
+
+@dataclass(frozen=True)
+class UnitMeans:
+    """`sums[direction][block]`: int64 [2], the units of all tokens, and the number of tokens. Padding is not counted."""
+
+    blocks: tuple[Block, ...]
+    sums: dict[str, dict[Block, Tensor]] = field(default_factory=dict)
+
+    def add(self, direction: str, routings: Sequence[Any]) -> None:
+        """Count a pass, on the device it was made on."""
+        mine = self.sums.setdefault(direction, {})
+        for block, routing in zip(self.blocks, routings, strict=True):
+            new = torch.stack([routing.units.sum(), (routing.visits > 0).sum()])
+            mine[block] = mine[block] + new if block in mine else new
+
+    def mean(self, block: Block, direction: str | None = None) -> float:
+        """Mean over the tokens of a block; None: over all directions, each token counting once."""
+        chosen = self.sums.values() if direction is None else [self.sums[direction]]
+        units, tokens = torch.stack([sums[block] for sums in chosen]).sum(0).tolist()
+        return float(units / max(tokens, 1))

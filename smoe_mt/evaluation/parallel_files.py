@@ -1,0 +1,56 @@
+"""Text of one's own to translate and score, instead of a split of the data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smoe_mt.errors import UserError
+from smoe_mt.evaluation.metrics import Corpus
+from smoe_mt.generation.command import read_chunks
+
+
+@dataclass(frozen=True)
+class ParallelFiles:
+    """Two files of raw text, line i of one belonging to line i of the other."""
+
+    source: Path
+    reference: Path
+    direction: str
+
+    def read(self, directions: Sequence[str], limit: int | None = None) -> Corpus:
+        """The first `limit` lines as a corpus without hypotheses.
+
+        Raises UserError for a direction that is not one of `directions` (the model's), for files that are missing, empty, of
+        different length or not UTF-8.
+        """
+        if self.direction not in directions:
+            raise UserError(f"unknown direction {self.direction!r}: the model knows {', '.join(directions)}")
+        sources, references = self.lines()
+        return Corpus(self.direction, tuple(sources[:limit]), (), tuple(references[:limit]))
+
+    def lines(self) -> tuple[list[str], list[str]]:
+        """The lines of both files. Raises UserError as `read` does for them."""
+        sources, references = _read_lines(self.source), _read_lines(self.reference)
+        if len(sources) != len(references):
+            raise UserError(
+                f"{self.source} has {len(sources)} lines and {self.reference} has {len(references)}: "
+                "line i of one must belong to line i of the other"
+            )
+        if not sources:
+            raise UserError(f"{self.source} is empty: there is nothing to translate")
+        return sources, references
+
+    @property
+    def title(self) -> str:
+        """A short name, which no split has."""
+        return f"{self.source.name}.{self.direction}"
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        with open(path, "rb") as stream:
+            return [line for lines in read_chunks(stream, str(path)) for line in lines]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,38 @@
+"""All that smoe_mt changes in fairseq, Hydra and torch, in one place; `smoe-mt path patches` prints it.
+
+Nothing is changed by an import: `smoe_mt.register` calls `apply`, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from smoe_mt.fairseq_patches import (
+    checkpoint_io,
+    distributed,
+    errors,
+    iterators,
+    known_warnings,
+    progress_bar,
+    trainer,
+)
+from smoe_mt.fairseq_patches.patch import Patch, Setting, put_in_place
+from smoe_mt.fairseq_patches.private import PRIVATE_USES
+
+__all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
+
+PATCHES: tuple[Patch, ...] = (
+    *errors.PATCHES,
+    *progress_bar.PATCHES,
+    *distributed.PATCHES,
+    *trainer.PATCHES,
+    *iterators.PATCHES,
+    *checkpoint_io.PATCHES,
+)
+SETTINGS: tuple[Setting, ...] = (*known_warnings.SETTINGS, *checkpoint_io.SETTINGS)
+
+
+def apply() -> None:
+    """Put all patches in place and make all settings, for this process. Doing it again changes nothing."""
+    for patch in PATCHES:
+        put_in_place(patch)
+    for setting in SETTINGS:
+        setting.switch()

@@ -1,0 +1,113 @@
+"""fairseq's checkpoints, each of them whole at any moment, and a full disk that does not end a training.
+
+fairseq renames a checkpoint when it is written, but does not force it to the disk first, and copies it to its other names
+(checkpoint_last, checkpoint_best) in place: a run that is killed then leaves half a file under a name that it starts from.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any
+
+from fairseq.file_io import PathManager
+
+from smoe_mt.checkpoints.reading import allow_namespaces
+from smoe_mt.fairseq_patches.patch import Patch, Setting
+from smoe_mt.training.safe_loading import checked_loading
+from smoe_mt.training.saving import NO_ROOM, save_whole
+from smoe_mt.training.whole_files import copy_whole
+
+logger = logging.getLogger(__name__)
+
+
+def torch_persistent_save(original: Any) -> Any:
+    """torch.save, whole or not at all."""
+
+    @wraps(original)
+    def save(obj: Any, filename: str, async_write: bool = False) -> None:
+        if PathManager.supports_rename(filename):
+            save_whole(obj, filename)
+        else:
+            original(obj, filename, async_write)
+
+    return save
+
+
+def path_manager_copy(original: Any) -> Any:
+    """A copy that gets its name when it is whole."""
+
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if not (PathManager.supports_rename(src_path) and PathManager.supports_rename(dst_path)):
+            return bool(original(src_path, dst_path, overwrite))
+        copy_whole(src_path, dst_path)
+        return True
+
+    return staticmethod(copy)
+
+
+def survive_a_full_disk(original: Any) -> Any:
+    """Saving that says loudly that there is no room, and goes on."""
+
+    @wraps(original)
+    def save_checkpoint(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        # fairseq keeps the best score as an attribute of the function that has this name, which is this one.
+        before = vars(save_checkpoint).get("best")
+        try:
+            with getattr(trainer, "saving_together", nullcontext)():
+                return original(cfg, trainer, *args, **kwargs)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            _restore_best(save_checkpoint, before)
+            logger.error(
+                f"CHECKPOINT NOT SAVED: no room left in {cfg.save_dir} ({error.strerror}). The training goes on, and the "
+                "checkpoints saved before are whole; make room before the next one"
+            )
+            return None
+
+    return save_checkpoint
+
+
+def _restore_best(function: Any, best: float | None) -> None:
+    """A best model that was not saved must not keep the next one from being saved as the best."""
+    if best is None:
+        vars(function).pop("best", None)
+    else:
+        function.best = best
+
+
+PATCHES = (
+    Patch(
+        "fairseq.checkpoint_utils.torch_persistent_save",
+        torch_persistent_save,
+        "a run that is killed while it saves leaves no half checkpoint",
+        ("obj", "filename", "async_write"),
+    ),
+    Patch(
+        "fairseq.file_io.PathManager.copy",
+        path_manager_copy,
+        "nor half a copy under checkpoint_last or checkpoint_best",
+        ("src_path", "dst_path", "overwrite"),
+    ),
+    Patch(
+        "fairseq.checkpoint_utils.save_checkpoint",
+        survive_a_full_disk,
+        "a full disk does not end a training, and ranks that share experts save together",
+        ("cfg", "trainer", "epoch_itr", "val_loss"),
+    ),
+    Patch(
+        "fairseq.checkpoint_utils.load_checkpoint_to_cpu",
+        checked_loading,
+        "a damaged checkpoint is a user's error, and tensors may lie in a folder beside it",
+        ("path", "arg_overrides", "load_on_all_ranks"),
+    ),
+)
+SETTINGS = (
+    Setting(
+        "torch.serialization.add_safe_globals",
+        allow_namespaces,
+        "fairseq keeps an argparse.Namespace in its checkpoints, which torch's safe loading refuses unless it is named",
+    ),
+)

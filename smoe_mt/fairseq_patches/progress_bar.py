@@ -1,0 +1,39 @@
+"""Keeps per-direction metrics out of the text log, where they would fill the screen.
+
+fairseq hands the same statistics to the text progress bar and to TensorBoard, W&B and the like: with 188 directions a log
+line would have hundreds of numbers. Names with a slash (`bleu/nso-en`, `loss/nso-en`) are for the latter alone. The JSON log
+format, which programs read, keeps all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smoe_mt.fairseq_patches.patch import Patch
+
+SEPARATOR = "/"
+
+
+def without_detail(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The statistics that belong on a line for people."""
+    return {key: value for key, value in stats.items() if SEPARATOR not in key}
+
+
+def format_stats(original: Any) -> Any:
+    """What fairseq's text bars (`simple` and `tqdm`) print, without detail."""
+
+    def shorter(self: Any, stats: Mapping[str, Any]) -> Any:
+        return original(self, without_detail(stats))
+
+    return shorter
+
+
+PATCHES = (
+    Patch(
+        "fairseq.logging.progress_bar.BaseProgressBar._format_stats",
+        format_stats,
+        "metrics per direction go to TensorBoard and the JSON log, not to lines for people",
+        ("self", "stats"),
+    ),
+)

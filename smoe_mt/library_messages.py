@@ -1,0 +1,13 @@
+"""What other libraries say, where a decision rests on it: their errors have no types that would tell.
+
+A test looks each of them up in the library's source.
+"""
+
+#: fairseq.trainer.Trainer.load_checkpoint, of weights that do not fit the model.
+WEIGHTS_DO_NOT_FIT = "Cannot load model parameters from checkpoint"
+
+#: In torch's errors of collectives, where another rank has gone.
+COLLECTIVE_BROKEN = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
+
+#: hydra.errors, before its list of the folders that it has searched.
+SEARCH_PATH = "Config search path:"

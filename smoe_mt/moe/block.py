@@ -1,0 +1,74 @@
+"""What a transformer layer sees of a block: the block itself, and what a pass through it tells besides its output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class GateLoad:
+    """Load of the experts that one gate sees; int64 [E_i] each.
+
+    asked   slots asked of the expert: all choices of the tokens at this gate
+    served  slots it served: those within its capacity
+    tokens  tokens that it leads: in a stratified block they move to the stratum after it (the first choice)
+    """
+
+    asked: Tensor
+    served: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Routing of one pass through one block.
+
+    losses          scalars, differentiable, by name: each the mean over the block's gates. "balance": E_i * sum_e f_e p_e
+                    (eq. 8-11, before alpha)
+    visits          int64, shape of the block's input without D: sets of experts that processed each token (its
+                    requested capacity), 0 for padding; a visit counts even if all its slots were dropped
+    load            one GateLoad per gate
+    entropy         per gate, mean entropy of its distribution in nats; 0 at a gate that no token reached
+    units_of_visit  hidden units asked of the experts: of every visit, or int64 of each token; read ``units``
+    sums            scalars that a loss over all blocks of a model adds up, by name
+    """
+
+    losses: Mapping[str, Tensor]
+    visits: Tensor
+    load: tuple[GateLoad, ...]
+    entropy: tuple[Tensor, ...]
+    units_of_visit: int | Tensor = 0
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def balance_loss(self) -> Tensor:
+        """The loss called "balance"."""
+        return self.losses["balance"]
+
+    @property
+    def gate_sum(self) -> Tensor | None:
+        """Conditional routing alone: sum of its mixing gate over the tokens, else None."""
+        return self.sums.get("gate")
+
+    @property
+    def units(self) -> Tensor:
+        """Hidden units of experts asked for each token, those of dropped slots too; int64, shape of ``visits``."""
+        if isinstance(self.units_of_visit, Tensor):
+            return self.units_of_visit
+        return self.visits * self.units_of_visit
+
+
+class MoEBlock(nn.Module):
+    """Base of all blocks: ``forward(x, padding_mask) -> (y, Routing)``; x float [..., D], padding_mask bool [...] or None.
+
+    has_residual  norms, dropout and residual are inside; otherwise they belong to the transformer layer, as around a dense FFN
+    """
+
+    has_residual: ClassVar[bool] = False
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
+        raise NotImplementedError

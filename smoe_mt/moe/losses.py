@@ -1,0 +1,35 @@
+"""Losses and measures of what a gate decided: plain functions of its probabilities and choices (paper: eq. 8-10).
+
+active_T, in all of them: bool [T], the tokens that count; None for all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def balance_loss(probs_TE: Tensor, first_E: Tensor, active_T: Tensor | None = None) -> Tensor:
+    """E * sum_e f_e p_e (eq. 8-10), at least 1 for probabilities that agree with the choices; scalar, 0 without tokens.
+
+    ``first_E`` counts the tokens whose first choice is e, before the capacity limit: f_e = count / T.
+    ``p_e`` is the mean of G_e over the tokens that reach the gate.
+    """
+    tokens, experts = probs_TE.shape
+    mean_E = mean_over(probs_TE, active_T)
+    count = max(tokens, 1) if active_T is None else first_E.sum().clamp(min=1)
+    return experts * (first_E.to(probs_TE.dtype) / count * mean_E).sum()
+
+
+def mean_entropy(probs_TE: Tensor, active_T: Tensor | None = None) -> Tensor:
+    """Mean entropy of the gate's distribution over its tokens, in nats; no gradient."""
+    entropy_T = torch.special.entr(probs_TE.detach()).sum(dim=1)
+    return mean_over(entropy_T, active_T)
+
+
+def mean_over(values: Tensor, active_T: Tensor | None) -> Tensor:
+    """Mean over the first dimension, of the active tokens; 0 if no token is active."""
+    if active_T is None:
+        return values.mean(dim=0) if values.size(0) else values.sum(dim=0)
+    active = active_T.view(-1, *[1] * (values.dim() - 1))
+    return torch.where(active, values, 0.0).sum(dim=0) / active_T.sum().clamp(min=1)

@@ -1,0 +1,208 @@
+"""A router: scorer x selection x weighting (paper: eq. 5-6).
+
+    probs_TE = router(x_TD)                       scorer: the module's own parameters
+    choices  = selection(probs_TE, may_sync)      which experts a token is sent to, any number of them
+    weights  = combine_weights(probs_TE, choices, kept_TK, weighting)    once it is known who was dropped
+
+A new scorer is a subclass of ``Router``; a new selection any object like ``Selection``. Everything here is computed in at
+least float32, whatever the precision of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smoe_mt.moe.losses import balance_loss
+
+
+class Choices(NamedTuple):
+    """The experts that each token is sent to, numbered from 0 among those that the gate sees.
+
+    experts_TK   int64 [T, K], the best one first; the number of experts stands for no choice
+    lead_T       int64 [T], the expert that decides the next stratum, and whose load the balance loss balances
+    complete     every slot has a choice
+    priority_TK  under a capacity, who is served first among the k-th choices, highest first; None: in token order
+    """
+
+    experts_TK: Tensor
+    lead_T: Tensor
+    complete: bool = True
+    priority_TK: Tensor | None = None
+
+
+class Selection(Protocol):
+    """Which experts a token chooses by its probabilities."""
+
+    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
+        """``may_sync``: sizes may depend on values, for which a GPU's host waits."""
+        ...
+
+    def check(self, visible: int, where: str) -> None:
+        """ValueError where a gate, named ``where``, sees too few experts."""
+        ...
+
+    def expected_choices(self, visible: int) -> float:
+        """Choices of a token whose probabilities are uniform over ``visible`` experts."""
+        ...
+
+
+class Weighting(Enum):
+    """What a served choice weighs: its probability, that over the sum of the served ones, or 1 over their number."""
+
+    RAW = "raw"
+    RENORMALISED = "renormalised"
+    UNIFORM = "uniform"
+
+
+@dataclass(frozen=True)
+class Override:
+    """What takes the place of a router's own selection and weighting for a while (``override.py``); None: nothing does."""
+
+    selection: Selection | None
+    weighting: Weighting | None
+
+
+#: The overrides of this thread, by router.
+IN_FORCE: ContextVar[Mapping[nn.Module, Override] | None] = ContextVar("routing_override", default=None)
+
+
+class Router(nn.Module):
+    """Base of routers. A subclass writes ``scores``, and ``losses`` if it has others than the balance loss.
+
+    num_experts  that it sees
+    where        how errors name it; whoever builds a model of several blocks may set it to say more
+    debug        look for what is not finite at every pass; on a GPU the host waits for the answer
+
+    Raises:
+        ValueError: fewer visible experts than choices.
+    """
+
+    #: Names of the losses that ``losses`` returns.
+    loss_names: tuple[str, ...] = ("balance",)
+
+    def __init__(
+        self, num_experts: int, selection: Selection, weighting: Weighting, where: str, debug: bool = False
+    ) -> None:
+        super().__init__()
+        selection.check(num_experts, where)
+        self.num_experts = num_experts
+        self.selection = selection
+        self.weighting = weighting
+        self.where = where
+        self.debug = debug
+
+    def scores(self, x_TD: Tensor) -> Tensor:
+        """A probability of each expert; [T, E], at least float32."""
+        raise NotImplementedError
+
+    def losses(
+        self, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        """Differentiable scalars by name, of the tokens active_T; lead_E int64 [E] counts ``choices.lead_T`` of these."""
+        return {"balance": balance_loss(probs_TE, lead_E, active_T)}
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """The scores; [T, E].
+
+        Raises:
+            FloatingPointError: in debug, a probability that is not finite.
+        """
+        probs_TE = self.scores(x_TD)
+        if self.debug:
+            self._check(x_TD, probs_TE)
+        return probs_TE
+
+    def in_force(self) -> tuple[Selection, Weighting]:
+        """Its own selection and weighting, or those of a surrounding ``routing_override``."""
+        overrides = IN_FORCE.get()
+        override = None if overrides is None else overrides.get(self)
+        if override is None:
+            return self.selection, self.weighting
+        return override.selection or self.selection, override.weighting or self.weighting
+
+    def _check(self, x_TD: Tensor, probs_TE: Tensor) -> None:
+        bad = int((~probs_TE.isfinite()).any(dim=1).sum())
+        if bad:
+            states = ("not finite", "finite")
+            weights_are_finite = all(bool(weight.isfinite().all()) for weight in self.parameters())
+            raise FloatingPointError(
+                f"{self.where}: probabilities of {bad} of {probs_TE.size(0)} tokens are not finite; "
+                f"the gate's input is {states[bool(x_TD.isfinite().all())]}, "
+                f"its weights are {states[weights_are_finite]}"
+            )
+
+
+class Gate(Router):
+    """G = softmax(W x): ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D))."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_experts: int,
+        selection: Selection,
+        weighting: Weighting,
+        where: str = "the gate",
+        debug: bool = False,
+    ) -> None:
+        super().__init__(num_experts, selection, weighting, where, debug)
+        self.weight = nn.Parameter(torch.empty(num_experts, embed_dim))
+        nn.init.uniform_(self.weight, -1 / math.sqrt(embed_dim), 1 / math.sqrt(embed_dim))
+
+    def scores(self, x_TD: Tensor) -> Tensor:
+        """G over the visible experts; [T, E], at least float32."""
+        return gate_probabilities(x_TD, self.weight)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` itself in float32 or float64, else its float32 copy."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+    """G = softmax(W x) over the experts that the gate sees, without bias (eq. 5); [T, E], at least float32."""
+    with torch.autocast(x_TD.device.type, enabled=False):
+        x_TD = at_least_float32(x_TD)
+        return F.linear(x_TD, weight_ED.to(x_TD.dtype)).softmax(dim=-1)
+
+
+def count_leads(lead_T: Tensor, experts: int, active_T: Tensor | None = None) -> Tensor:
+    """Tokens (active_T bool [T], None for all) that each expert leads; int64 [E].
+
+    By comparison: ``bincount`` would read its largest value back from the device.
+    """
+    chosen_TE = lead_T[:, None] == torch.arange(experts, device=lead_T.device)
+    if active_T is not None:
+        chosen_TE = chosen_TE & active_T[:, None]
+    return chosen_TE.sum(dim=0)
+
+
+def combine_weights(
+    probs_TE: Tensor, choices_TK: Tensor, kept_TK: Tensor | None, weighting: Weighting = Weighting.RENORMALISED
+) -> Tensor:
+    """Weight of each choice in y = sum_e G_e FFN_e(x) (eq. 6); 0 where there is none or it was dropped; [T, K].
+
+    With two choices GShard renormalises over those that survived the capacity limit. With one, G_e is used as it is (RAW):
+    renormalised it would be 1, and the gate would get no gradient.
+
+    kept_TK  bool [T, K], None: all; False wherever choices_TK names no expert
+    """
+    if weighting is Weighting.UNIFORM:
+        served_TK = probs_TE.new_ones(choices_TK.shape) if kept_TK is None else kept_TK.to(probs_TE.dtype)
+        return served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
+    if kept_TK is None:
+        weights_TK = probs_TE.gather(1, choices_TK)
+    else:
+        weights_TK = probs_TE.gather(1, choices_TK.clamp(max=probs_TE.size(1) - 1)) * kept_TK
+    if weighting is Weighting.RAW:
+        return weights_TK
+    total_T1 = weights_TK.sum(dim=1, keepdim=True)
+    return weights_TK / total_T1.clamp(min=torch.finfo(weights_TK.dtype).eps)

@@ -1,0 +1,45 @@
+"""Another selection or weighting for an evaluation pass, over the same weights: rank k, another top-k, another threshold.
+
+Nothing is written into the model: a router asks here what is in force, and each thread has its own answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from smoe_mt.moe.routers.base import IN_FORCE, Override, Router, Selection, Weighting
+
+
+@contextmanager
+def routing_override(
+    model: nn.Module, *, selection: Selection | None = None, weighting: Weighting | None = None
+) -> Iterator[None]:
+    """Let all routers in ``model`` choose, and weigh, in another way while this is open. Within another override the
+    inner one wins, and leaves what it does not name to the outer one.
+
+        with routing_override(model, selection=RankK(2), weighting=Weighting.UNIFORM): ...
+
+    Raises:
+        ValueError: a model in training mode, or without routers, or a gate that sees too few experts.
+    """
+    if model.training:
+        raise ValueError("routing can be overridden in evaluation alone: call model.eval() first")
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    if not routers:
+        raise ValueError("the model has no routers whose routing could be overridden")
+    if selection is not None:
+        for router in routers:
+            selection.check(router.num_experts, router.where)
+    outer = IN_FORCE.get() or {}
+    inner = dict(outer)
+    for router in routers:
+        before = outer.get(router, Override(None, None))
+        inner[router] = Override(selection or before.selection, weighting or before.weighting)
+    token = IN_FORCE.set(inner)
+    try:
+        yield
+    finally:
+        IN_FORCE.reset(token)

@@ -1,0 +1,128 @@
+"""What is known of a system: a record. ``systems/`` has one file for each, ``registry.py`` finds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from smoe_mt.moe.block import MoEBlock, Routing
+from smoe_mt.moe.strata import experts_of_blocks, strata_of_blocks
+
+#: Settings of the model that say how many experts a block has.
+NUM_EXPERTS, STRATA = "num_experts", "strata"
+
+#: The model's settings, by attribute: those that all systems share, and those of ``System.options``.
+ModelSettings = Any
+
+
+@dataclass(frozen=True)
+class BlockPlace:
+    """Where a block stands in the model.
+
+    side    "encoder" or "decoder"
+    layer   number of its layer there, from 1
+    groups  its experts: of each stratum or layer, or of its one gate
+    """
+
+    side: str
+    layer: int
+    embed_dim: int
+    ffn_dim: int
+    groups: tuple[int, ...]
+
+    @property
+    def strata(self) -> tuple[int, ...]:
+        """For systems whose ``experts_setting`` is STRATA."""
+        return self.groups
+
+    @property
+    def num_experts(self) -> int:
+        """For the others."""
+        (experts,) = self.groups
+        return experts
+
+
+@dataclass(frozen=True)
+class ModelLoss:
+    """What a loss over all blocks of a model amounts to: scalars by name, to be weighted, and what is only logged."""
+
+    losses: Mapping[str, Tensor]
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class System:
+    """A kind of MoE model. All that any part of the project wants to know of it is asked here.
+
+    name             value of ``--moe``
+    title            in words, for model cards
+    build            (settings, place) -> the block
+    rows_per_token   (settings, groups) -> rows a token, under uniform routing, of each expert bank of a block, in their order
+    row_name         (settings as a mapping) -> name of its file in ``configs/model``
+    figure_title     groups -> how figures name the model; None: name and number of experts
+    options          a dataclass: settings of the model that this system alone has. The metadata of a field: ``help``;
+                     ``training_only``: a model's outputs in evaluation do not depend on it. ``Literal`` for choices.
+    loss_weights     named losses of its blocks besides "balance" -> default of the criterion's setting NAME_weight
+    loss_options     a dataclass: settings of the criterion for ``model_loss``; NAME_weight weighs the loss called NAME.
+                     Metadata: ``help``, ``range`` (least, most)
+    model_loss       (routing of all blocks, settings of the criterion) -> what no single block can compute
+    dense_ffns       FFNs of the layer's size that every token passes besides the experts
+    experts_setting  NUM_EXPERTS: one gate; STRATA: one for each entry
+    nested           gate i sees the experts of all later strata
+    rows_vary        the rows of a token depend on what the gates decide
+    ignores          shared settings that it does not read
+    defaults         of shared settings that are unset (None), what it takes
+    """
+
+    name: str
+    title: str
+    build: Callable[[ModelSettings, BlockPlace], MoEBlock]
+    rows_per_token: Callable[[ModelSettings, tuple[int, ...]], tuple[float, ...]]
+    row_name: Callable[[Mapping[str, Any]], str]
+    figure_title: Callable[[tuple[int, ...]], str] | None = None
+    options: type | None = None
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    loss_options: type | None = None
+    model_loss: Callable[[Sequence[Routing], Any], ModelLoss] | None = None
+    dense_ffns: float = 0
+    experts_setting: str = NUM_EXPERTS
+    nested: bool = False
+    rows_vary: bool = True
+    ignores: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def groups(self, settings: Mapping[str, Any], blocks: int) -> tuple[tuple[int, ...], ...]:
+        """The experts of each block of a model: of each stratum or layer, or of the one gate.
+
+        Raises:
+            ValueError: numbers that make no sense, or do not fit so many blocks.
+        """
+        if self.experts_setting == STRATA:
+            return strata_of_blocks(settings[STRATA], blocks)
+        return tuple((experts,) for experts in experts_of_blocks(settings[NUM_EXPERTS], blocks))
+
+    def title_in_figures(self, groups: tuple[int, ...]) -> str:
+        """Such as SMoE-4-12."""
+        if self.figure_title is not None:
+            return self.figure_title(groups)
+        return f"{self.name}, {sum(groups)} experts"
+
+
+def common_settings(cfg: ModelSettings, place: BlockPlace, eom_p: float = 0.0) -> dict[str, Any]:
+    """Arguments that ``MoE`` and the blocks made of it share; ``eom_p``: where it is unset."""
+    return {
+        "embed_dim": place.embed_dim,
+        "ffn_dim": place.ffn_dim,
+        "top_k": cfg.top_k,
+        "capacity_factor": 2.0 if cfg.capacity_factor is None else cfg.capacity_factor,
+        "variant": cfg.variant,
+        "dropout": cfg.dropout,
+        "activation": cfg.activation_fn,
+        "backend": cfg.moe_backend,
+        "eom_p": eom_p if cfg.eom_p is None else cfg.eom_p,
+        "second_choice": cfg.second_choice,
+        "debug": cfg.moe_debug,
+    }

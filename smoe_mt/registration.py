@@ -1,0 +1,12 @@
+"""Makes the plugin known to fairseq, where it is asked for and nowhere else."""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Register task, model and criterion with fairseq, and apply `fairseq_patches`. Doing it again changes nothing."""
+    from smoe_mt import criterions, fairseq_patches, models
+    from smoe_mt.tasks import many_to_many_translation
+
+    assert criterions and models and many_to_many_translation  # each registers its classes where it is imported
+    fairseq_patches.apply()

@@ -1,0 +1,219 @@
+"""Beam search over a batch of sentences: fairseq's hypotheses (up to ties), each sentence with a length limit of its own.
+
+fairseq computes the limit ``max_len_a * length + max_len_b`` from the longest source of a batch, so that a translation that
+runs on is cut somewhere else depending on its neighbours. And its search passes over all logits a dozen times a step, which
+costs small models more than their layers do. Here a step reads them three times: product, softmax, best of each row.
+
+Shape letters: B sentences that are not finished, K beams, V vocabulary, C = 2K candidates of a sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from smoe_mt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to search. An output has at least `min_len` and at most ``max_len_a * source tokens + max_len_b`` tokens before
+    its end.
+
+    `lenpen` is the exponent of the length by which a hypothesis' log-probability is divided.
+    """
+
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 2.0
+    max_len_b: int = 10
+    min_len: int = 1
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise UserError(f"beam is {self.beam}: it must be 1 or more")
+        if self.max_len_a < 0 or self.max_len_b < 0 or self.max_len_a + self.max_len_b == 0:
+            raise UserError(
+                f"max_len_a {self.max_len_a} and max_len_b {self.max_len_b} leave no room for an output; raise one of them"
+            )
+
+    def limit(self, source_tokens: int) -> int:
+        """Longest output, in tokens, for a source of `source_tokens` (tag and end of sentence counted)."""
+        return max(1, self.min_len, int(self.max_len_a * source_tokens + self.max_len_b))
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One translation: `tokens` [length] without end of sentence, and its length-normalised log-probability."""
+
+    tokens: Tensor
+    score: float
+
+
+@dataclass
+class Beams:
+    """The sentences that are not finished, after `step` output tokens.
+
+    sentence_B  which source each is; limit_B its longest output; both int64
+    tokens      int64 [B, K, step + 1], from the start of sentence on
+    scores_BK   log-probability of each beam; -inf for one that does not exist
+    """
+
+    sentence_B: Tensor
+    limit_B: Tensor
+    tokens: Tensor
+    scores_BK: Tensor
+
+    @property
+    def step(self) -> int:
+        return self.tokens.size(2) - 1
+
+
+@dataclass
+class Finished:
+    """What has ended: per source its hypotheses, at most `beam` of them."""
+
+    beam: int
+    of: list[list[Hypothesis]] = field(default_factory=list)
+
+    def add(self, sentence: int, tokens: Tensor, score: float) -> None:
+        if len(self.of[sentence]) < self.beam:
+            self.of[sentence].append(Hypothesis(tokens, score))
+
+    def is_full(self, sentence: int) -> bool:
+        return len(self.of[sentence]) == self.beam
+
+
+class BeamDecoder:
+    """Searches with one model; give it batches of encoded sources."""
+
+    def __init__(self, model: Any, dictionary: Dictionary, decoding: Decoding) -> None:
+        self.model = model
+        self.pad, self.eos = dictionary.pad(), dictionary.eos()
+        self.decoding = decoding
+        self.longest = model.max_decoder_positions() - 1
+
+    @torch.inference_mode()  # a tenth faster than no_grad where few sentences are left
+    def __call__(self, sources: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """`sources`: int64 [length] each, tag first, end of sentence last. Returns n-best lists, the best first."""
+        self.model.eval()
+        self._share_sources(self.decoding.beam)
+        try:
+            finished = self._search(sources)
+        finally:
+            self._share_sources(1)
+        return [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in finished.of]
+
+    def _share_sources(self, beam: int) -> None:
+        """Tell cross-attention that `beam` rows share one source, so that its keys and values are kept once.
+
+        Said both before and after each search: fairseq would leave the last beam size of more than 1 in the model.
+        """
+        self.model.decoder.set_beam_size(beam)
+
+    def _search(self, sources: Sequence[Tensor]) -> Finished:
+        k = self.decoding.beam
+        device = next(self.model.parameters()).device
+        tokens, lengths = self._batch(sources)
+        encoded = self.model.encoder(tokens.to(device), lengths.to(device))
+        rows = torch.arange(len(sources), device=device).repeat_interleave(k)
+        encoded = self.model.encoder.reorder_encoder_out(encoded, rows)
+        beams = self._start(lengths.tolist(), device)
+        finished = Finished(k, [[] for _ in sources])
+        state: dict[str, Any] = {}
+        while True:
+            logprobs_BKV = self._logprobs(beams, encoded, state)
+            candidates = self._candidates(beams, logprobs_BKV)
+            ended_B = self._collect(beams, candidates, finished)
+            beams, order = self._advance(beams, candidates, ended_B)
+            if not beams.sentence_B.numel():
+                return finished
+            self.model.decoder.reorder_incremental_state_scripting(state, order)
+            if ended_B.any():
+                encoded = self.model.encoder.reorder_encoder_out(encoded, order)
+
+    def _batch(self, sources: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """int64 [B, longest], padded at the end, and the lengths."""
+        lengths = torch.tensor([len(source) for source in sources])
+        return torch.nn.utils.rnn.pad_sequence(list(sources), batch_first=True, padding_value=self.pad), lengths
+
+    def _start(self, lengths: Sequence[int], device: torch.device) -> Beams:
+        """One beam a sentence, with nothing but the start of sentence; the others come with the first step."""
+        b, k = len(lengths), self.decoding.beam
+        limits = torch.tensor([min(self.decoding.limit(length), self.longest) for length in lengths], device=device)
+        scores_BK = torch.full((b, k), -math.inf, device=device)
+        scores_BK[:, 0] = 0.0
+        tokens = torch.full((b, k, 1), self.eos, dtype=torch.long, device=device)
+        return Beams(torch.arange(b, device=device), limits, tokens, scores_BK)
+
+    def _logprobs(self, beams: Beams, encoded: Any, state: dict[str, Any]) -> Tensor:
+        """Log-probabilities of the next token, what must not come at -inf; [B, K, V], float32."""
+        output, _ = self.model.decoder(beams.tokens.flatten(0, 1), encoder_out=encoded, incremental_state=state)
+        logprobs = torch.log_softmax(output[:, -1], dim=-1, dtype=torch.float32)
+        logprobs[:, self.pad] = -math.inf
+        logprobs_BKV = logprobs.view(*beams.scores_BK.shape, -1)
+        if beams.step < self.decoding.min_len:
+            logprobs_BKV[:, :, self.eos] = -math.inf
+        full_B = beams.limit_B <= beams.step
+        if full_B.any():
+            end_BK = logprobs_BKV[:, :, self.eos].clone()
+            logprobs_BKV.masked_fill_(full_B[:, None, None], -math.inf)
+            logprobs_BKV[:, :, self.eos] = end_BK
+        return logprobs_BKV
+
+    def _candidates(self, beams: Beams, logprobs_BKV: Tensor) -> Candidates:
+        """The best 2K continuations of each sentence: enough for K that go on, as each beam ends in one way only."""
+        k, vocabulary = logprobs_BKV.shape[1:]
+        per_row = min(2 * k, vocabulary)
+        best_BKC, token_BKC = logprobs_BKV.topk(per_row)
+        total_BC = (best_BKC + beams.scores_BK[:, :, None]).flatten(1)
+        scores_BC, place_BC = total_BC.topk(min(2 * k, total_BC.size(1)))
+        return Candidates(scores_BC, token_BKC.flatten(1).gather(1, place_BC), place_BC // per_row)
+
+    def _collect(self, beams: Beams, found: Candidates, finished: Finished) -> Tensor:
+        """Keep the hypotheses that end among the best K candidates; returns which sentences are finished, bool [B]."""
+        k = self.decoding.beam
+        ends_BK = (found.token_BC[:, :k] == self.eos) & (found.scores_BC[:, :k] > -math.inf)
+        ended_B = beams.limit_B <= beams.step
+        places = ends_BK.nonzero()
+        if len(places):
+            rows, columns = places.unbind(dim=1)
+            lines = beams.tokens[rows, found.beam_BC[rows, columns], 1:].cpu()
+            scores = found.scores_BC[rows, columns] / (beams.step + 1) ** self.decoding.lenpen
+            for row, sentence, tokens, score in zip(
+                rows.tolist(), beams.sentence_B[rows].tolist(), lines, scores.tolist(), strict=True
+            ):
+                finished.add(sentence, tokens, score)
+                ended_B[row] |= finished.is_full(sentence)
+        return ended_B
+
+    def _advance(self, beams: Beams, found: Candidates, ended_B: Tensor) -> tuple[Beams, Tensor]:
+        """The best K candidates that go on, of the sentences that do, and the rows [B * K] that they continue."""
+        k = self.decoding.beam
+        ends_BC = found.token_BC == self.eos
+        # Those that go on, in their order, in front of those that end.
+        order_BC = (ends_BC * ends_BC.size(1) + torch.arange(ends_BC.size(1), device=ends_BC.device)).argsort(dim=1)
+        going_BK = order_BC[~ended_B, :k]
+        row_B = (~ended_B).nonzero().squeeze(1)
+        found = Candidates(
+            *(value[row_B].gather(1, going_BK) for value in (found.scores_BC, found.token_BC, found.beam_BC))
+        )
+        source_BK = row_B[:, None] * k + found.beam_BC
+        tokens = beams.tokens.flatten(0, 1)[source_BK.flatten()].view(len(row_B), k, beams.step + 1)
+        tokens = torch.cat([tokens, found.token_BC[:, :, None]], dim=2)
+        return Beams(beams.sentence_B[row_B], beams.limit_B[row_B], tokens, found.scores_BC), source_BK.flatten()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best continuations of each sentence, best first: scores, tokens and the beams that they continue; [B, C] each."""
+
+    scores_BC: Tensor
+    token_BC: Tensor
+    beam_BC: Tensor

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from smoe_mt.checkpoints.upcycle import upcycle_from, upcycled_state
+from smoe_mt.errors import UserError
+from smoe_mt.fairseq_patches import apply
+from smoe_mt.models import SMoETransformerModel
+
+Make = Callable[..., SMoETransformerModel]
+
+
+def test_experts_and_norms_are_the_dense_ones_and_gates_stay(make_model: Make) -> None:
+    dense, smoe = make_model(moe="none").state_dict(), make_model(strata="2,2")
+    state = upcycled_state(dense, smoe, "dense")
+    block = "decoder.layers.1.block"
+    for e in range(4):
+        assert state[f"{block}.experts.w_in"][e].equal(dense["decoder.layers.1.fc1.weight"])
+        assert state[f"{block}.experts.b_out"][e].equal(dense["decoder.layers.1.fc2.bias"])
+    for i in range(2):
+        assert state[f"{block}.norms.{i}.bias"].equal(dense["decoder.layers.1.final_layer_norm.bias"])
+    assert state[f"{block}.gates.1.weight"].equal(smoe.state_dict()[f"{block}.gates.1.weight"])
+    assert state["encoder.layers.0.fc1.weight"].equal(dense["encoder.layers.0.fc1.weight"])
+
+
+def test_another_size_is_refused_by_name(make_model: Make) -> None:
+    dense = make_model(moe="none", encoder_ffn_embed_dim=32)
+    smoe = make_model(strata="2,2")
+    with pytest.raises(UserError, match="fc1.weight is .* but this model has"):
+        upcycled_state(dense.state_dict(), smoe, "dense.pt")
+
+
+def test_a_sparse_checkpoint_is_refused(make_model: Make) -> None:
+    smoe = make_model(strata="2,2")
+    with pytest.raises(UserError, match="must be a dense model"):
+        upcycled_state(smoe.state_dict(), smoe, "smoe.pt")
+
+
+def test_missing_and_damaged_files_are_named(make_model: Make, tmp_path: Path) -> None:
+    apply()
+    smoe = make_model(strata="2,2")
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        upcycle_from(tmp_path / "none.pt", smoe)
+    torch.save({"model": {}}, tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:200])
+    with pytest.raises(UserError, match="not a whole fairseq checkpoint"):
+        upcycle_from(tmp_path / "cut.pt", smoe)

@@ -1,0 +1,68 @@
+"""The gate by itself: what it says of numbers that are none, and the released code's second choice."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
+from smoe_mt.moe.routers.top_k import choose
+
+BLOCKS = {
+    "vanilla": lambda **o: MoE(8, 8, 4, **o),
+    "cmr": lambda **o: ConditionalMoE(8, 8, 4, **o),
+    "stacking": lambda **o: Stacking(8, 8, (4, 4), **o),
+    "stratified": lambda **o: StratifiedMoE(8, 8, (2, 4), **o),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("backend", ["loop", "grouped"])
+def test_a_nan_is_never_silent(name: str, backend: str) -> None:
+    x = torch.randn(6, 8)
+    x[2, 3] = math.nan
+    y, routing = BLOCKS[name](backend=backend)(x)
+    assert y[2].isnan().all() and routing.balance_loss.isnan()
+    assert y[[0, 1, 3, 4, 5]].isfinite().all()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_debug_names_the_gate_and_what_is_wrong(name: str) -> None:
+    block = BLOCKS[name](debug=True)
+    x = torch.randn(6, 8)
+    block(x)
+    x[2, 3] = math.nan
+    with pytest.raises(FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"):
+        block(x)
+
+
+def test_debug_names_the_stratum() -> None:
+    block = StratifiedMoE(8, 8, (2, 4), debug=True)
+    nn.init.normal_(block.gates[0].weight)
+    block.gates[1].weight.data[0, 0] = math.inf
+    with pytest.raises(FloatingPointError, match="stratum 2.*input is finite, its weights are not finite"):
+        block(torch.randn(200, 8))
+
+
+def test_a_gumbel_second_choice_is_drawn_by_the_gates_probabilities_without_the_first() -> None:
+    torch.manual_seed(0)
+    probs = torch.tensor([0.1, 0.5, 0.3, 0.1]).expand(20_000, 4)
+    choices = choose(probs, 2, "gumbel")
+    assert choices[:, 0].unique().tolist() == [1]
+    shares = choices[:, 1].bincount(minlength=4) / len(choices)
+    torch.testing.assert_close(shares, torch.tensor([0.2, 0.0, 0.6, 0.2]), rtol=0, atol=0.02)
+
+
+def test_gumbel_draws_in_evaluation_too_and_argmax_does_not() -> None:
+    x = torch.randn(50, 8)
+    for second_choice, same in (("gumbel", False), ("argmax", True)):
+        block = MoE(8, 8, 4, second_choice=second_choice).eval()
+        assert block(x)[0].equal(block(x)[0]) is same
+
+
+def test_an_unknown_second_choice_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown second_choice 'best': choose one of argmax, gumbel"):
+        MoE(8, 8, 4, second_choice="best")
