@@ -57,11 +57,6 @@ class Settings:
     epsilon: float = 1e-5
 
     @property
-    def random(self) -> bool:
-        """Whether anything is drawn."""
-        return self.gumbel or max(self.dropout, self.expert_dropout, self.mask) > 0
-
-    @property
     def capacity(self) -> tuple[int, int]:
         """The capacity factor as a fraction."""
         fraction = Fraction(self.capacity_factor).limit_denominator(10000)
@@ -203,7 +198,8 @@ class Products:
             B_TMA=b_tma,
             EVEN_K=k % tile.depth == 0,
             EVEN_N=n % tile.columns == 0,
-            HALVES=tile.halves,
+            PARTS=tile.parts,
+            BIAS_BY_DOT=tile.bias_by_dot and a.dtype is not torch.float32,
             PRECISION=precision(a.dtype),
             PAD=self.tiles.pad,
             BM=tile.rows,
@@ -277,10 +273,7 @@ class Gate:
         experts: Experts,
         settings: Settings,
         seeds: Tensor | None,
-        given: Sequence[Tensor],
-        *kinds: Hashable,
     ):
-        """given: all tensors that the caller gave; kinds: what else kernels are compiled for."""
         self.number, self.gates, self.settings, self.seeds = number, len(gates), settings, seeds
         self.weight, self.weights, self.first = gates[number], experts, settings.first_experts[number]
         self.experts, self.tokens, self.dim = gates[number].size(0), x.size(0), x.size(1)
@@ -290,16 +283,21 @@ class Gate:
         # How many tokens meet a later gate is not known here; half of them is much.
         likely = rows if number == 0 else rows // 2
         self.tiles = choose_tiles(rows // self.experts, likely, self.dim, self.hidden, dtype, x.device)
-        self.block = next((size for size in (16, 32, 64) if self.tokens <= 256 * size), 128)
+        self.block = next((size for size in (16, 32, 64) if self.tokens <= 512 * size), 128)
         self.blocks = triton.cdiv(self.tokens, self.block)
         self.opens = number == 0
         self.residual = NO_RESIDUAL
         if settings.strata:
             self.residual = NORMED if settings.release and number else INPUT
         self.relu = settings.activation == "relu"
-        sizes = (number, self.experts, self.dim, self.hidden, self.block, id(self.tiles))
+
+    def starting(self, x: Tensor, given: Sequence[Tensor], *kinds: Hashable) -> Gate:
+        """Ready to launch. given: all tensors that the caller gave; kinds: what else kernels are compiled for."""
+        dtype = self.weights.w_in.dtype
+        sizes = (self.number, self.experts, self.dim, self.hidden, self.block, id(self.tiles))
         types = (x.dtype, self.weight.dtype, dtype, precision(dtype))
-        self.launch = Launcher((settings, sizes, types, kinds), x.device, given)
+        self.launch = Launcher((self.settings, sizes, types, kinds), x.device, given)
+        return self
 
     def where(self, padding: Tensor | None) -> int:
         """Who is here."""
@@ -367,7 +365,7 @@ class Gate:
             BT=self.block,
             BD=128,
             BE=self.width,
-            num_warps=4,
+            num_warps=4 if self.block <= 32 else 8,
         )
         self.launch(
             "place",
@@ -498,14 +496,13 @@ class Gate:
         products_.rows(GRAD_INPUT, self.tiles.grad_input, grad_h, False, w.w_in, None, grad_rows)
 
         exact = precision(dtype)
-        bt, columns = 16, triton.next_power_of_2(d)
         # A program holds whole rows where they and the gate's weights are few.
+        columns = max(128, triton.next_power_of_2(d))
         whole = columns * self.width <= WHOLE_ROWS and columns <= 2048
+        bt, columns, warps = (4, columns, max(1, columns // 128)) if whole else (16, 64, 4)
         norm_blocks = triton.cdiv(t, bt)
         if whole:
-            norm_blocks = min(norm_blocks, multiprocessors(device) * (2 if columns > 512 else 4))
-        else:
-            columns = 64
+            norm_blocks = min(norm_blocks, multiprocessors(device) * 4)
         grad_logits = torch.empty(t, self.width, dtype=torch.float32, device=device)
         grad_x = torch.empty_like(x)
         norm_parts = torch.empty(norm_blocks if norm else 0, 2, d, dtype=torch.float32, device=device)
@@ -552,7 +549,8 @@ class Gate:
             BT=bt,
             BD=columns,
             BE=self.width,
-            num_warps=max(4, columns // 64) if whole else 4,
+            num_warps=warps,
+            maxnreg=128 if whole else None,
         )
         splits = min(16, triton.cdiv(t, 64))
         gate_parts = torch.empty(splits, 2, self.experts, d, dtype=torch.float32, device=device)
@@ -581,8 +579,7 @@ class Gate:
         )
         grad_weight = torch.empty_like(self.weight)
         grad_norm = torch.empty(2, d, dtype=norm.gamma.dtype, device=device) if norm else None
-        columns = 64
-        f_tiles, d_tiles = triton.cdiv(self.hidden, columns), triton.cdiv(d, columns)
+        f_tiles, d_tiles = triton.cdiv(self.hidden, 64), triton.cdiv(d, 64)
         self.launch(
             "reduce",
             routing.reduce_kernel,
@@ -604,8 +601,8 @@ class Gate:
             norm_blocks,
             NORM=norm is not None,
             BM=tile.rows,
-            BR=16,
-            BC=columns,
+            BR=64,
+            BC=64,
             num_warps=4,
         )
         return grad_x, grad_weight, grad_norm
@@ -687,7 +684,7 @@ def block_forward(
     given = [x, *gates, *norms, *experts, *([] if padding is None else [padding])]
     kinds = (keep, padding is None, norms[0].dtype if norms else None)
     passes = [
-        Gate(i, x, gates, w, s, seeds, given, *kinds).forward(inputs[i], padding, at, pairs[i], walk, keep)
+        Gate(i, x, gates, w, s, seeds).starting(x, given, *kinds).forward(inputs[i], padding, at, pairs[i], walk, keep)
         for i in range(len(gates))
     ]
     kept = [tensor for passed in passes for tensor in passed if tensor is not passed.load] if keep else []
@@ -723,7 +720,7 @@ def block_backward(
     for i in reversed(range(len(gates))):
         own = kept[fields * i : fields * (i + 1)]
         passed = Passed(*own[:-1], loads[i], own[-1])
-        gate = Gate(i, x, gates, w, s, seeds, given, *kinds)
+        gate = Gate(i, x, gates, w, s, seeds).starting(x, given, *kinds)
         grad, grad_gate, grad_norm = gate.backward(grad, grad_balance, inputs[i], pairs[i], passed, grads, added, reuse)
         added = s.first_experts[i]
         grad_gates.insert(0, grad_gate)
@@ -779,31 +776,3 @@ class BlockFunction(torch.autograd.Function):
             grad.contiguous(), grad_balance.contiguous(), x, seeds, later, *split, kept, ctx.settings, reuse
         )
         return None, None, None, None, None, *grads
-
-
-def run_block(
-    x: Tensor,
-    padding: Tensor | None,
-    next_gate: Tensor | None,
-    gates: list[Tensor],
-    norms: list[Tensor],
-    experts: list[Tensor],
-    settings: Settings,
-) -> tuple[Tensor, ...]:
-    """(y [T, D], balance fp32 [gates], entropy fp32 [gates], visits int64 [T], a load int64 [3, E] per gate).
-
-    x [T, D]; padding bool [T] or None; next_gate int64 [all experts]; gates [E_i, D] each; norms gamma, beta of each gate or
-    nothing; experts w_in, b_in, w_out, b_out, in the precision to compute in.
-    """
-    seeds = None
-    if settings.random:
-        seeds = torch.randint(2**31, (len(gates) * SEEDS,), device=x.device)
-    text = settings.text()
-    x = x.contiguous()
-    next_gate = gates[0] if next_gate is None else next_gate  # nobody looks where there is one gate
-    if torch.is_grad_enabled():
-        return BlockFunction.apply(text, len(gates), padding, next_gate, seeds, x, *gates, *norms, *experts)
-    y, balance, entropy, visits, _, *rest = block_forward(
-        x, padding, next_gate, seeds, gates, norms, experts, text, False
-    )
-    return y, balance, entropy, visits, *rest[: len(gates)]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
         wrong = triton_refuses(compute_dtype(x), parts.bank.embed_dim, parts.bank.ffn_dim, visible)
         if wrong and backend == "triton":
             raise ValueError(f"backend triton does not work here: {wrong}; choose auto, grouped or loop")
-        refusal = wrong or no_place_for_triton(x.device)
+        refusal = wrong or _missing(x.device)
     if refusal is None:
         return x.numel() > 0
     if backend == "triton":
@@ -105,27 +106,50 @@ def _block_refuses(parts: BlockParts) -> str | None:
     return None
 
 
+@lru_cache(maxsize=None)
+def _settings_text(*values: Any) -> str:
+    from smoe_mt.moe.kernels.block import Settings
+
+    return Settings(*values).text()
+
+
+def _settings(*values: Any) -> str:
+    """``Settings`` of these values as an operator takes it."""
+    return _settings_text(*values)
+
+
+def _missing(device: torch.device) -> str | None:
+    """``no_place_for_triton``."""
+    return no_place_for_triton(device)
+
+
+# As torch.compiler.assume_constant_result does, which would load the compiler here.
+for _constant in (_settings, _missing):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _run(parts: BlockParts, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing]:
-    from smoe_mt.moe.kernels.block import Settings, run_block
+    from smoe_mt.moe.kernels.operator import run_block
 
     assert isinstance(parts.bank, FFNBank)
     norms, options, dtype = parts.norms, parts.options, compute_dtype(x)
     training = parts.routers[0].training
     selection = parts.routers[0].in_force()[0]
     assert isinstance(selection, TopK)
-    settings = Settings(
-        first_experts=parts.first_experts,
-        top_k=selection.k,
-        strata=bool(norms),
-        capacity_factor=options.capacity_factor if training else 0.0,
-        release=options.variant == "release",
-        activation=parts.bank.activation,
-        gumbel=selection.second_choice == "gumbel" and selection.k > 1,
-        dropout=parts.dropout if training else 0.0,
-        expert_dropout=options.expert_dropout if training else 0.0,
-        mask=parts.mask.p if training else 0.0,
-        scale=1.0 if training else 1.0 - parts.mask.p,
-        epsilon=norms[0].eps if norms else 0.0,
+    gumbel = selection.second_choice == "gumbel" and selection.k > 1
+    release = options.variant == "release"
+    drawn = (parts.dropout, options.expert_dropout, parts.mask.p) if training else (0.0, 0.0, 0.0)
+    settings = _settings(
+        parts.first_experts,
+        selection.k,
+        bool(norms),
+        options.capacity_factor if training else 0.0,
+        release,
+        parts.bank.activation,
+        gumbel,
+        *drawn,
+        1.0 if training else 1.0 - parts.mask.p,
+        norms[0].eps if norms else 0.0,
     )
     x_ND = x.reshape(-1, x.size(-1))
     y_ND, balance, entropy, visits_N, *loads = run_block(
@@ -136,10 +160,11 @@ def _run(parts: BlockParts, x: Tensor, padding_mask: Tensor | None) -> tuple[Ten
         [weight for norm in norms for weight in (norm.weight, norm.bias)],
         list(parts.bank.weights(dtype)),
         settings,
+        gumbel or max(drawn) > 0,
     )
     if len(loads) == 1:
         loss = balance[0]
-    elif settings.release:  # the mean over the gates that were reached
+    elif release:  # the mean over the gates that were reached
         loss = balance.sum() / torch.stack([load[2].any() for load in loads]).sum().clamp(min=1)
     else:
         loss = balance.mean()

@@ -14,7 +14,7 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 ALIGNMENT = 16  # bytes; kernels are compiled for addresses that are a multiple of it, or for any
 #: What was compiled for a launch: the function that launches it, two arguments of that, values of its constants, itself.
 _Kept = tuple[Callable[..., None], Any, Any, tuple[Any, ...], Any]

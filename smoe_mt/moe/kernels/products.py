@@ -59,6 +59,7 @@ def finish(
     ACT: tl.constexpr,
     KEEP_H: tl.constexpr,
     DROP: tl.constexpr,
+    BIAS_BY_DOT: tl.constexpr,
 ):
     """What follows a product, for a tile of it; returns its share of the gradient of each row's combine weight."""
     at = rows.to(tl.int64)[:, None] * N + columns[None, :]
@@ -93,8 +94,40 @@ def finish(
             share += tl.sum(tl.where(fits, acc * activation, 0.0), axis=1)
             tl.store(second + at, activation * weight, mask=fits)
             value = acc * weight * activation_slope(h, ACT)
-        tl.store(bias_parts + m.to(tl.int64) * N + columns, tl.sum(value, axis=0), mask=in_n)
+        if BIAS_BY_DOT:
+            dtype = out.dtype.element_ty
+            ones = tl.full((16, acc.shape[0]), 1.0, dtype)
+            total = tl.sum(tl.dot(ones, value.to(dtype)), axis=0) * (1.0 / 16)
+        else:
+            total = tl.sum(value, axis=0)
+        tl.store(bias_parts + m.to(tl.int64) * N + columns, total, mask=in_n)
     tl.store(out + at, value, mask=fits)
+    return share
+
+
+@triton.jit
+def finish_half(
+    acc, rows, begin, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number, keep_probability,
+    KIND: tl.constexpr, ACT: tl.constexpr, KEEP_H: tl.constexpr, DROP: tl.constexpr, BIAS_BY_DOT: tl.constexpr,
+    PARTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """``finish`` for the columns from ``begin`` on; in two turns where PARTS is 4."""
+    if PARTS == 2:
+        share = finish(
+            acc, rows, begin + tl.arange(0, BN), m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
+            keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+        )  # fmt: skip
+    else:
+        columns = begin + tl.arange(0, BN // 2)
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
+        share = finish(
+            left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
+            keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+        )  # fmt: skip
+        share += finish(
+            right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
+            keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+        )  # fmt: skip
     return share
 
 
@@ -130,7 +163,8 @@ def product_kernel(
     B_TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
     EVEN_N: tl.constexpr,
-    HALVES: tl.constexpr,
+    PARTS: tl.constexpr,
+    BIAS_BY_DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     PAD: tl.constexpr,
     BM: tl.constexpr,
@@ -198,21 +232,20 @@ def product_kernel(
                     b_at += BK * N
             acc = tl.dot(a_tile, b_tile, acc, input_precision=PRECISION)
 
-        if HALVES:  # so that less is in registers at once
-            left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
-            columns = n * BN + tl.arange(0, BN // 2)
-            share = finish(
-                left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-                keep_probability, KIND, ACT, KEEP_H, DROP,
-            )  # fmt: skip
-            share += finish(
-                right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-                keep_probability, KIND, ACT, KEEP_H, DROP,
-            )  # fmt: skip
-        else:
+        if PARTS == 1:
             share = finish(
                 acc, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-                keep_probability, KIND, ACT, KEEP_H, DROP,
+                keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+            )  # fmt: skip
+        else:  # so that less is in registers at once
+            left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
+            share = finish_half(
+                left, rows, n * BN, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
+                keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT, PARTS, BM, BN // 2,
+            )  # fmt: skip
+            share += finish_half(
+                right, rows, n * BN + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
+                keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT, PARTS, BM, BN // 2,
             )  # fmt: skip
         if KIND == GRAD_HIDDEN:
             tl.store(weight_parts + n * S + rows, share)

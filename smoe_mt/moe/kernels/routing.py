@@ -388,7 +388,7 @@ def dot_32(a, b, acc, PRECISION: tl.constexpr):
 @triton.jit
 def seen_gradient(
     rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
-    TOP_K: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr, BE: tl.constexpr,
+    TOP_K: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """The gradient of what the gate saw, at columns d + ds: from experts, gate, and a residual that starts there."""
     fits = ds < D - d
@@ -396,8 +396,8 @@ def seen_gradient(
     if TOP_K == 2:
         g += tl.load(rows + at_2 + d, mask=kept_2[:, None] & fits[None, :], other=0.0).to(tl.float32)
     if WHOLE:
-        for j in tl.static_range(0, BE):
-            w = tl.load(gate_weight + j * D + d + ds, mask=fits & (ds * 0 + j < E), other=0.0).to(tl.float32)
+        for j in tl.range(0, E):
+            w = tl.load(gate_weight + j * D + d + ds, mask=fits, other=0.0).to(tl.float32)
             g += tl.sum(tl.where(e[None, :] == j, grad_l, 0.0), axis=1)[:, None] * w[None, :]
     else:
         w = tl.load(gate_weight + e[:, None] * D + d + ds[None, :], mask=(e < E)[:, None] & fits[None, :], other=0.0)
@@ -552,7 +552,7 @@ def token_gradient_kernel(
             fits = ds < D
             g = seen_gradient(
                 rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, 0, ds, e, E, D,
-                TOP_K, RESIDUAL, PRECISION, WHOLE, BE,
+                TOP_K, RESIDUAL, PRECISION, WHOLE,
             )  # fmt: skip
             if NORM:
                 mask = here_2d & fits[None, :]
@@ -571,7 +571,7 @@ def token_gradient_kernel(
                     mask = here_2d & fits[None, :]
                     g = seen_gradient(
                         rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
-                        TOP_K, RESIDUAL, PRECISION, WHOLE, BE,
+                        TOP_K, RESIDUAL, PRECISION, WHOLE,
                     )  # fmt: skip
                     if NORM:
                         value = tl.load(x + at + d, mask=mask, other=0.0).to(tl.float32)

@@ -21,7 +21,8 @@ class Tile:
     warps, stages  of a program
     a_tma, b_tma   which side is loaded by the tensor memory accelerator (Hopper)
     per_sm    programs for each multiprocessor, which take tile after tile; 0: a program for each tile
-    halves    the columns of a result are finished half by half, with fewer registers
+    parts     1, 2 or 4: the columns of a result are finished part by part, with fewer registers
+    bias_by_dot   the sums for a bias' gradient are products with ones, of 16 bits
     """
 
     rows: int
@@ -33,7 +34,8 @@ class Tile:
     a_tma: bool = False
     b_tma: bool = False
     per_sm: int = 0
-    halves: bool = False
+    parts: int = 1
+    bias_by_dot: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Tiles:
 
 
 FEW_ROWS = 96  # of an expert, up to which tiles have 64 rows
-WIDE = Tile(128, 256, 64, warps=8, stages=4, a_tma=True, b_tma=True, per_sm=1, halves=True)
+WIDE = Tile(128, 256, 64, warps=8, stages=4, a_tma=True, b_tma=True, per_sm=1, parts=2)
 SQUARE = Tile(128, 128, 64, a_tma=True, b_tma=True)
 FLAT = Tile(64, 128, 64, stages=4, a_tma=True, b_tma=True)
-GRAD_HIDDEN = Tile(128, 256, 64, warps=8, halves=True)
+GRAD_HIDDEN = Tile(128, 256, 64, warps=8, parts=2)
 SUMS = Tile(128, 128, 32, stages=5, a_tma=True, b_tma=True)
 
 
@@ -92,5 +94,7 @@ def roomy(device: torch.device) -> bool:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """Of a GPU; a few on a CPU, where kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
+    """Of a GPU; a few on a CPU, where kernels are interpreted; an H100's for tensors without memory."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 132 if device.type == "meta" else 3
