@@ -45,5 +45,7 @@ def bind_any_bank(bank: ExpertBank, dtype: torch.dtype, backend: str, dropout: f
         ValueError: ``grouped``, which computes FFNs of one size.
     """
     if backend == "grouped":
-        raise ValueError(f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto")
+        raise ValueError(
+            f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto"
+        )
     return BoundBank(bank, dtype, dropout)

@@ -475,7 +475,9 @@ class Gate:
         weight_parts = torch.empty(parts, bound, dtype=torch.float32, device=device)
         bias_parts = torch.empty(bound // tile.rows, self.hidden, dtype=torch.float32, device=device)
         if self.relu:
-            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added, "grad_w_out")
+            products_.outer(
+                self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added, "grad_w_out"
+            )
         products_.rows(
             GRAD_HIDDEN,
             tile,
@@ -490,7 +492,9 @@ class Gate:
             bias_parts=bias_parts,
         )
         if not self.relu:
-            products_.outer(self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added, "grad_w_out")
+            products_.outer(
+                self.tiles.grad_w_out, grad_y, not by_row, active, False, grads.w_out, first_added, "grad_w_out"
+            )
         products_.outer(self.tiles.grad_w_in, grad_h, False, seen, True, grads.w_in, first_added, "grad_w_in")
         grad_rows = torch.empty(bound, d, dtype=dtype, device=device)
         products_.rows(GRAD_INPUT, self.tiles.grad_input, grad_h, False, w.w_in, None, grad_rows)
@@ -613,9 +617,9 @@ class Gate:
         if by_row:
             out = torch.empty(passed.token_of_row.size(0), self.dim, dtype=grad.dtype, device=grad.device)
             self.launch(
-            "row_gradient",
-            routing.row_gradient_kernel,
-            (triton.cdiv(out.size(0), 16), triton.cdiv(self.dim, bd)),
+                "row_gradient",
+                routing.row_gradient_kernel,
+                (triton.cdiv(out.size(0), 16), triton.cdiv(self.dim, bd)),
                 grad,
                 passed.token_of_row,
                 passed.starts,
@@ -636,7 +640,16 @@ class Gate:
             "dropout_gradient",
             routing.dropout_gradient_kernel,
             (triton.cdiv(self.tokens, 16), triton.cdiv(self.dim, bd)),
-            grad, passed.choices, self.seeds, self.number, out, self.tokens, self.dim, 1.0 - s.dropout, BT=16, BD=bd
+            grad,
+            passed.choices,
+            self.seeds,
+            self.number,
+            out,
+            self.tokens,
+            self.dim,
+            1.0 - s.dropout,
+            BT=16,
+            BD=bd,
         )
         return out
 

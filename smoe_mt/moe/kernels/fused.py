@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=None)
+@cache
 def _say_once(line: str) -> None:
     logger.warning(line)
 
@@ -106,7 +106,7 @@ def _block_refuses(parts: BlockParts) -> str | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _settings_text(*values: Any) -> str:
     from smoe_mt.moe.kernels.block import Settings
 

@@ -39,13 +39,27 @@ class Launcher:
         """``kernel[grid](*args, **constants)``, constants in the kernel's order; ``site`` names the launch within the gate."""
         known = None if self.kept is None else self.kept.get(site)
         if known is None:
+            values = tuple(value for name, value in constants.items() if name not in OPTIONS)
+            names = [name for name in constants if name not in OPTIONS]
+            assert names == list(kernel.arg_names[len(args) :]), f"constants of {site} are not in the kernel's order"
             compiled = kernel[grid](*args, **constants)
             if self.kept is not None:
-                values = tuple(value for name, value in constants.items() if name not in OPTIONS)
                 self.kept[site] = compiled.run, compiled.function, compiled.packed_metadata, values, compiled
             return
         run, function, metadata, values, _ = known
-        run(grid[0], grid[1] if len(grid) > 1 else 1, 1, self.stream, function, metadata, None, None, None, *args, *values)
+        run(
+            grid[0],
+            grid[1] if len(grid) > 1 else 1,
+            1,
+            self.stream,
+            function,
+            metadata,
+            None,
+            None,
+            None,
+            *args,
+            *values,
+        )
 
 
 def _hooked() -> bool:

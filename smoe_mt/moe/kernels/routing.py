@@ -512,7 +512,9 @@ def token_gradient_kernel(
             b = tl.load(b_at_1 + d, mask=kept_1[:, None] & fits, other=0.0).to(tl.float32)
             grad_1 += tl.sum(g * b, axis=1)
             if TOP_K == 2:
-                g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=kept_2[:, None] & fits, other=0.0).to(tl.float32)
+                g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=kept_2[:, None] & fits, other=0.0).to(
+                    tl.float32
+                )
                 b = tl.load(b_at_2 + d, mask=kept_2[:, None] & fits, other=0.0).to(tl.float32)
                 grad_2 += tl.sum(g * b, axis=1)
         grad_1 *= scale_weight

@@ -7,7 +7,7 @@ fit into their shared memory; these were not tuned.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 
@@ -59,7 +59,7 @@ GRAD_HIDDEN = Tile(128, 256, 64, warps=8, parts=2)
 SUMS = Tile(128, 128, 32, stages=5, a_tma=True, b_tma=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def choose_tiles(
     rows_per_expert: int, rows: int, embed_dim: int, ffn_dim: int, dtype: torch.dtype, device: torch.device
 ) -> Tiles:

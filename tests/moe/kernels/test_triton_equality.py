@@ -60,7 +60,11 @@ def check_plain(block: MoE, x: Tensor, mask: Tensor) -> None:
     want = reference_layers(x64, mask, [other])
     assert_close([y, routing.balance_loss], [want.y, want.balance_loss])
     (load,), (out,) = routing.load, want.passes
-    assert (load.asked.tolist(), load.served.tolist(), load.tokens.tolist()) == (out.asked, out.served, out.first_counts)
+    assert (load.asked.tolist(), load.served.tolist(), load.tokens.tolist()) == (
+        out.asked,
+        out.served,
+        out.first_counts,
+    )
     assert torch.equal(routing.visits, (~mask).long())
     assert_close(
         gradients(y, routing.balance_loss, [x, *block.parameters()]),
@@ -177,7 +181,9 @@ def test_equals_loop(options: dict[str, Any], kind: str) -> None:
     for block in blocks:
         x = x.detach().requires_grad_()
         y, routing = block(x, mask)
-        results.append([y, routing.balance_loss, *routing.entropy, *gradients(y, routing.balance_loss, [x, *block.parameters()])])
+        results.append(
+            [y, routing.balance_loss, *routing.entropy, *gradients(y, routing.balance_loss, [x, *block.parameters()])]
+        )
     assert_close(*results)
     assert routing.units.shape == mask.shape
 
@@ -190,7 +196,7 @@ def test_half_precision_is_near(dtype: torch.dtype) -> None:
     x, mask = tokens(3, 9, "some")
     x = x.to(dtype).float()
     block = block.to(dtype).float()
-    y, routing = copy.deepcopy(block).to(dtype)(x.to(dtype), mask)
+    y, _ = copy.deepcopy(block).to(dtype)(x.to(dtype), mask)
     want, _ = block(x, mask)
     assert y.dtype is dtype
     assert (y.float() - want).norm() <= 5e-3 * want.norm()
@@ -204,7 +210,7 @@ def test_dropout_is_the_same_backward_as_forward() -> None:
         block.experts.w_out.zero_()
         block.experts.b_out.fill_(1.0)
     x, mask = tokens(2, 9, "none")
-    y, routing = block(x, mask)
+    y, _ = block(x, mask)
     y.sum().backward()
     assert block.experts.b_out.grad.sum() == pytest.approx((y - x).sum().item(), rel=1e-4)
     assert 0 < (y - x == 0).float().mean() < 1

@@ -23,7 +23,9 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "switch": lambda: MoE(DIM, FFN, 8, top_k=1, backend="triton"),
     "strata": lambda: StratifiedMoE(DIM, FFN, (2, 2, 4), backend="triton"),
     "release": lambda: StratifiedMoE(DIM, FFN, (2, 6), variant="release", backend="triton"),
-    "drawing": lambda: StratifiedMoE(DIM, FFN, (2, 6), dropout=0.1, eom_p=0.1, second_choice="gumbel", backend="triton"),
+    "drawing": lambda: StratifiedMoE(
+        DIM, FFN, (2, 6), dropout=0.1, eom_p=0.1, second_choice="gumbel", backend="triton"
+    ),
 }
 
 
