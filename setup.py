@@ -1,12 +1,15 @@
 """Packaging of smoe_mt. configs/, scripts/ and data_prep/ stand beside the package in the repository; in a wheel the first
 two travel inside it (``smoe-mt path configs``)."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = "0.1.0"
+# Read, not imported: the package may not be importable yet.
+PACKAGE = (HERE / "smoe_mt" / "__init__.py").read_text(encoding="utf-8")
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)
 HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
@@ -19,7 +22,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.13",
     packages=[
         *find_packages(include=["smoe_mt", "smoe_mt.*", "data_prep", "data_prep.*"]),
         "smoe_mt.configs",
@@ -58,7 +61,11 @@ setup(
     extras_require={
         "hub": HUB,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
-        "test": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION, *ZSTD],
+        "test": [
+            "pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION,
+            *ZSTD,
+        ],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "public": PUBLIC,
         "zst": ZSTD,
         "langid": LANGUAGE_IDENTIFICATION,

@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from benchmarks import measuring
 from benchmarks.one_hot import one_hot_moe, one_hot_stratified
 from smoe_mt.memory import keep_freed_memory
-from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
+from smoe_mt.models import SMoETransformerConfig
+from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank
+from smoe_mt.moe.system import NUM_EXPERTS
 
-SYSTEMS: dict[str, Callable[..., nn.Module]] = {
-    "vanilla": lambda d, f, e, **o: MoE(d, f, e, **o),
-    "switch": lambda d, f, e, **o: MoE(d, f, e, top_k=1, **o),
-    "eom": lambda d, f, e, **o: MoE(d, f, e, eom_p=0.1, **o),
-    "cmr": lambda d, f, e, **o: ConditionalMoE(d, f, e, **o),
-    "stacking_2": lambda d, f, e, **o: Stacking(d, f, (e // 2, e // 2), **o),
-    "smoe_4_12": lambda d, f, e, **o: StratifiedMoE(d, f, (e // 4, e - e // 4), **o),
-    "smoe_4_4_4_4": lambda d, f, e, **o: StratifiedMoE(d, f, (e // 4,) * 4, **o),
+Groups = Callable[[int], tuple[int, ...]]  # experts of a block -> those of each stratum or layer
+#: What is timed: a system, and how it divides the experts. Systems with one gate go by their names.
+ROWS: dict[str, tuple[str, Groups]] = {
+    **{name: (name, lambda e: (e,)) for name, one in SYSTEMS.items() if one.experts_setting == NUM_EXPERTS},
+    "stacking_2": ("stacking", lambda e: (e // 2, e // 2)),
+    "smoe_4_12": ("stratified", lambda e: (e // 4, e - e // 4)),
+    "smoe_4_4_4_4": ("stratified", lambda e: (e // 4,) * 4),
 }
 ONE_HOT: dict[str, Callable[[Any, Tensor], Tensor]] = {"vanilla": one_hot_moe, "smoe_4_12": one_hot_stratified}
 
@@ -49,8 +50,10 @@ class Case:
     def block(self) -> nn.Module:
         args = self.args
         torch.manual_seed(0)
-        sizes = (args.embed_dim, args.ffn_dim, args.experts)
-        block = SYSTEMS[self.system](*sizes, backend=args.backend, capacity_factor=args.capacity_factor)
+        system, groups = ROWS[self.system]
+        cfg = SMoETransformerConfig(dropout=0.0, moe_backend=args.backend, capacity_factor=args.capacity_factor)
+        place = BlockPlace("encoder", 1, args.embed_dim, args.ffn_dim, groups(args.experts))
+        block = SYSTEMS[system].build(cfg, place)
         return block.to(args.device, measuring.DTYPES[args.dtype]).train(self.training)
 
     def rows(self, count: int) -> Tensor:
@@ -88,7 +91,7 @@ def measure(case: Case) -> dict[str, Any]:
     """The row of a case, without memory."""
     case.start()
     block, x, dense = case.block(), case.rows(case.tokens), case.dense()
-    served = served_rows(block, x)
+    served = served_rows(case, block, x)
     equal = case.rows(served)
     contenders = {
         "block": case.run(lambda x: block(x)[0], block, x),
@@ -111,12 +114,14 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
-def served_rows(block: nn.Module, x: Tensor) -> int:
-    """Rows that FFNs compute in a pass: slots served, and the shared FFN's of conditional routing."""
+def served_rows(case: Case, block: nn.Module, x: Tensor) -> int:
+    """Rows of FFNs of the full size that cost as many FLOPs as a pass: slots served, and FFNs that every token passes."""
     with torch.no_grad():
         routing = block(x)[1]
+    sizes = {size for bank in block.modules() if isinstance(bank, ExpertBank) for size in bank.hidden_sizes}
+    (size,) = sizes
     slots = sum(int(load.served.sum()) for load in routing.load)
-    return slots + (x.size(0) if isinstance(block, ConditionalMoE) else 0)
+    return round(slots * size / case.args.ffn_dim + x.size(0) * SYSTEMS[ROWS[case.system][0]].dense_ffns)
 
 
 def measure_memory(case: Case) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--systems", nargs="+", default=["vanilla", "smoe_4_12"], choices=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", default=["vanilla", "smoe_4_12"], choices=ROWS)
     parser.add_argument("--modes", nargs="+", default=["train", "eval"], choices=["train", "eval"])
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 8192, 16384], help="tokens in training")
     parser.add_argument("--eval-tokens", nargs="+", type=int, default=[50, 500], help="tokens in evaluation")

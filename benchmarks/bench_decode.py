@@ -23,12 +23,13 @@ from benchmarks.models import add_model_arguments, count_flops, make_model, rand
 from benchmarks.other_decoders import OTHERS
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.search.beam import BeamDecoder, Decoding
+from smoe_mt.search.steps import SingleModel
 
 
 def make_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Callable[[], object]:
     """Our search over ``sources``; each output ends at ``args.length`` tokens."""
     decoding = Decoding(args.beam, max_len_a=0, max_len_b=args.length, min_len=args.length)
-    decoder = BeamDecoder(model.eval(), task.source_dictionary, decoding)
+    decoder = BeamDecoder(SingleModel(model.eval()), task.source_dictionary, decoding)
     return lambda: decoder(sources)
 
 

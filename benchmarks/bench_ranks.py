@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from benchmarks import measuring
 from benchmarks.bench_train import make_sample
+from benchmarks.local_ranks import on_ranks
 from benchmarks.models import add_model_arguments, count_flops, make_model, toy_task
 from benchmarks.overlap import profiled
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
@@ -48,7 +49,6 @@ from smoe_mt.moe.distributed import all_to_all, expert_parallel, placement
 from smoe_mt.moe.distributed.expert_parallel import shard
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.training.expert_parallel import ExpertDataParallel
-from tests.ranks import on_ranks
 
 SYSTEM = "smoe_4_12"
 SMALL, LARGE = 16, 1 << 20  # floats to each rank in a ping

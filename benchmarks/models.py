@@ -15,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import smoe_mt
 from benchmarks import measuring
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+from smoe_mt.moe import SYSTEMS as REGISTERED
+from smoe_mt.moe.system import NUM_EXPERTS
 
 SIZES = {
     "tiny": {"embed_dim": 128, "ffn_embed_dim": 512, "layers": 2, "attention_heads": 4},
@@ -24,8 +26,7 @@ SIZES = {
 }
 SYSTEMS: dict[str, dict[str, Any]] = {
     "dense": {"moe": "none"},
-    "vanilla": {"moe": "vanilla", "num_experts": 8},
-    "switch": {"moe": "switch", "num_experts": 8},
+    **{name: {"moe": name, "num_experts": 8} for name, one in REGISTERED.items() if one.experts_setting == NUM_EXPERTS},
     "smoe_4_4": {"moe": "stratified", "strata": "4,4"},
     "smoe_2_2_2_2": {"moe": "stratified", "strata": "2,2,2,2"},
     "smoe_4_12": {"moe": "stratified", "strata": "4,12"},
@@ -75,8 +76,20 @@ def _packed_flops(x: Any, packed: Any, *_args: Any, **_kwargs: Any) -> int:
     return 2 * x[0] * x[1] * packed[0]
 
 
+def _grouped_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_args: Any, **_kwargs: Any) -> int:
+    """[S, I] with weights [E, I, O], or [O, S] with rows [S, I]: of the S rows those before the last group's end."""
+    rows = int(offs[-1]) if offs is not None else a.size(-2)
+    return 2 * rows * (a.size(1) if b.dim() == 3 else a.size(0)) * b.size(-1)
+
+
+_grouped_flops._get_raw = True  # type: ignore[attr-defined]  # the counter's word for: tensors, not their shapes
+
 # Products that torch's own list lacks.
-FLOPS = {torch.ops.aten.addmm_: _addmm_flops, torch.ops.mkldnn._linear_pointwise: _packed_flops}
+FLOPS = {
+    torch.ops.aten.addmm_: _addmm_flops,
+    torch.ops.mkldnn._linear_pointwise: _packed_flops,
+    torch.ops.aten._grouped_mm: _grouped_flops,
+}
 
 
 def count_flops(run: Callable[[], object]) -> int:

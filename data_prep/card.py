@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from data_prep.rows import pair_name
-from smoe_mt.language_codes import ENGLISH
+from smoe_mt.language_codes import ENGLISH, pair_name
 from smoe_mt.paper.benchmarks import BENCHMARKS
+from smoe_mt.text_table import markdown_table
 
 CARD = "DATA_CARD.md"
 FIRST_SPLITS = ("train", "valid", "test")
@@ -75,7 +75,7 @@ def _sentences(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[
     total = [_number(sum(splits.get(name, {}).values())) for name in names]
     paper = [_number(sum(papers.get(pair, 0) for pair in corpus["pairs"]))] if papers else []
     header = ["pair", *names, *(["train in the paper"] if papers else []), "MB"]
-    yield _table(header, [*rows, ["all", *total, *paper, _megabytes(sizes.values())]])
+    yield markdown_table(header, [*rows, ["all", *total, *paper, _megabytes(sizes.values())]], numbers=True)
 
 
 def _megabytes(sizes: Iterable[int]) -> str:
@@ -86,10 +86,8 @@ def _cleaning(corpus: Mapping[str, Any]) -> Iterable[str]:
     steps = steps_taken(corpus)
     yield "## Cleaning"
     yield "Pairs of sentences read, what each step took out, and what was kept before valid and test were drawn."
-    yield _table(
-        ["pair", *steps],
-        [[pair, *(_number(found.get(step, 0)) for step in steps)] for pair, found in corpus["counts"].items()],
-    )
+    rows = [[pair, *(_number(found.get(step, 0)) for step in steps)] for pair, found in corpus["counts"].items()]
+    yield markdown_table(["pair", *steps], rows, numbers=True)
 
 
 def _spelling(corpus: Mapping[str, Any]) -> Iterable[str]:
@@ -107,7 +105,7 @@ def _spelling(corpus: Mapping[str, Any]) -> Iterable[str]:
         ]
         for language, found in corpus["spelling"].items()
     ]
-    yield _table(["language", "sentences", "changed", "characters lost most"], rows)
+    yield markdown_table(["language", "sentences", "changed", "characters lost most"], rows, numbers=True)
 
 
 def _options(corpus: Mapping[str, Any]) -> Iterable[str]:
@@ -132,16 +130,8 @@ def _sources(corpus: Mapping[str, Any]) -> Iterable[str]:
         ]
         for record in corpus["sources"]
     ]
-    yield _table(["source", "version or SHA-256", "licence", "by", "pairs of sentences"], rows)
+    yield markdown_table(["source", "version or SHA-256", "licence", "by", "pairs of sentences"], rows, numbers=True)
 
 
 def _number(value: int) -> str:
     return f"{value:,}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first column to the left, the others to the right."""
-    marks = ["---", *("---:" for _ in header[1:])]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, marks, *rows)
-    )

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from data_prep.rows import languages_of, pair_name
+from data_prep.rows import languages_of
 from smoe_mt.errors import UserError
-from smoe_mt.language_codes import ENGLISH, is_english, parse_pair
+from smoe_mt.language_codes import ENGLISH, is_english, pair_name, parse_pair
 
 ENGLISH_ONLY, ALL = "english", "all"
 

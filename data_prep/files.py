@@ -55,14 +55,16 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors_are_said(where: Path) -> Iterator[None]:
-    """Turn a full disk and files that may not be read or written into one line for the user; other errors pass."""
+    """Turn a full disk and files that may not be read or written into one line for the user, as whatever else is wrong with a file."""
     try:
         yield
     except OSError as error:
         if error.errno in FORBIDDEN:
             raise UserError(f"{error.filename or where}: {error.strerror}; check its permissions") from error
         if error.errno not in DISK_FULL:
-            raise
+            if error.filename is None:
+                raise
+            raise UserError(f"{error.filename}: {error.strerror}") from error
         raise UserError(
             f"no space left on the disk while writing {error.filename or where}: free some space "
             "and run the same command again (finished stages are kept)"

@@ -18,6 +18,8 @@ from data_prep.pipeline import Options, build
 from data_prep.report import summary
 from data_prep.split import SplitOptions
 from data_prep.spm import SpmOptions
+from smoe_mt.allowed import flags
+from smoe_mt.allowed.kinds import Real
 from smoe_mt.errors import UserError
 from smoe_mt.paper.benchmarks import BENCHMARKS, Benchmark, benchmark_named
 from smoe_mt.processes import available_cores
@@ -30,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_held_out(parser)
     _add_vocabulary(parser)
     how = parser.add_argument_group("how")
-    how.add_argument("--workers", type=_positive, default=available_cores(), help="processes (all cores: %(default)s)")
+    how.add_argument(
+        "--workers", type=flags.processes, default=available_cores(), help="processes (all cores: %(default)s)"
+    )
     how.add_argument(
         "--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloads are kept (%(default)s)"
     )
@@ -69,11 +73,14 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         help="pairs that get valid and test sets but no training text; all: whatever --directions leaves",
     )
     what.add_argument(
-        "--min-pairs", type=_count, metavar="N", help="clean sentences that a pair must have (the benchmark's number)"
+        "--min-pairs",
+        type=flags.count,
+        metavar="N",
+        help="clean sentences that a pair must have (the benchmark's number)",
     )
     what.add_argument(
         "--max-pairs",
-        type=_positive,
+        type=flags.positive_int,
         metavar="N",
         help="at most N training sentences of each pair, from all over it (all; l10n opus100: 50,000)",
     )
@@ -89,11 +96,11 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 def _add_filters(parser: argparse.ArgumentParser) -> None:
     filters = parser.add_argument_group("filters", "what each takes out is counted in corpus.json and DATA_CARD.md")
     filters.add_argument(
-        "--max-chars", type=_positive, default=1000, help="longest sentence in characters (%(default)s)"
+        "--max-chars", type=flags.positive_int, default=1000, help="longest sentence in characters (%(default)s)"
     )
     filters.add_argument(
         "--max-ratio",
-        type=_ratio,
+        type=flags.of(Real(1, 1e6, above=True)),
         default=3.0,
         help="largest factor between a length ratio and the usual one (%(default)s)",
     )
@@ -122,17 +129,17 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def _add_held_out(parser: argparse.ArgumentParser) -> None:
     held_out = parser.add_argument_group("valid and test sets, where the corpus brings none")
     held_out.add_argument(
-        "--valid-size", type=_count, default=500, help="sentences held out for validation a pair (%(default)s)"
+        "--valid-size", type=flags.count, default=500, help="sentences held out for validation a pair (%(default)s)"
     )
     held_out.add_argument(
-        "--test-size", type=_count, default=500, help="sentences held out for testing a pair (%(default)s)"
+        "--test-size", type=flags.count, default=500, help="sentences held out for testing a pair (%(default)s)"
     )
     held_out.add_argument(
-        "--min-test-words", type=_count, default=5, help="words a held-out sentence should have (%(default)s)"
+        "--min-test-words", type=flags.count, default=5, help="words a held-out sentence should have (%(default)s)"
     )
     held_out.add_argument(
         "--seed",
-        type=int,
+        type=flags.seed,
         default=0,
         help="of the draw of valid and test sets and of SentencePiece's sample (%(default)s)",
     )
@@ -142,7 +149,7 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
     vocabulary = parser.add_argument_group("vocabulary")
     vocabulary.add_argument(
         "--vocab-size",
-        type=_positive,
+        type=flags.vocabulary_size,
         metavar="N",
         help=f"SentencePiece pieces (the benchmark's: m4 and m15 32,000, opus100 64,000; without one "
         f"{SpmOptions.vocab_size:,}; unless given, fewer for small text, and this is said)",
@@ -190,24 +197,6 @@ def _options(args: argparse.Namespace, benchmark: Benchmark | None) -> Options:
         SpmOptions(args.vocab_size or usual_size, args.normalisation, args.seed, args.vocab_size is not None),
         args.max_pairs or most,
     )
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _ratio(text: str) -> float:
-    if (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 1")
-    return value
 
 
 def main() -> None:

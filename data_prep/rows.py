@@ -20,12 +20,6 @@ class Row(NamedTuple):
     second: str
 
 
-def pair_name(a: str, b: str) -> str:
-    """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
-    first, second = sorted((a, b), key=lambda language: (is_english(language), language))
-    return f"{first}-{second}"
-
-
 def languages_of(pair: str) -> tuple[str, str]:
     """("nso", "en") of "nso-en"."""
     first, second = pair.split("-")

@@ -1,9 +1,10 @@
-"""``smoe-mt``: one verb for each step from raw text to figures. Each is a thin call into a module of the package."""
+"""``smoe-mt``: one command for each step from raw text to figures. Each is a thin call into a module of the package."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import NoReturn
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
-class Verb:
-    """`module` offers ``add_arguments(parser)`` and ``run(args)``; it is imported only when its verb is used."""
+class Command:
+    """`module` offers ``add_arguments(parser)`` and ``run(args)``; it is imported only when its command is used."""
 
     module: str
     help: str
@@ -32,24 +33,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help says more)")
 
 
-VERBS = {
-    "prepare": Verb("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
-    "train": Verb("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
-    "translate": Verb("smoe_mt.generation.command", "raw text -> translations"),
-    "checkpoint inspect": Verb("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
-    "checkpoint convert": Verb(
+COMMANDS = {
+    "prepare": Command("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
+    "train": Command("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
+    "translate": Command("smoe_mt.generation.command", "raw text -> translations"),
+    "checkpoint inspect": Command("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
+    "checkpoint convert": Command(
         "smoe_mt.checkpoints.edit.convert", "checkpoint -> one of another form, also from fairseq's transformer"
     ),
-    "checkpoint average": Verb("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
-    "export": Verb("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
-    "evaluate": Verb("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
-    "analyse": Verb("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
-    "flops": Verb("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
-    "plan": Verb(
+    "checkpoint average": Command("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
+    "export": Command("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
+    "evaluate": Command("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
+    "analyse": Command("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
+    "flops": Command("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
+    "plan": Command(
         "smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"
     ),
-    "report": Verb("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
-    "path": Verb("smoe_mt.path_command", "where the plugin, its configs and its scripts lie; what it patches"),
+    "report": Command("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
+    "path": Command("smoe_mt.path_command", "where the plugin, its configs and its scripts lie; what it patches"),
 }
 
 SHORT_NAMES = {"average": "checkpoint average"}
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -74,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain once more when it flushes stdout at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except OSError as error:  # a name too long, too many open files, a disk that fails: all but what the verb itself explains
+    except OSError as error:  # a name too long, too many open files, a failing disk: what the command itself does not explain
         where = f"{str(error.filename)[:200]}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(one_line(UserError(f"{where}{error.strerror or error}")), file=sys.stderr)
         return EXIT_USER_ERROR
     except SystemExit as stop:  # argparse, after --help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -89,31 +90,35 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
-    name, rest = _verb(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    name, rest = _command(arguments)
     with passive_waiting(), plain_messages(name):
-        room = importlib.import_module(VERBS[name].module)
-        parser = Parser(prog=f"smoe-mt {name}", description=VERBS[name].help)
-        room.add_arguments(parser)
-        room.run(parser.parse_intermixed_args(rest))
+        module = importlib.import_module(COMMANDS[name].module)
+        parser = Parser(prog=f"smoe-mt {name}", description=COMMANDS[name].help)
+        module.add_arguments(parser)
+        module.run(parser.parse_intermixed_args(rest))
         sys.stdout.flush()
     return 0
 
 
-def _verb(arguments: list[str]) -> tuple[str, list[str]]:
-    """The verb, of one or two words, and the rest. UserError for one that there is not."""
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command, of one or two words, and the rest. UserError for one that there is not."""
     for words in (1, 2):
         name = " ".join(arguments[:words])
-        if name in VERBS:
+        if name in COMMANDS:
             return name, arguments[words:]
     if arguments[0] in SHORT_NAMES:
         return SHORT_NAMES[arguments[0]], arguments[1:]
-    begun = [name for name in VERBS if name.startswith(f"{arguments[0]} ")]
-    raise UserError(f"unknown verb {' '.join(arguments[: 2 if begun else 1])!r}: there are {', '.join(begun or VERBS)}")
+    begun = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    raise UserError(
+        f"unknown command {' '.join(arguments[: 2 if begun else 1])!r}: there are {', '.join(begun or COMMANDS)}"
+    )
 
 
 def _overview() -> str:
-    verbs = "\n".join(f"  {name:<20} {verb.help}" for name, verb in VERBS.items())
-    return f"usage: smoe-mt VERB ...\n\n{verbs}\n\nsmoe-mt VERB --help says more; smoe-mt --version says which this is."
+    commands = "\n".join(f"  {name:<20} {command.help}" for name, command in COMMANDS.items())
+    return f"usage: smoe-mt COMMAND ...\n\n{commands}\n\nsmoe-mt COMMAND --help says more; smoe-mt --version says which this is."
 
 
 def version() -> str:
@@ -140,7 +145,7 @@ def passive_waiting() -> Iterator[None]:
 
 
 @contextmanager
-def plain_messages(verb: str) -> Iterator[None]:
+def plain_messages(command: str) -> Iterator[None]:
     """Warnings in one line and none of libraries; except in training, no progress notes of theirs either."""
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
@@ -150,7 +155,7 @@ def plain_messages(verb: str) -> Iterator[None]:
     talkative = logging.getLogger("fairseq.tasks.text_to_speech")
     threshold, level = logging.root.manager.disable, talkative.level
     # A threshold that holds whatever level a library sets: fairseq's import makes the root logger the most talkative.
-    logging.disable(logging.DEBUG if verb == "train" else logging.INFO)
+    logging.disable(logging.DEBUG if command == "train" else logging.INFO)
     talkative.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():

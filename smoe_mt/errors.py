@@ -10,6 +10,12 @@ class UserError(ValueError):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """What is printed for a mistake: names of files and values may hold line breaks and what a terminal would obey."""
+    text = " ".join(str(error).split())
+    return "error: " + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def first_sentence(error: BaseException) -> str:
     """The first sentence of a library's error, which may go on for a page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -26,3 +26,9 @@ def parse_pair(name: str) -> tuple[str, str] | None:
     """The canonical codes of "nso-en", "zho_Hans-eng_Latn", "pt-BR-en"; None for what is no pair, or could be two."""
     match = _PLAIN_PAIR.fullmatch(name) or _PAIR.fullmatch(name)
     return (canonical(match[1]), canonical(match[2])) if match else None
+
+
+def pair_name(a: str, b: str) -> str:
+    """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
+    first, second = sorted((a, b), key=lambda language: (is_english(language), language))
+    return f"{first}-{second}"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smoe_mt.allowed.config import check_config as check_settings
+from smoe_mt.allowed.kinds import shown
+from smoe_mt.allowed.overrides import checked, first_of_sweeps
 from smoe_mt.errors import UserError
 from smoe_mt.library_messages import SEARCH_PATH
 from smoe_mt.paths import configs, user_dir
@@ -35,7 +39,9 @@ def run(args: argparse.Namespace) -> None:
     """Train. Raises UserError for a config or an override that Hydra cannot use, and for what the task refuses."""
     folder = config_folder(args.config_dir)
     check_config(folder, args.config)
-    _train(command_line(folder, args.config, args.overrides, args.multirun))
+    overrides = checked(args.overrides, args.multirun)
+    compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
+    _train(command_line(folder, args.config, addable(overrides), args.multirun))
 
 
 def config_folder(given: str | None) -> Path:
@@ -53,7 +59,7 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     """The configuration that a training would start with, Hydra's own part included, without starting it.
 
     Raises:
-        UserError: no such config, or overrides that Hydra cannot use.
+        UserError: no such config, overrides that Hydra cannot use, or a value that makes no sense.
     """
     import hydra
     from fairseq.dataclass.initialize import add_defaults, hydra_init
@@ -62,16 +68,36 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     from omegaconf.errors import OmegaConfBaseException
 
     check_config(folder, config)
+    overrides = checked(overrides)
     register()
+    from smoe_mt.training.own_settings import OWN_SETTINGS
+
     hydra_init(config)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(folder), version_base="1.1"):  # that of fairseq-hydra-train
-            composed = hydra.compose(config, list(overrides), return_hydra_config=True)
+            composed = hydra.compose(config, addable(overrides), return_hydra_config=True)
             add_defaults(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
+    except Exception as error:  # of a file that is no config; Hydra lets whatever its parser says pass
+        raise UserError(f"{folder}: {config}.yaml or what it names cannot be read: {_message(error)}") from error
+    check_named(composed)
+    check_settings(composed, OWN_SETTINGS)
     return composed
+
+
+def check_named(composed: DictConfig) -> None:
+    """UserError for a config that does not say which task and which model."""
+    for group in ("task", "model"):
+        part = composed.get(group)
+        if not (isinstance(part, Mapping) and isinstance(part.get("_name"), str)):
+            raise UserError(f"the config has no {group}._name, so it is unknown which {group} is meant")
+    from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+
+    name = composed.model["_name"]
+    if name not in ARCH_MODEL_REGISTRY and name not in MODEL_REGISTRY:
+        raise UserError(f"model._name={shown(name)}: there is no such model; ours is smoe_transformer")
 
 
 def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:
@@ -79,6 +105,16 @@ def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: 
     named = [] if any("common.user_dir=" in each for each in overrides) else [f"common.user_dir={user_dir()}"]
     mode = ["--multirun"] if multirun else []
     return ["--config-dir", str(folder), "--config-name", config, *mode, *named, *overrides]
+
+
+def addable(overrides: Sequence[str]) -> list[str]:
+    """The overrides with Hydra's ``++`` before each setting of our model, task or criterion: configs do not list all of them,
+    and without it Hydra refuses what a config does not list.
+    """
+    from smoe_mt.training.own_settings import OWN_SETTINGS
+
+    known = {f"{name}.{field.name}" for name, section in OWN_SETTINGS.items() for field in fields(section)}
+    return [f"++{each}" if each.partition("=")[0] in known else each for each in overrides]
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a setting may be: the type is its dataclass's, the range stands here.
+"""What a setting may be: the type is its dataclass's, the range stands here; that of a system's own option in its metadata.
 
 Both what a user gives and what a file from elsewhere says are held to this table. Sizes end where no model of today comes near
 and a mistake or a hostile file would fill the memory.
@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
 LONGEST_TEXT = 4096  # characters of a setting; paths are no longer
-MOST_STRATA, MOST_EXPERTS = 64, 65_536
+MOST_BLOCKS, MOST_EXPERTS = 2_000, 65_536  # of a model, of a block
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,10 @@ MODEL: Mapping[str, Range] = {
     **{f"{side}_layers": LAYERS for side in ("encoder", "decoder")},
     **{f"{side}_attention_heads": HEADS for side in ("encoder", "decoder")},
     **{f"max_{side}_positions": POSITIONS for side in ("source", "target")},
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "cmr_gate_dropout"), PROBABILITY),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "eom_p"), DROPOUT),
     "moe_freq": Range(1, 1_000),
-    "num_experts": Range(1, MOST_EXPERTS),
-    "top_k": Range(1, 2),
+    "top_k": Range(1, MOST_EXPERTS),
     "capacity_factor": Range(0, 1e6),
-    "eom_p": PROBABILITY,
 }
 TASK: Mapping[str, Range] = {
     "sampling_temperature": Range(0, 1e6, open_low=True),
@@ -70,9 +68,13 @@ CRITERION: Mapping[str, Range] = {
     "label_smoothing": DROPOUT,
     "ignore_prefix_size": COUNT,
     "balance_weight": Range(0, 1e6),
-    "cmr_budget": PROBABILITY,
-    "cmr_weight": Range(0, 1e6),
 }
+
+
+def ranges_of(dataclass_: type, table: Mapping[str, Range]) -> dict[str, Range]:
+    """The table, and the ranges that fields declare themselves, as the options of systems do (metadata ``range``)."""
+    declared = {field.name: field.metadata["range"] for field in dataclasses.fields(dataclass_) if "range" in field.metadata}
+    return {**table, **{name: Range(*ends) for name, ends in declared.items()}}
 
 
 def kinds_of(dataclass_: type) -> dict[str, Any]:
@@ -121,26 +123,6 @@ def problem_of_text(value: Any) -> str | None:
         return f"must be text, not {shown(value)}"
     if len(value) > LONGEST_TEXT or not value.isprintable():
         return f"must be printable text of at most {LONGEST_TEXT:,} characters"
-    return None
-
-
-def problem_of_strata(value: Any) -> str | None:
-    """What is wrong with experts per stratum, given as "4,12", [4, 12] or 4; None for nothing."""
-    from smoe_mt.moe import parse_strata
-
-    wrong = f"must be experts per stratum such as 4,12, not {shown(value)}"
-    if isinstance(value, list) and not all(type(one) is int for one in value):
-        return wrong
-    if (isinstance(value, str) and problem_of_text(value)) or isinstance(value, bool):
-        return wrong
-    if not isinstance(value, (str, int, list)):
-        return wrong
-    try:
-        strata = parse_strata(value)
-    except ValueError:
-        return wrong
-    if len(strata) > MOST_STRATA or sum(strata) > MOST_EXPERTS:
-        return f"must be at most {MOST_STRATA} strata of together at most {MOST_EXPERTS:,} experts"
     return None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Final
 
-FORM = "NFC"  # Unicode's composed form: canonically equal strings, which look the same, become the same string
+FORM: Final = "NFC"  # Unicode's composed form: canonically equal strings, which look the same, become the same string
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
 
 

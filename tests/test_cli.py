@@ -16,8 +16,8 @@ from smoe_mt.errors import UserError
 from smoe_mt.launch import command_line
 
 
-class Room:
-    """Stands for a verb's module; `run` raises `error`, or remembers its arguments."""
+class Module:
+    """Stands for a command's module; `run` raises `error`, or remembers its arguments."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -33,17 +33,17 @@ class Room:
             raise self.error
 
 
-def use_room(monkeypatch: pytest.MonkeyPatch, room: Room) -> None:
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: room)
+def use_module(monkeypatch: pytest.MonkeyPatch, module: Module) -> None:
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
 
 
-def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {verb} " in out for verb in cli.VERBS)
+    assert all(f"  {command} " in out for command in cli.COMMANDS)
 
 
-def test_no_verb_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert "usage: smoe-mt" in capsys.readouterr().out
 
@@ -53,56 +53,56 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("smoe-mt ")
 
 
-def test_unknown_verb_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["translat"]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: unknown verb 'translat': there are {', '.join(cli.VERBS)}\n"
+    assert error == f"error: unknown command 'translat': there are {', '.join(cli.COMMANDS)}\n"
 
 
 def test_user_error_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use_room(monkeypatch, Room(UserError("no such thing; use another")))
+    use_module(monkeypatch, Module(UserError("no such thing; use another")))
     assert cli.main(["evaluate"]) == 2
     assert capsys.readouterr().err == "error: no such thing; use another\n"
 
 
 def test_interrupt_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    use_room(monkeypatch, Room(KeyboardInterrupt()))
+    use_module(monkeypatch, Module(KeyboardInterrupt()))
     assert cli.main(["evaluate"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_room(monkeypatch, Room(ZeroDivisionError()))
+    use_module(monkeypatch, Module(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["evaluate"])
 
 
 def test_options_may_stand_between_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room()
-    use_room(monkeypatch, room)
+    module = Module()
+    use_module(monkeypatch, module)
     assert cli.main(["evaluate", "one", "--beam", "2", "two"]) == 0
-    assert vars(room.seen[0]) == {"names": ["one", "two"], "beam": 2}
+    assert vars(module.seen[0]) == {"names": ["one", "two"], "beam": 2}
 
 
 def test_wrong_option_gives_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    use_room(monkeypatch, Room())
+    use_module(monkeypatch, Module())
     assert cli.main(["evaluate", "--beam", "many"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: argument --beam") and error.count("\n") == 1
 
 
-def test_help_of_a_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    use_room(monkeypatch, Room())
+def test_help_of_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    use_module(monkeypatch, Module())
     assert cli.main(["evaluate", "--help"]) == 0
     assert "usage: smoe-mt evaluate" in capsys.readouterr().out
 
 
-def test_every_verb_has_its_room() -> None:
-    for verb in cli.VERBS.values():
-        room = cli.importlib.import_module(verb.module)
-        assert callable(room.add_arguments) and callable(room.run)
+def test_every_command_has_its_module() -> None:
+    for command in cli.COMMANDS.values():
+        module = cli.importlib.import_module(command.module)
+        assert callable(module.add_arguments) and callable(module.run)
 
 
 def test_path_of_the_plugin(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +159,7 @@ def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsy
     assert "there are small" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -168,7 +169,7 @@ def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsy
 )
 def test_what_hydra_or_the_task_refuse_is_one_line(tmp_path: Path, override: str, message: str) -> None:
     """In a process of its own: Hydra keeps its state for as long as one lasts."""
-    (tmp_path / "small.yaml").write_text("task:\n  _name: many_to_many_translation\n  data: unset\n")
+    (tmp_path / "small.yaml").write_text("task:\n  _name: many_to_many_translation\n  data: unset\nmodel:\n  _name: smoe_transformer\n")
     command = [sys.executable, "-c", "import sys; from smoe_mt.cli import main; sys.exit(main(sys.argv[1:]))", "train"]
     command += ["--config", "small", "--config-dir", str(tmp_path)]
     command += [override, "common.cpu=true", "dataset.max_tokens=100", f"hydra.run.dir={tmp_path}"]
@@ -182,10 +183,10 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     """As in `smoe-mt ... | head -1`."""
     program = (
         "import sys; from smoe_mt import cli\n"
-        "class Room:\n"
+        "class Module:\n"
         "    add_arguments = staticmethod(lambda parser: None)\n"
         "    run = staticmethod(lambda args: [print('x' * 1000) for _ in range(1000)])\n"
-        "cli.importlib.import_module = lambda name: Room\n"
+        "cli.importlib.import_module = lambda name: Module\n"
         "sys.exit(cli.main(['evaluate']))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -197,18 +198,20 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     assert "Error" not in errors
 
 
-def test_a_verb_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    room = Room()
-    use_room(monkeypatch, room)
+def test_a_command_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = Module()
+    use_module(monkeypatch, module)
     assert cli.main(["checkpoint", "inspect", "a"]) == 0
     assert cli.main(["average", "b"]) == 0
-    assert [args.names for args in room.seen] == [["a"], ["b"]]  # type: ignore[attr-defined]
+    assert [args.names for args in module.seen] == [["a"], ["b"]]  # type: ignore[attr-defined]
     assert cli.main(["checkpoint", "inspekt"]) == 2
-    assert "unknown verb 'checkpoint inspekt': there are checkpoint inspect, checkpoint" in capsys.readouterr().err
+    assert "unknown command 'checkpoint inspekt': there are checkpoint inspect, checkpoint" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_what_a_verb_switches_for_the_process_is_switched_back(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_what_a_command_switches_for_the_process_is_switched_back(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
     def state() -> tuple[object, ...]:
@@ -218,14 +221,14 @@ def test_what_a_verb_switches_for_the_process_is_switched_back(verb: str, monkey
 
     within: list[tuple[object, ...]] = []
 
-    class Looking(Room):
+    class Looking(Module):
         def run(self, args: object) -> None:
             within.append(state())
             raise UserError("wrong")
 
     before = state()
-    use_room(monkeypatch, Looking())
-    assert cli.main([verb]) == 2
+    use_module(monkeypatch, Looking())
+    assert cli.main([command]) == 2
     assert state() == before
     assert all(one != other for one, other in zip(within[0], before, strict=True))
 

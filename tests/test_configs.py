@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose
+from smoe_mt.models import SMoETransformerConfig
+from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.paths import configs
+from smoe_mt.tasks.config import ManyToManyTranslationConfig
 
 BENCHMARKS = ("m4", "m15", "opus100")
 ROWS = sorted(path.stem for path in (configs() / "model").glob("*.yaml"))
@@ -43,9 +48,8 @@ def composed(config: str, *overrides: str) -> DictConfig:
 
 def experts(model: Any) -> int:
     """Experts of a block."""
-    if model.moe == "none":
-        return 0
-    return sum(model.strata) if model.moe in ("stacking", "stratified") else model.num_experts
+    groups = {sum(block) for blocks in groups_by_side(model).values() for block in blocks}
+    return groups.pop() if groups else 0
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -136,3 +140,47 @@ def test_a_sweep_on_slurm_composes() -> None:
     launcher = composed("m15", "hydra/launcher=slurm", "model=smoe_4_12").hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (1, 1, 8)
+
+
+def plain(value: Any) -> str | None:
+    """A default as an override says it; None for one that it cannot say."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) or (isinstance(value, str) and value.isalnum()) else None
+
+
+SETTINGS = [
+    f"{section}.{field.name}={value}"
+    for section, dataclass in (
+        ("model", SMoETransformerConfig),
+        ("task", ManyToManyTranslationConfig),
+        ("criterion", StratifiedRoutingConfig),
+    )
+    for field in fields(dataclass)
+    if field.name not in ("_name", "seed", "train_subset")
+    for value in [plain(field.default)]
+    if value is not None
+]
+
+
+@pytest.mark.parametrize("config", [*BENCHMARKS, "quickstart"])
+def test_every_setting_of_ours_is_taken_without_a_plus(config: str) -> None:
+    section, name = "criterion", "cmr_weight"
+    cfg = composed(config, "model=smoe_4_4", *SETTINGS, f"{section}.{name}=0.5")
+    assert cfg[section][name] == 0.5
+
+
+def test_a_setting_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UserError, match="moe_backed"):
+        composed("m4", "model.moe_backed=loop")
+
+
+@pytest.mark.parametrize("config", [*BENCHMARKS, "quickstart"])
+@pytest.mark.parametrize(
+    "key", ["model.moe_backend", "model.moe_debug", "model.second_choice", "model.eom_p", "model.cpu_bf16"]
+)
+def test_documented_flags_are_in_the_file_for_fairseqs_own_command(config: str, key: str) -> None:
+    """fairseq-hydra-train has read its overrides before it loads the plugin."""
+    section, name = key.split(".")
+    text = (configs() / f"{config}.yaml").read_text()
+    assert re.search(rf"^{section}:.*(\n  .*)*\n  {name}: ", text, re.MULTILINE)

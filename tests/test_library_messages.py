@@ -10,8 +10,8 @@ import torch
 from hydra._internal import defaults_list
 from torch import distributed
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.library_messages import COLLECTIVE_BROKEN, SEARCH_PATH, WEIGHTS_DO_NOT_FIT
-from tests.ranks import on_ranks
 
 
 def test_fairseq_says_that_weights_do_not_fit() -> None:

@@ -7,7 +7,7 @@ from typing import Any, List, Optional  # noqa: UP035  (as fairseq's dataclasses
 import pytest
 
 from smoe_mt import register
-from smoe_mt.ranges import CRITERION, MODEL, PROBABILITY, TASK, Range, kinds_of, problem, problem_of_strata, shown
+from smoe_mt.ranges import CRITERION, MODEL, PROBABILITY, TASK, Range, kinds_of, problem, ranges_of, shown
 
 register()
 
@@ -15,7 +15,14 @@ from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.models.config import SMoETransformerConfig
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
 
-OURS = [(SMoETransformerConfig, MODEL), (ManyToManyTranslationConfig, TASK), (StratifiedRoutingConfig, CRITERION)]
+OURS = [
+    (dataclass, ranges_of(dataclass, table))
+    for dataclass, table in (
+        (SMoETransformerConfig, MODEL),
+        (ManyToManyTranslationConfig, TASK),
+        (StratifiedRoutingConfig, CRITERION),
+    )
+]
 
 
 @pytest.mark.parametrize("dataclass, ranges", OURS)
@@ -75,18 +82,6 @@ def test_what_a_setting_may_be(kind: Any, value: Any, allowed: Range | None) -> 
 def test_what_is_wrong_is_said_in_one_line(kind: Any, value: Any, allowed: Range | None, says: str) -> None:
     found = problem(kind, value, allowed)
     assert found is not None and says in found and found.isprintable() and len(found) < 250
-
-
-@pytest.mark.parametrize("strata", ["4,4", "[2, 2]", [4, 12], 4])
-def test_strata(strata: Any) -> None:
-    assert problem_of_strata(strata) is None
-
-
-@pytest.mark.parametrize(
-    "strata", ["", "x", "0,4", [], [0], [True], [[1]], None, 2.0, "1," * 64 + "1", [70_000], "9" * 5000]
-)
-def test_strata_that_are_none(strata: Any) -> None:
-    assert problem_of_strata(strata)
 
 
 def test_a_value_is_shown_without_what_a_terminal_obeys() -> None:

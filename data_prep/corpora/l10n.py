@@ -19,10 +19,10 @@ from data_prep.directions import ENGLISH_ONLY, Pairs
 from data_prep.fetch import Package, fault_of_package, fetch, unpack
 from data_prep.files import say
 from data_prep.readers.markup import plain_lines, segments
-from data_prep.rows import Row, hash_of, languages_of, pair_name, read_rows, write_rows
+from data_prep.rows import Row, hash_of, languages_of, read_rows, write_rows
 from smoe_mt.errors import UserError
 from smoe_mt.folders import scratch_directory
-from smoe_mt.language_codes import ENGLISH
+from smoe_mt.language_codes import ENGLISH, pair_name
 from smoe_mt.languages import LANGUAGES, Language
 from smoe_mt.paper.benchmarks import BENCHMARKS
 from smoe_mt.processes import chunks, ordered_map

@@ -14,9 +14,10 @@ from data_prep.compressed import OPENERS, UNREAD, raw_lines
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
 from data_prep.files import check_space, say
-from data_prep.rows import Row, languages_of, pair_name, write_rows
+from data_prep.rows import Row, languages_of, write_rows
 from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
+from smoe_mt.language_codes import pair_name
 from smoe_mt.paper.benchmarks import Benchmark
 from smoe_mt.text import normalise
 

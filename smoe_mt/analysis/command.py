@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from smoe_mt.allowed import flags
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
 from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
@@ -31,27 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
-    parser.add_argument("--limit", type=int, help="only the first LIMIT sentences of each direction")
+    parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
     parser.add_argument("--out", help="folder for the results (default: RUN/analysis/SPLIT)")
     parser.add_argument(
         "--min-count",
-        type=int,
+        type=flags.positive_int,
         default=5,
         help="a token of a direction counts among those of highest and lowest mean from so many occurrences on "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=4096, help="tokens of a side in a batch (default: %(default)s)"
+        "--max-tokens", type=flags.positive_int, default=4096, help="tokens of a side in a batch (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Analyse, write numbers and figures, print histograms. Raises UserError for a model without experts."""
-    for name in ("limit", "min_count", "max_tokens"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
     loaded = load_model(args.run, args.data, args.device, verify=args.verify)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
     folder = Path(args.out) if args.out else results_folder(loaded.checkpoint, "analysis") / args.split

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smoe_mt.allowed import flags
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
 from smoe_mt.paper.costs import COSTS, Published
 from smoe_mt.paths import configs
+from smoe_mt.text_table import aligned
 
 DEFAULT_CONFIG = "m4"
 # The paper says 32k pieces. Its printed parameters fit a dictionary of 31,400 entries: all rows within 0.5%.
@@ -65,12 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", choices=list(COSTS), help="all rows of this table, beside the paper's numbers")
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
     parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
-    parser.add_argument("--vocab-size", type=int, help="dictionary entries (default: the benchmark's)")
-    parser.add_argument("--context", type=int, help="tokens that attention looks at (default: fitted to the paper)")
-    parser.add_argument("--data", help="of a RUN: its data folder, where it is not where it was in training")
+    parser.add_argument(
+        "--vocab-size", type=flags.vocabulary_size, help="dictionary entries (default: the benchmark's)"
+    )
+    parser.add_argument(
+        "--context", type=flags.positive_int, help="tokens that attention looks at (default: fitted to the paper)"
+    )
+    parser.add_argument("--data", type=flags.path, help="of a RUN: its data folder, where it is not where it was in training")
     parser.add_argument("--split", default="test", help="of a RUN: split to measure on (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="of a RUN: only the first LIMIT sentences of each direction")
-    parser.add_argument("--device", default="auto", help="of a RUN: auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=flags.positive_int, help="of a RUN: only the first LIMIT sentences of each direction"
+    )
+    parser.add_argument(
+        "--device", type=flags.device, default="auto", help="of a RUN: auto, cpu or cuda (default: %(default)s)"
+    )
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(default: %(default)s)")
 
 
@@ -89,10 +99,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("vocab_size", "context", "limit"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: it must be 1 or more")
     if args.benchmark and any("=" not in each for each in args.what):
         raise UserError("--benchmark counts the rows of a table; measure a RUN without it")
 
@@ -177,7 +183,7 @@ def _comparison(rows: Sequence[Row]) -> str:
                 f"{(ours - theirs) / 1e6:+.1f}M",
             )
         )
-    return columns(table)
+    return "\n".join(aligned(table))
 
 
 def _terms(row: Row) -> str:
@@ -190,20 +196,7 @@ def _terms(row: Row) -> str:
         found = [term for term in row.measured.flops if "MoE" in term.name]
         lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in found]
         lines += [(f"  {name}", "", _millions(flops, 2)) for name, flops in (row.by_direction or {}).items()]
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    return "\n".join(
-        f"{name.ljust(widths[0])}  {formula.ljust(widths[1])}  {amount.rjust(widths[2])}"
-        for name, formula, amount in lines
-    )
-
-
-def columns(table: Sequence[Sequence[str]]) -> str:
-    """A table: names to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-        for line in table
-    )
+    return "\n".join(aligned(lines, left=(0, 1)))
 
 
 def _millions(amount: float, decimals: int = 1) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from smoe_mt.analysis.cost_command import VOCABULARIES, columns
+from smoe_mt.allowed import flags
+from smoe_mt.analysis.cost_command import VOCABULARIES
 from smoe_mt.analysis.hardware import DATA_SHEETS, SHARE_OF_FLOPS, SHARE_OF_LINKS, Hardware, hardware
 from smoe_mt.errors import UserError
 from smoe_mt.launch import compose, config_folder
+from smoe_mt.text_table import aligned
 
 if TYPE_CHECKING:
     from smoe_mt.analysis.scaling import Forecast
@@ -32,14 +33,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
     parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
-    parser.add_argument("--vocab-size", type=int, help="dictionary entries (default: the benchmark's)")
-    parser.add_argument("--ranks", nargs="+", type=int, default=DEFAULT_RANKS, metavar="N", help="devices, one rank each")
     parser.add_argument(
-        "--expert-parallel-size", nargs="+", type=int, metavar="N", help="a row for each (default: the config's)"
+        "--vocab-size", type=flags.vocabulary_size, help="dictionary entries (default: the benchmark's)"
     )
-    parser.add_argument("--length", type=int, default=32, help="tokens of a sentence (default: %(default)s)")
     parser.add_argument(
-        "--rows", type=float, help="rows that experts compute a token, in each block (default: expected visits x top_k)"
+        "--ranks", nargs="+", type=flags.ranks, default=DEFAULT_RANKS, metavar="N", help="devices, one rank each"
+    )
+    parser.add_argument(
+        "--expert-parallel-size",
+        nargs="+",
+        type=flags.ranks,
+        metavar="N",
+        help="a row for each (default: the config's)",
+    )
+    parser.add_argument(
+        "--length", type=flags.positive_int, default=32, help="tokens of a sentence (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows",
+        type=flags.positive_float,
+        help="rows that experts compute a token, in each block (default: expected visits x top_k)",
     )
     parser.add_argument(
         "--hardware",
@@ -49,14 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for field in fields(Hardware):
         flag = "--" + field.name.replace("_", "-")
-        number = int if field.type == "int" else float
+        number = flags.positive_int if field.type == "int" else flags.positive_float
         parser.add_argument(flag, type=number, metavar="X", help="in place of the hardware's")
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict, print. Raises UserError for what cannot be trained."""
-    _check(args)
     config = compose(config_folder(args.config_dir), args.config, args.overrides)
     precision = precision_of(config)
     own = {f.name: getattr(args, f.name) for f in fields(Hardware) if getattr(args, f.name) is not None}
@@ -67,14 +79,6 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({**head, "rows": [row.as_json() for row in rows]}, indent=2))
         return
     print("\n".join([_about(config, precision, on), "", _table(rows), "", ASSUMED]))
-
-
-def _check(args: argparse.Namespace) -> None:
-    for name in ("ranks", "expert_parallel_size", "length", "vocab_size", "rows"):
-        given = getattr(args, name)
-        for value in given if isinstance(given, Sequence) else [given]:
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: it must be above 0")
 
 
 def precision_of(config: Any) -> str:
@@ -113,9 +117,9 @@ def _about(config: Any, precision: str, on: Hardware) -> str:
 HEAD = "ranks,share experts,tokens,held M,GB held,compute,Adam,GB all-to-all,of it between,s,GB all-reduce,s,s a step,tokens/s,efficiency,"
 
 
-def _table(rows: Sequence[Forecast]) -> str:
+def _table(rows: list[Forecast]) -> str:
     lines = [HEAD.split(","), *([_cell(value) for value in _cells(row)] for row in rows)]
-    return columns(lines)
+    return "\n".join(aligned(lines))
 
 
 def _cells(row: Forecast) -> list[Any]:

@@ -281,7 +281,7 @@ def check(model: ModelFacts, setup: Setup) -> None:
     fewest = min((s.experts for s in model.expert_sets), default=setup.shared_by)
     if fewest < setup.shared_by:
         raise UserError(
-            f"task.expert_parallel_size={setup.shared_by}: {fewest} experts cannot be spread over so many ranks, some would "
+            f"task.expert_parallel_size={setup.shared_by}: {fewest} experts cannot be spread over that many ranks, some would "
             f"have none; at most {fewest}"
         )
 

@@ -7,6 +7,7 @@ import io
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.visits import Block
+from smoe_mt.text_table import aligned
 
 BAR = 40
 
@@ -41,12 +42,10 @@ def collapse_message(report: CapacityReport) -> str | None:
 
 def direction_table(report: CapacityReport) -> str:
     """Mean requested capacity per direction, encoder and decoder apart."""
-    width = max(map(len, (*report.directions, "direction")))
-    rows = ["  ".join(["direction".ljust(width), *report.sides])]
+    rows = [["direction", *report.sides]]
     for direction in report.directions:
-        cells = [f"{report.visits.side_mean(side, direction):.3f}".rjust(len(side)) for side in report.sides]
-        rows.append("  ".join([direction.ljust(width), *cells]))
-    return "\n".join(rows)
+        rows.append([direction, *(f"{report.visits.side_mean(side, direction):.3f}" for side in report.sides)])
+    return "\n".join(aligned(rows))
 
 
 def as_csv(report: CapacityReport) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from smoe_mt.checkpoints.archive import check_archive, compare_check_sums, is_archive
 from smoe_mt.checkpoints.checked import checked_state
@@ -22,8 +21,7 @@ from smoe_mt.checkpoints.exported import read_exported
 from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checkpoints.sharded import MODEL, SHARDS, Shards, check_folder, fill
 from smoe_mt.errors import UserError, first_sentence
-
-QUIET: dict[str, Any] = {"disable": None, "leave": False, "delay": 2.0}  # a bar for those who wait at a terminal
+from smoe_mt.progress import bytes_bar
 
 
 def allow_namespaces() -> None:
@@ -119,7 +117,7 @@ def check_whole(path: str | Path) -> None:
         raise UserError(f"{path}: not a checkpoint of fairseq's; give one that training wrote")
     shards = Shards.of(state, path)
     size = path.stat().st_size + (sum(one["bytes"] for one in shards.files.values()) if shards else 0)
-    with tqdm(total=size, desc=f"checking {path.name}", unit="B", unit_scale=True, **QUIET) as progress:
+    with bytes_bar(size, f"checking {path.name}") as progress:
         if is_archive(path):
             try:
                 compare_check_sums(path, progress.update)  # torch writes them, but does not look at them

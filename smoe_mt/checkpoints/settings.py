@@ -23,10 +23,13 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.allowed.kinds import Experts, refusal
 from smoe_mt.checkpoints.schema import TASK
 from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.errors import UserError
-from smoe_mt.ranges import CRITERION, MODEL, Range, kinds_of, problem, problem_of_strata, shown
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE, VARIABLE
+from smoe_mt.ranges import CRITERION, MODEL, Range, kinds_of, problem, ranges_of, shown
 from smoe_mt.ranges import TASK as TASK_RANGES
 
 Settings = dict[str, Any]
@@ -66,9 +69,6 @@ def own_architectures() -> set[str]:
     """Names under which the model of smoe_mt is registered."""
     from fairseq.models import ARCH_MODEL_REGISTRY
 
-    from smoe_mt.registration import register
-
-    register()
     from smoe_mt.models.smoe_transformer import SMoETransformerModel
 
     return {name for name, model in ARCH_MODEL_REGISTRY.items() if model is SMoETransformerModel}
@@ -100,10 +100,14 @@ def _named(section: Settings) -> str:
 def _own_model(section: Settings, path: Path) -> Settings:
     from smoe_mt.models.config import SMoETransformerConfig
 
+    name = section.get("moe")
+    if isinstance(name, str) and NAME.fullmatch(name) and name != DENSE and name not in SYSTEMS:
+        raise UserError(f"{path}: {SYSTEMS.unknown(name)}")
     checked = _typed(section, "model", SMoETransformerConfig, MODEL, path)
-    wrong = problem_of_strata(checked["strata"]) if "strata" in checked else None
-    if wrong:
-        raise UserError(f"{path}: model.strata {wrong}; {REMEDY}")
+    for name in ("strata", "num_experts"):
+        wrong = refusal(Experts(), checked[name]) if name in checked else None
+        if wrong:
+            raise UserError(f"{path}: model.{name} {wrong}, not {shown(checked[name])}; {REMEDY}")
     return checked
 
 
@@ -119,16 +123,16 @@ def _own_task(section: Settings, path: Path) -> Settings:
 
 def _typed(section: Settings, name: str, dataclass: type, ranges: Mapping[str, Range], path: Path) -> Settings:
     """The section, all of whose settings are of this dataclass. UserError for one that is not, or is out of range."""
-    kinds = kinds_of(dataclass)
+    kinds, spans = kinds_of(dataclass), ranges_of(dataclass, ranges)
     for key, value in section.items():
         if key == "_name":
             continue
         if key not in kinds:
             raise UserError(
                 f"{path}: {name}.{shown(key)[1:-1]} is no setting of this version of smoe_mt; install the version that wrote "
-                "it, or take another checkpoint"
+                f"it, name the file of its system in {VARIABLE}, or take another checkpoint"
             )
-        wrong = problem(kinds[key], value, ranges.get(key)) or _problem_of_interpolation(value)
+        wrong = problem(kinds[key], value, spans.get(key)) or _problem_of_interpolation(value)
         if wrong:
             raise UserError(f"{path}: {name}.{key} {wrong}; {REMEDY}")
     return {key: list(value) if isinstance(value, list) else value for key, value in section.items()}
@@ -165,6 +169,8 @@ def _other_sections(settings: Settings, path: Path) -> dict[str, Settings | None
 
 def _criterion(section: Settings, path: Path) -> Settings | None:
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+
+    import smoe_mt.criterions  # noqa: F401  # registers its own
 
     if section.get("_name") not in HARMLESS_CRITERIONS:
         return None

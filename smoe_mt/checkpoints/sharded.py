@@ -154,7 +154,7 @@ def _copied(values: Any) -> Any:
 
 
 def free_folder(beside: Path, updates: int) -> Path:
-    """A folder for the tensors of a checkpoint of so many updates, which is not there yet."""
+    """A folder for the tensors of a checkpoint of `updates` updates, which is not there yet."""
     names = [f"shards_{updates}"] + [f"shards_{updates}_{number}" for number in range(1, 10_000)]
     taken = {path.name.removesuffix(PARTIAL) for path in beside.glob("shards_*")}
     return beside / next(name for name in names if name not in taken)

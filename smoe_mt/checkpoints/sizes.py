@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from smoe_mt.errors import UserError
+from smoe_mt.moe import SYSTEMS, BlockPlace
+from smoe_mt.moe.structure import SIDES, groups_by_side
 
 
 def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
@@ -18,7 +23,7 @@ def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: P
 
     `model`: settings of ``smoe_transformer``, each in its range.
     """
-    described, stored = fewest_parameters(model), stored_numbers(weights)
+    described, stored = fewest_parameters(model, path), stored_numbers(weights)
     if described > stored:
         raise UserError(
             f"{path}: its settings describe a model of at least {described:,} parameters, and it holds {stored:,} numbers; "
@@ -26,25 +31,34 @@ def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: P
         )
 
 
-def fewest_parameters(model: Mapping[str, Any]) -> int:
-    """A lower bound of the model's parameters: matrices of its layers, without embeddings, norms and biases."""
-    from smoe_mt.models.config import HAS_STRATA, SMoETransformerConfig
-    from smoe_mt.moe import parse_strata
+def fewest_parameters(model: Mapping[str, Any], path: Path) -> int:
+    """A lower bound of the model's parameters: matrices of its layers, and its blocks, which are built without their weights.
+
+    UserError for settings that make no blocks.
+    """
+    from smoe_mt.models.config import SMoETransformerConfig
 
     full = dataclasses.asdict(SMoETransformerConfig()) | dict(model)
-    stratified = full["moe"] == "stratified"
-    strata = parse_strata(full["strata"]) if full["moe"] in HAS_STRATA else (full["num_experts"],)
-    visible = sum(sum(strata[i:]) for i in range(len(strata))) if stratified else sum(strata)
+    groups = groups_by_side(full)
     total = 0
-    for side in ("encoder", "decoder"):
+    for side in SIDES:
         dim, ffn_dim, layers = (full[f"{side}_{name}"] for name in ("embed_dim", "ffn_embed_dim", "layers"))
-        blocks = 0 if full["moe"] == "none" else layers // full["moe_freq"]
         attention = 4 * dim * dim
         if side == "decoder":
             attention += 2 * dim * dim + 2 * dim * full["encoder_embed_dim"]
-        experts = sum(strata) * 2 * dim * ffn_dim + visible * dim
-        total += layers * attention + (layers - blocks) * 2 * dim * ffn_dim + blocks * experts
+        total += layers * attention + (layers - len(groups[side])) * 2 * dim * ffn_dim
+        for structure, blocks in Counter(groups[side]).items():
+            total += blocks * _parameters_of_block(full, BlockPlace(side, 1, dim, ffn_dim, structure), path)
     return total
+
+
+def _parameters_of_block(settings: Mapping[str, Any], place: BlockPlace, path: Path) -> int:
+    try:
+        with torch.device("meta"):
+            block = SYSTEMS[str(settings["moe"])].build(SimpleNamespace(**settings), place)
+    except ValueError as error:
+        raise UserError(f"{path}: its settings make no model ({error}); take another checkpoint") from None
+    return sum(parameter.numel() for parameter in block.parameters())
 
 
 def stored_numbers(weights: Mapping[str, Tensor]) -> int:

@@ -21,17 +21,12 @@ class SharedLossSettings(LabelSmoothedCrossEntropyCriterionConfig):
 
 def weights_of(system: System) -> Any:
     """The weights of a system's named losses, as options."""
-    return make_dataclass(
-        f"{system.name}_weights",
-        [
-            (
-                f"{name}_weight",
-                float,
-                field(default=weight, metadata={"help": f"moe={system.name}: weight of its {name} loss, per target token"}),
-            )
-            for name, weight in system.loss_weights.items()
-        ],
-    )
+
+    def option(name: str, weight: float) -> tuple[str, type, Any]:
+        told = {"help": f"moe={system.name}: weight of its {name} loss, per target token", "range": (0, 1e6)}
+        return f"{name}_weight", float, field(default=weight, metadata=told)
+
+    return make_dataclass(f"{system.name}_weights", [option(*each) for each in system.loss_weights.items()])
 
 
 LOSS_OPTIONS = tuple(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.criterions import register_criterion
@@ -19,9 +19,9 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
-from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
 
 MEAN = "mean:"  # in front of what is logged as a mean over target tokens
@@ -62,15 +62,17 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         if unknown:
             raise TypeError(f"unknown settings of the criterion: {', '.join(sorted(unknown))}")
         self.options = SimpleNamespace(**{name: losses.get(name, each.default) for name, each in known.items()})
-        for name, each in known.items():
-            _check(name, getattr(self.options, name), each.metadata.get("range"))
+        plain = {"label_smoothing": label_smoothing, "ignore_prefix_size": ignore_prefix_size}
+        check_values("criterion", plain | vars(self.options), StratifiedRoutingConfig)
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.directions: tuple[str, ...] = tuple(task.directions)
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: FairseqTask) -> StratifiedRoutingCriterion:
         """As fairseq's, which cannot name settings that are not known before the systems are."""
-        plain = {name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")}
+        plain = {
+            name: cfg[name] for name in ("sentence_avg", "label_smoothing", "ignore_prefix_size", "report_accuracy")
+        }
         return cls(task, **plain, **{name: cfg[name] for name in LOSS_SETTINGS})
 
     def forward(
@@ -107,7 +109,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         """(losses by name, each to be weighted; what is logged)."""
         losses = {name: torch.stack([block.losses[name] for block in blocks]).mean() for name in blocks[0].losses}
         logged = {f"{name}_loss": value.detach() for name, value in losses.items()}
-        system: System = model.system
+        system = cast(System, model.system)
         if system.model_loss is not None:
             found = system.model_loss(blocks, self.options)
             losses |= found.losses
@@ -147,11 +149,3 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
 def perplexity(meters: Mapping[str, Any], direction: str) -> float:
     """Of a direction, from fairseq's meters."""
     return round(2.0 ** min(meters[f"nll_loss/{direction}"].avg, 70), 2)
-
-
-def _check(name: str, value: float, span: tuple[float, float] | None) -> None:
-    flag = "--" + name.replace("_", "-")
-    if name.endswith("_weight") and not value >= 0:
-        raise UserError(f"{flag} must be 0 or positive, not {value}")
-    if span is not None and not span[0] <= value <= span[1]:
-        raise UserError(f"{flag} must be between {span[0]} and {span[1]}, not {value}")

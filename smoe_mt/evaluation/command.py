@@ -8,21 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.allowed import flags
+from smoe_mt.allowed.kinds import Whole
 from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.comparison_table import comparison_report
-from smoe_mt.evaluation.evaluate import Evaluation, Request, evaluate, made_from, read_texts
+from smoe_mt.evaluation.evaluate import Request, evaluate, made_from, read_texts
 from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL, choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
 from smoe_mt.evaluation.table import samples, scores_table
-from smoe_mt.generation import Decoding, Translator
-from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, check_processes
+from smoe_mt.generation import Translator
+from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, decoding_of
 from smoe_mt.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
     parser.add_argument("--reference", help="its translations, line by line")
     parser.add_argument("--direction", help="its direction, such as nso-en")
-    parser.add_argument("--limit", type=int, help="only the first LIMIT sentences of each direction")
+    parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
     parser.add_argument(
         "--metrics",
         nargs="+",
@@ -61,18 +64,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"say which runs are better than the first at p < {LEVEL}, and where (paired bootstrap resampling)",
     )
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of --compare (default: %(default)s)")
+    parser.add_argument(
+        "--resamples", type=flags.of(Whole(1, 10**6)), default=RESAMPLES, help="of --compare (default: %(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="translate again what is already translated")
     parser.add_argument("--out", help="folder for the results (default: RUN/evaluation/SPLIT)")
-    parser.add_argument("--samples", type=int, default=0, help="print so many translations of each run")
+    parser.add_argument(
+        "--samples", type=flags.count, default=0, help="number of translations of each run to print"
+    )
     parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
     add_decoding_arguments(parser)
     parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="let all RUNs translate together, by the mean of their probabilities: one column",
+    )
+    parser.add_argument(
         "--expert-parallel-size",
-        type=int,
+        type=flags.ranks,
         default=1,
         metavar="N",
-        help="under torchrun: so many processes share out the experts of a model that is too large for one of them",
+        help="under torchrun: number of processes that share the experts of a model that is too large for one of them",
     )
 
 
@@ -84,12 +96,15 @@ def run(args: argparse.Namespace) -> None:
     request, left_out = read_request(args)
     checkpoints = [find_checkpoint(path) for path in args.runs]
     names = run_names(checkpoints)
-    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(checkpoints, names)]
+    groups: list[tuple[Path, ...]] = [(checkpoint,) for checkpoint in checkpoints]
+    if args.ensemble:
+        groups, names = [tuple(checkpoints)], ["+".join(names)]
+    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(groups, names)]
     for folder in folders:
         check_writable(folder)
     keep_freed_memory()
     with open_ranks() as ranks:
-        evaluations = _evaluate_all(args, request, checkpoints, names, folders, ranks)
+        evaluations = _evaluate_all(args, request, groups, names, folders, ranks)
     if not ranks.first:
         return
     _print_scores(args, request, evaluations, left_out)
@@ -107,16 +122,15 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
 
     Raises UserError for arguments that are wrong or do not go together.
     """
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: it must be 1 or more")
-    if args.resamples < 1:
-        raise UserError(f"--resamples {args.resamples}: it must be 1 or more")
-    check_processes(args.processes)
-    if args.expert_parallel_size < 1:
-        raise UserError(f"--expert-parallel-size {args.expert_parallel_size}: it must be 1 or more")
     metrics, left_out = choose_metrics(args.metrics)
     check_tokenizer(args.tokenize)
+    if args.ensemble and len(args.runs) < 2:
+        raise UserError("--ensemble needs two runs or more, which translate together")
     if args.compare:
+        if args.ensemble:
+            raise UserError(
+                "--ensemble makes one column of all runs, and --compare needs several: leave out one of them"
+            )
         comparable(metrics)
         if len(args.runs) < 2:
             raise UserError("--compare needs two runs or more: the first is what the others are compared with")
@@ -124,7 +138,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         split=args.split or DEFAULT_SPLIT,
         directions=tuple(args.directions or ()),
         limit=args.limit,
-        decoding=Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
+        decoding=decoding_of(args),
         max_tokens=args.max_tokens,
         # Ranks that share experts take every step together: none of them can send others in its place.
         processes=args.processes if args.expert_parallel_size == 1 else 1,
@@ -153,18 +167,18 @@ def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
 def _evaluate_all(
     args: argparse.Namespace,
     request: Request,
-    checkpoints: Sequence[Path],
+    groups: Sequence[tuple[Path, ...]],
     names: Sequence[str],
     folders: Sequence[Path],
     ranks: Ranks,
 ) -> list[Evaluation]:
-    """The evaluation of each checkpoint, on the first rank."""
+    """The evaluation of each group of checkpoints that translate together, on the first rank."""
     evaluations = []
     first_texts: list[Corpus] | None = None
-    for checkpoint, name, folder in zip(checkpoints, names, folders):
+    for checkpoints, name, folder in zip(groups, names, folders):
         device = ranks.device(args.device)
         translator = Translator.from_pretrained(
-            checkpoint, args.data, device, expert_parallel_size=args.expert_parallel_size, verify=args.verify
+            checkpoints, args.data, device, expert_parallel_size=args.expert_parallel_size, verify=args.verify
         )
         texts = read_texts(translator, request)
         first_texts = first_texts or texts
@@ -215,7 +229,9 @@ def signatures(evaluations: Sequence[Evaluation]) -> list[str]:
         if len(found) > MOST_SIGNATURES:
             lines.append(f"{metric.name}: {len(found) - MOST_SIGNATURES} more signatures in {SCORES}")
         if metric.pool and len(found) > 1:
-            lines.append(f"{metric.name}: its means are over scores of different signatures; compare them only with the same")
+            lines.append(
+                f"{metric.name}: its means are over scores of different signatures; compare them only with the same"
+            )
         scored = {direction: one.values[metric.name] for each in evaluations for direction, one in each.scores.items()}
         without = [direction for direction, value in scored.items() if value is None]
         if without:
@@ -239,7 +255,9 @@ def run_names(checkpoints: Sequence[Path]) -> list[str]:
     raise UserError("the same run is named twice")
 
 
-def _folder(out: str | None, checkpoint: Path, title: str, name: str, several: bool) -> Path:
+def _folder(out: str | None, checkpoints: Sequence[Path], title: str, name: str, several: bool) -> Path:
+    """Where the results of checkpoints that translate together go; those of an ensemble beside the first one's own."""
     if out is not None:
         return Path(out) / name if several else Path(out)
-    return results_folder(checkpoint, "evaluation") / title
+    folder = results_folder(checkpoints[0], "evaluation")
+    return folder / title if len(checkpoints) == 1 else folder / "ensemble" / name.replace("/", "_") / title

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from smoe_mt.evaluation.metrics import METRICS
 from smoe_mt.evaluation.significance import BETTER, EQUAL, LEVEL, POOLED, UNDECIDED, WORSE, Comparison
+from smoe_mt.text_table import aligned
 
 TITLES = {metric.name: metric.title for metric in METRICS}
 
@@ -27,15 +28,7 @@ def _table(comparisons: Sequence[Comparison]) -> list[str]:
     for direction in dict.fromkeys(one.direction for one in comparisons):
         cells = {one.metric: _cells(one) for one in comparisons if one.direction == direction}
         rows.append([direction, *(cell for metric in metrics for cell in cells[metric])])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    words = {0, *range(4, len(widths), 4)}
-    return [
-        "  ".join(
-            cell.ljust(width) if place in words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, left=range(0, len(rows[0]), 4))
 
 
 def _cells(one: Comparison) -> tuple[str, str, str, str]:

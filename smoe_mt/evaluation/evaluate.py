@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,7 +16,8 @@ from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks
-from smoe_mt.evaluation.scores import BASELINES, DirectionScores, as_json, score
+from smoe_mt.evaluation.result import Evaluation, versions
+from smoe_mt.evaluation.scores import BASELINES, DirectionScores, score
 from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, read_text
 from smoe_mt.generation import Decoding, Text, Translator
@@ -25,14 +26,13 @@ from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.pieces import FolderPieces
 from smoe_mt.text import FORM, normalise
 
-FORMAT = 1
 BYTES_TO_SCORE = 1 << 28  # of a process, at most
 WINDOW = 4000  # sentences that are translated together, and at most lost where an evaluation is interrupted
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate: a split, all of its directions or some, or text of one's own instead; all sentences or the first
+    """What to evaluate: a split, all of its directions or some, or parallel files of the user's instead; all sentences or the first
     `limit` of each direction; with which metrics, and which tokenizer for BLEU; on how many processes (None: see `Translator.translate`).
     """
 
@@ -50,34 +50,6 @@ class Request:
     def title(self) -> str:
         """A short name of the text."""
         return self.parallel_files.title if self.parallel_files else self.split
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result: text and scores of every direction, and those of each baseline."""
-
-    name: str
-    corpora: tuple[Corpus, ...]
-    scores: dict[str, DirectionScores]
-    baselines: dict[str, dict[str, DirectionScores]]
-    details: dict[str, Any]
-    metrics: tuple[Metric, ...] = DEFAULT_METRICS
-
-    @property
-    def benchmark(self) -> str | None:
-        """The benchmark whose text was translated, if it is one's."""
-        return self.details.get("benchmark")
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of scores.json."""
-        return {
-            "format": FORMAT,
-            **self.details,
-            "metrics": {metric.name: metric.meaning for metric in self.metrics},
-            **as_json(self.scores, self.benchmark),
-            "baselines": {name: as_json(scores, self.benchmark) for name, scores in self.baselines.items()},
-            "versions": _versions(),
-        }
 
 
 def read_texts(translator: Translator, request: Request) -> list[Corpus]:
@@ -103,18 +75,18 @@ def in_one_form(text: Corpus) -> Corpus:
 
 def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
     """All that a translation depends on besides its source."""
-    checkpoint = translator.loaded.checkpoint
-    files = [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
+    files = [file for each in translator.models for file in _files_of(each.checkpoint)]
     return {
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         "precision": str(next(translator.loaded.model.parameters()).dtype),
         "pieces": fingerprint(FolderPieces(translator.loaded.task.spm)),
-        "beam": decoding.beam,
-        "lenpen": decoding.lenpen,
-        "max_len_a": decoding.max_len_a,
-        "max_len_b": decoding.max_len_b,
-        "smoe_mt": _versions()["smoe_mt"],
+        **asdict(decoding),
+        "smoe_mt": versions()["smoe_mt"],
     }
+
+
+def _files_of(checkpoint: Path) -> list[Path]:
+    return [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
 
 
 def evaluate(
@@ -145,9 +117,11 @@ def evaluate(
 def _about(translator: Translator, request: Request, name: str) -> dict[str, Any]:
     """Which model translated what, and how."""
     loaded, own, decoding = translator.loaded, request.parallel_files, request.decoding
+    together = len(translator.models) > 1
     return {
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
+        **({"ensemble": [str(each.checkpoint.absolute()) for each in translator.models]} if together else {}),
         "updates": loaded.updates,
         "seed": OmegaConf.select(loaded.config, "common.seed"),  # None: an exported model does not say
         "setting": setting_of(loaded.config, loaded.updates),
@@ -157,10 +131,7 @@ def _about(translator: Translator, request: Request, name: str) -> dict[str, Any
         "reference": str(own.reference.absolute()) if own else None,
         "limit": request.limit,
         "text_form": FORM,
-        "beam": decoding.beam,
-        "lenpen": decoding.lenpen,
-        "max_len_a": decoding.max_len_a,
-        "max_len_b": decoding.max_len_b,
+        **asdict(decoding),
     }
 
 
@@ -240,18 +211,3 @@ def _score(
     directions = [corpus.direction for corpus in corpora]
     own, *baselines = (dict(zip(directions, column)) for column in zip(*found, strict=True))
     return own, dict(zip(BASELINES, baselines, strict=True))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package, distribution in {
-        "smoe_mt": "smoe_mt",
-        "sacrebleu": "sacrebleu",
-        "torch": "torch",
-        "fairseq": "fairseq-fixed",
-    }.items():
-        try:
-            found[package] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found

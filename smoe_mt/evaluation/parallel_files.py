@@ -1,4 +1,4 @@
-"""Text of one's own to translate and score, instead of a split of the data folder."""
+"""Parallel text that the user supplies, to translate and score instead of a split of the data folder."""
 
 from __future__ import annotations
 

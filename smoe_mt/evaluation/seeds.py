@@ -7,12 +7,11 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-if TYPE_CHECKING:
-    from smoe_mt.evaluation.evaluate import Evaluation
+from smoe_mt.evaluation.result import Evaluation
 
 # What makes a training what it is; the other parts say where it ran and what it wrote.
 PARTS = ("model", "task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset")

@@ -23,6 +23,8 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     if not wanted:
         return there
     chosen = _names(wanted)
+    if not chosen:
+        raise UserError(f"no direction is named; the model knows {', '.join(task.directions)}")
     for direction in chosen:
         if direction not in task.directions:
             raise UserError(f"unknown direction {direction!r}: the model knows {', '.join(task.directions)}")

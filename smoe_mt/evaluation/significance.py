@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from smoe_mt.errors import UserError
-from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Corpus, Metric
 from smoe_mt.evaluation.metrics.base import Pooling
 from smoe_mt.evaluation.metrics.piece_bleu import METRIC as PIECE_BLEU
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.progress import progress_bar
 
 LEVEL = 0.05

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import Metric
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import DirectionScores, class_means, means
 from smoe_mt.evaluation.seeds import by_setting, mean_and_spread
 from smoe_mt.paper.resources import classes_of
+from smoe_mt.text_table import aligned
 
 BASELINE_METRIC = "chrf"
 GROUP_TITLES = {"mean": "mean", "mean_to_en": "mean xx-en", "mean_from_en": "mean en-xx"}
@@ -38,7 +39,7 @@ def scores_table(evaluations: Sequence[Evaluation], baseline: str = "copy") -> s
         columns += [rows.column(metric.title, [one.scores for one in group.members], metric) for metric in metrics]
     names = ["", *rows.names]
     first = max(map(len, names))
-    lines = ["  ".join(cells) for cells in zip((name.ljust(first) for name in names), *columns)]
+    lines = aligned(zip(names, *columns))
     rule = "-" * len(lines[0])
     body = [_run_names([group.name for group in groups], columns, first, len(metrics)), lines[0], rule]
     table = [*body, *lines[1 : len(directions) + 1], rule, *lines[len(directions) + 1 :]]

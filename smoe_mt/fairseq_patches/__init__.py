@@ -9,18 +9,22 @@ from smoe_mt.fairseq_patches import (
     checkpoint_io,
     distributed,
     errors,
+    flags,
     iterators,
     known_warnings,
     progress_bar,
     trainer,
+    writers,
 )
-from smoe_mt.fairseq_patches.patch import Patch, Setting, put_in_place
+from smoe_mt.fairseq_patches.patch import Patch, Setting, apply_patch
 from smoe_mt.fairseq_patches.private import PRIVATE_USES
 
 __all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
 
 PATCHES: tuple[Patch, ...] = (
     *errors.PATCHES,
+    *flags.PATCHES,
+    *writers.PATCHES,
     *progress_bar.PATCHES,
     *distributed.PATCHES,
     *trainer.PATCHES,
@@ -33,6 +37,6 @@ SETTINGS: tuple[Setting, ...] = (*known_warnings.SETTINGS, *checkpoint_io.SETTIN
 def apply() -> None:
     """Put all patches in place and make all settings, for this process. Doing it again changes nothing."""
     for patch in PATCHES:
-        put_in_place(patch)
+        apply_patch(patch)
     for setting in SETTINGS:
         setting.switch()

@@ -9,17 +9,20 @@ from typing import Any
 from fairseq.distributed import utils as distributed_utils
 from torch import distributed
 
+from smoe_mt.allowed.config import check_config
 from smoe_mt.fairseq_patches.patch import Patch
 from smoe_mt.fairseq_patches.trainer import TRAIN
 from smoe_mt.training.launch_ranks import join_ranks
+from smoe_mt.training.own_settings import OWN_SETTINGS
 
 
 def call_main(original: Any) -> Any:
-    """Joins the ranks before a training's main function."""
+    """Checks the settings and joins the ranks before a training's main function."""
 
     @wraps(original)
     def joined(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
         if is_training(main):
+            check_config(cfg, OWN_SETTINGS)
             join_ranks(cfg)
         return original(cfg, main, **kwargs)
 
@@ -32,10 +35,11 @@ def is_training(main: Callable[..., Any]) -> bool:
 
 
 def add_defaults(original: Any) -> Any:
-    """Joins the ranks where fairseq-hydra-train, in the midst of whose main function the plugin is imported, comes next."""
+    """Checks the settings and joins the ranks where fairseq-hydra-train, in the midst of whose main function the plugin is imported, comes next."""
 
     @wraps(original)
     def joined(cfg: Any) -> None:
+        check_config(cfg, OWN_SETTINGS)
         if not distributed.is_initialized():
             join_ranks(cfg)
             if distributed.is_initialized():

@@ -11,7 +11,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, one_line
 from smoe_mt.fairseq_patches.patch import Patch
 from smoe_mt.training.rank_failure import diagnose_peer_failure
 
@@ -23,11 +23,6 @@ def user_error_in(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def one_line(error: UserError) -> str:
-    """What is printed for it."""
-    return "error: " + " ".join(str(error).split())
 
 
 def excepthook(previous: Any) -> Any:

@@ -50,7 +50,7 @@ class PrivateUse:
 _replaced: dict[str, tuple[Any, Any]] = {}  # target -> (original, replacement)
 
 
-def put_in_place(patch: Patch) -> None:
+def apply_patch(patch: Patch) -> None:
     """Replace the target; doing it again changes nothing."""
     module, _, name = patch.target.rpartition(".")
     owner = resolve(module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smoe_mt.checkpoints.locate import results_folder
@@ -14,6 +14,7 @@ from smoe_mt.json_files import read_json_object
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.system import NUM_EXPERTS
+from smoe_mt.text_table import markdown_table
 
 
 def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
@@ -55,7 +56,7 @@ def model_card(
         "\n\n".join(_scores(split, one) for split, one in scores.items())
         or "None were beside the checkpoint when it was exported.",
         "## Model",
-        _table(("setting", "value"), _settings(config)),
+        markdown_table(("setting", "value"), _settings(config)),
         "## Licence",
         _licence(corpus, licence),
     ]
@@ -98,7 +99,10 @@ def _data(corpus: Mapping[str, Any]) -> str:
     counts = [
         (pair, *(f"{corpus['splits'][split].get(pair, 0):,}" for split in splits)) for pair in corpus.get("pairs", [])
     ]
-    parts = ["Sentence pairs; each pair of languages serves both of its directions.", _table(("pair", *splits), counts)]
+    parts = [
+        "Sentence pairs; each pair of languages serves both of its directions.",
+        markdown_table(("pair", *splits), counts),
+    ]
     sources = [
         (
             str(source.get("name", "?")),
@@ -109,7 +113,7 @@ def _data(corpus: Mapping[str, Any]) -> str:
         for source in corpus.get("sources", [])
     ]
     if sources:
-        parts += ["Sources:", _table(("source", "version", "licence", "pairs read"), sources)]
+        parts += ["Sources:", markdown_table(("source", "version", "licence", "pairs read"), sources)]
     else:
         parts.append("corpus.json names no sources.")
     return "\n\n".join(parts)
@@ -130,7 +134,7 @@ def _scores(split: str, scores: Mapping[str, Any]) -> str:
     notes += [f"- {metric} signature: `{signature}`" for metric, signature in signatures.items()]
     title = f"Split {split}, beam {scores.get('beam', '?')}, length penalty {scores.get('lenpen', '?')}:"
     return "\n\n".join(
-        part for part in (title, _table(("direction", "sentences", *metrics), rows), "\n".join(notes)) if part
+        part for part in (title, markdown_table(("direction", "sentences", *metrics), rows), "\n".join(notes)) if part
     )
 
 
@@ -169,8 +173,3 @@ def _licence(corpus: Mapping[str, Any], licence: str | None) -> str:
     of_text = sorted({str(source["licence"]) for source in corpus.get("sources", []) if source.get("licence")})
     text = f" The text that they were trained and tested on: {', '.join(of_text)}." if of_text else ""
     return weights + text
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

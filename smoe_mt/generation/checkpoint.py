@@ -5,7 +5,8 @@ Loading goes through fairseq, with torch's ``weights_only`` safety on, or throug
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from smoe_mt.registration import register
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its task and the configuration it was trained with."""
+    """A model in evaluation mode with its task and the configuration it was trained with; `lock`: of whoever searches with it."""
 
     model: Any
     task: Any
     config: DictConfig
     checkpoint: Path
     updates: int
+    lock: Any = field(default_factory=threading.RLock, compare=False, repr=False)
 
 
 def load_model(
@@ -41,7 +43,7 @@ def load_model(
 ) -> LoadedModel:
     """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
 
-    `expert_parallel_size`: so many ranks share out its experts, whatever it was trained on. `verify`: read all of the data
+    `expert_parallel_size`: number of ranks that share its experts, whatever it was trained on. `verify`: read all of the data
     folder, even what was found sound before.
 
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from smoe_mt.allowed import flags
+from smoe_mt.allowed.keys import GENERATION
 from smoe_mt.devices import DTYPES
 from smoe_mt.errors import UserError
 from smoe_mt.files import check_output, output
@@ -31,13 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         required=True,
-        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub",
+        action="append",
+        help="run folder (--save-dir of the training), checkpoint file, exported folder, or OWNER/NAME on the model hub; given "
+        "several times, the models translate together (mean of their probabilities)",
     )
     add_data_arguments(parser)
     parser.add_argument("-s", "--source", help="language of the input; at a prompt it can be chosen there")
     parser.add_argument("-t", "--target", help="language of the output")
     parser.add_argument(
-        "--nbest", type=int, default=1, help="so many lines for each line, its number and a tab in front"
+        "--nbest",
+        type=flags.beam,
+        default=1,
+        help="candidates to print for each input line, with its number and a tab in front",
     )
     parser.add_argument(
         "--scores", action="store_true", help="put the score (log-probability) and a tab before the text"
@@ -45,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line: source and candidates")
     parser.add_argument("--routing", action="store_true", help="JSON with the visits of every piece in every MoE block")
     parser.add_argument(
-        "--buffer", type=int, default=1, help="from a pipe, wait for so many lines (default: translate what is there)"
+        "--buffer",
+        type=flags.positive_int,
+        default=1,
+        help="from a pipe, wait for this many lines (default: translate what is there)",
     )
     parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     add_decoding_arguments(parser)
@@ -53,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every verb that needs the data folder of a model."""
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -63,26 +73,38 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every verb that translates."""
-    parser.add_argument("--beam", type=int, default=5, help="beam size (default: %(default)s)")
-    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty exponent (default: %(default)s)")
+    number = flags.of
+    parser.add_argument("--beam", type=flags.beam, default=5, help="beam size (default: %(default)s)")
     parser.add_argument(
-        "--max-len-a", type=float, default=2.0, help="at most a * source tokens + b (default: %(default)s)"
+        "--lenpen",
+        type=number(GENERATION["lenpen"]),
+        default=1.0,
+        help="length penalty exponent (default: %(default)s)",
     )
-    parser.add_argument("--max-len-b", type=int, default=10, help="output tokens (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=4096, help="source tokens in a batch (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--max-len-a",
+        type=number(GENERATION["max_len_a"]),
+        default=2.0,
+        help="at most a * source tokens + b (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-len-b", type=number(GENERATION["max_len_b"]), default=10, help="output tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=flags.positive_int, default=4096, help="source tokens in a batch (default: %(default)s)"
+    )
+    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
     parser.add_argument(
         "--processes",
-        type=int,
-        help="share the batches out to so many processes of a thread, on a CPU (default: one for each thread that "
+        type=flags.processes,
+        help="number of single-threaded processes that share the batches, on a CPU (default: one for each thread that "
         "OMP_NUM_THREADS or the cores allow, as memory lasts)",
     )
 
 
-def check_processes(processes: int | None) -> None:
-    """UserError for a number that is none."""
-    if processes is not None and processes < 1:
-        raise UserError(f"--processes {processes}: it must be 1 or more")
+def decoding_of(args: argparse.Namespace) -> Decoding:
+    """How the arguments say to search. UserError for values that rule each other out."""
+    return Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b)
 
 
 @dataclass
@@ -100,7 +122,7 @@ class Job:
         found = self.translator.translate_in_detail(
             lines,
             *self.direction,
-            Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b),
+            decoding_of(args),
             nbest=args.nbest,
             routing=args.routing,
             max_tokens=args.max_tokens,
@@ -136,13 +158,11 @@ def run(args: argparse.Namespace) -> None:
     """Translate what the arguments name. Raises UserError for a file, a language or a model that cannot be used."""
     if args.input is not None and not Path(args.input).is_file():
         raise UserError(f"{args.input}: no such file")
-    check_processes(args.processes)
     if args.output is not None:
         check_output(args.output)
-    if args.buffer < 1:
-        raise UserError(f"--buffer {args.buffer}: it must be 1 or more")
-    if not 1 <= args.nbest <= args.beam:
+    if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
+    decoding_of(args)
     typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
+from smoe_mt.search.steps import Ensemble, SingleModel, StepScorer
 
 Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
@@ -36,6 +37,20 @@ class Text:
     source: str
     target: str
 
+    @classmethod
+    def of(cls, lines: Iterable[str], source: str, target: str) -> Text:
+        """UserError for lines that are no sequence of texts."""
+        if isinstance(lines, (str, bytes)):
+            raise UserError(f"lines: give a list of sentences, such as [{str(lines[:20])!r}], not one text")
+        try:
+            listed = list(lines)
+        except TypeError as error:
+            raise UserError(f"lines: give a list of sentences, not {type(lines).__name__}") from error
+        for number, line in enumerate(listed):
+            if not isinstance(line, str):
+                raise UserError(f"lines[{number}]: must be text, not {type(line).__name__}")
+        return cls(listed, source, target)
+
 
 class Translator:
     """A trained model that translates between the languages it knows.
@@ -43,15 +58,22 @@ class Translator:
     >>> translator = Translator.from_pretrained("runs/smoe")
     >>> translator.translate(["Dumela"], source="nso", target="en")
     >>> translator.translate_in_detail(["Dumela"], "nso", "en", nbest=3, routing=True)[0].candidates
+
+    Several threads may share one: searches with the same model wait for each other, since a search keeps its beam size and
+    routing in the model. `Translator(...)(lines, source, target)` is `translate`.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *others: LoadedModel) -> None:
+        """`others`: what `loaded` translates together with. UserError where they cannot."""
         self.loaded = loaded
+        self.models = (loaded, *others)
+        for other in others:
+            check_fit_together(loaded, other)
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         data: str | Path | None = None,
         device: str = "auto",
         dtype: str = "fp32",
@@ -59,25 +81,39 @@ class Translator:
         verify: bool = False,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
-        extra `hub`); `data`: the data folder, where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
+        extra `hub`); several of them translate as an ensemble, by the mean of their probabilities. `data`: the data folder,
+        where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
 
-        `expert_parallel_size`: so many ranks of torch.distributed share out the experts. Each then translates what it likes,
+        `expert_parallel_size`: number of ranks of torch.distributed that share the experts. Each translates its own sentences,
         and calls `serve` when it has nothing left.
 
         `verify`: read all of the data folder, even what was found sound before.
 
         Raises UserError for what cannot be loaded.
         """
-        return cls(load_model(path, data, device, dtype, expert_parallel_size, verify))
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        if not paths:
+            raise UserError("no model: give a checkpoint, a run folder or an exported folder")
+        return cls(*(load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths))
+
+    def __repr__(self) -> str:
+        checkpoints = ", ".join(str(each.checkpoint) for each in self.models)
+        return f"<Translator {checkpoints}: {len(self.directions)} directions of {', '.join(self.languages)}>"
+
+    def __call__(self, lines: Iterable[str], source: str, target: str, **options: Any) -> list[str]:
+        """`translate`."""
+        return self.translate(lines, source, target, **options)
 
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
-        self.loaded.task.serve_other_ranks()
+        for each in self.models:
+            each.task.serve_other_ranks()
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """The directions that the model was trained on."""
-        return tuple(self.loaded.task.directions)
+        """The directions that the model was trained on; of an ensemble, those that all of its models know."""
+        known = [set(each.task.directions) for each in self.models]
+        return tuple(direction for direction in self.loaded.task.directions if all(direction in one for one in known))
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -94,7 +130,7 @@ class Translator:
 
     def translate(
         self,
-        lines: Sequence[str],
+        lines: Iterable[str],
         source: str,
         target: str,
         *,
@@ -121,10 +157,10 @@ class Translator:
         return [translation.text for translation in found]
 
     def translate_in_detail(
-        self, lines: Sequence[str], source: str, target: str, decoding: Decoding | None = None, **options: Any
+        self, lines: Iterable[str], source: str, target: str, decoding: Decoding | None = None, **options: Any
     ) -> list[Translation]:
         """As `translate`, with what `translate_together` can tell besides. Raises UserError as `translate`."""
-        return self.translate_together([Text(lines, source, target)], decoding, **options)[0]
+        return self.translate_together([Text.of(lines, source, target)], decoding, **options)[0]
 
     def translate_together(
         self,
@@ -145,14 +181,18 @@ class Translator:
         for text in texts:
             self.check(text.source, text.target)
         decoding = decoding or Decoding()
-        if not 1 <= nbest <= decoding.beam:
-            raise UserError(f"nbest is {nbest}: it must be from 1 to the beam size, {decoding.beam}")
+        _check_number("nbest", nbest, 1, decoding.beam)
+        _check_number("max_tokens", max_tokens, 1)
+        if processes is not None:
+            _check_number("processes", processes, 1)
+        if routing and len(self.models) > 1:
+            raise UserError("routing is that of one model: ask each model of the ensemble for its own")
         lines = [(line, text.target) for text in texts for line in text.lines]
         found = [Translation(line, (Candidate("", 0.0),)) for line, _ in lines]
         places = [place for place, (line, _) in enumerate(lines) if line.strip()]
         encoded = [self._encode(*lines[place]) for place in places]
         batches, processes = self._share_out([len(tokens) for tokens in encoded], decoding, max_tokens, processes)
-        decoder = BeamDecoder(self.loaded.model, self.loaded.task.dictionary, decoding)
+        decoder = BeamDecoder(self._scorer(), self.loaded.task.dictionary, decoding)
 
         def search(number: int) -> list[tuple[Candidate, ...]]:
             sources = [encoded[index] for index in batches[number]]
@@ -161,12 +201,25 @@ class Translator:
 
         with _reporter(progress, len(lines), ", ".join(f"{text.source}-{text.target}" for text in texts)) as report:
             report(len(lines) - len(places))
-            for number, candidates in map_unordered(search, len(batches), processes):
-                for index, mine in zip(batches[number], candidates, strict=True):
-                    found[places[index]] = Translation(lines[places[index]][0], mine)
-                report(len(batches[number]))
+            with self._models_to_itself():
+                for number, candidates in map_unordered(search, len(batches), processes):
+                    for index, mine in zip(batches[number], candidates, strict=True):
+                        found[places[index]] = Translation(lines[places[index]][0], mine)
+                    report(len(batches[number]))
         rest = iter(found)
         return [list(itertools.islice(rest, len(text.lines))) for text in texts]
+
+    @contextmanager
+    def _models_to_itself(self) -> Iterator[None]:
+        """No other thread searches with these models meanwhile. Locks are taken in one order, so that none wait in a circle."""
+        with ExitStack() as stack:
+            for each in sorted(self.models, key=lambda loaded: id(loaded.lock)):
+                stack.enter_context(each.lock)
+            yield
+
+    def _scorer(self) -> StepScorer:
+        members = [SingleModel(each.model) for each in self.models]
+        return members[0] if len(members) == 1 else Ensemble(members)
 
     def _share_out(
         self, lengths: Sequence[int], decoding: Decoding, max_tokens: int, processes: int | None
@@ -182,7 +235,8 @@ class Translator:
             max_tokens = min(max_tokens, max(SHORTEST_BATCH, sum(lengths) // (most * BATCHES_EACH)))
         batches = batch_by_tokens(lengths, max_tokens)
         shapes = [(len(batch), lengths[batch[0]]) for batch in batches]
-        return batches, processes_for(device, processes, bytes_to_search(self.loaded.model, shapes, decoding))
+        each = sum(bytes_to_search(one.model, shapes, decoding) for one in self.models)
+        return batches, processes_for(device, processes, each)
 
     def _candidates(
         self, sources: Sequence[Tensor], best: Sequence[Sequence[Hypothesis]], routing: bool, max_tokens: int
@@ -203,7 +257,7 @@ class Translator:
 
     def _encode(self, line: str, target: str) -> Tensor:
         tokens = self.loaded.task.encode(line, target)
-        longest = self.loaded.model.max_positions()[0]
+        longest = min(each.model.max_positions()[0] for each in self.models)
         if len(tokens) <= longest:
             return tokens
         # Python's usual way keeps each different text of a warning for ever.
@@ -214,6 +268,22 @@ class Translator:
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
         return kept
+
+
+def _check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
+    wanted = f"{least} or more, a whole number" if most is None else f"from {least} to the beam size, {most}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        raise UserError(f"{name} is {value!r}: it must be {wanted}")
+
+
+def check_fit_together(one: LoadedModel, other: LoadedModel) -> None:
+    """UserError, naming both, for models of different vocabularies, or without a direction that both know."""
+    pair = f"{one.checkpoint} and {other.checkpoint} cannot translate together"
+    ours, theirs = one.task.vocabulary, other.task.vocabulary
+    if (ours.size, ours.sha256) != (theirs.size, theirs.sha256):
+        raise UserError(f"{pair}: their vocabularies differ ({ours}; {theirs}); take models of one data folder")
+    if not set(one.task.directions) & set(other.task.directions):
+        raise UserError(f"{pair}: there is no direction that both know")
 
 
 @contextmanager

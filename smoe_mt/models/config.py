@@ -11,12 +11,14 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from omegaconf import DictConfig, OmegaConf
 
+from smoe_mt.allowed.config import check_model, check_values
 from smoe_mt.errors import UserError
 from smoe_mt.models.options import with_options
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.kernels.select import BACKENDS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.structure import SIDES, groups_by_side
+from smoe_mt.ranges import kinds_of
 
 SYSTEMS.close()
 MOE_KINDS = (DENSE, *SYSTEMS)
@@ -67,9 +69,7 @@ class SharedSettings(FairseqDataclass):
             "encoder first"
         },
     )
-    top_k: int = field(
-        default=2, metadata={"help": "experts that a token is sent to at a visit (switch: always 1)"}
-    )
+    top_k: int = field(default=2, metadata={"help": "experts that a token is sent to at a visit (switch: always 1)"})
     capacity_factor: Optional[float] = field(
         default=None,
         metadata={
@@ -92,8 +92,11 @@ class SharedSettings(FairseqDataclass):
         },
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
-        default="auto", metadata={"help": "loop: a product per expert; grouped: one grouped product (GPU); "
-        "triton: own kernels (GPU); auto: the fastest"}
+        default="auto",
+        metadata={
+            "help": "loop: a product per expert; grouped: one grouped product (GPU); "
+            "triton: own kernels (GPU); auto: the fastest"
+        },
     )
     moe_debug: bool = field(
         default=False,
@@ -135,6 +138,8 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
         flat = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
     else:
         flat = dict(vars(cfg)) if isinstance(cfg, Namespace) else asdict(cfg)
+    # A checkpoint of an earlier version lacks the options of systems that have come since.
+    flat = asdict(SMoETransformerConfig()) | flat
     _check(flat)
     groups = groups_by_side(flat)
     # fairseq fills these two in before it knows the embedding dimension.
@@ -145,11 +150,8 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
 
 
 def _check(flat: Mapping[str, Any]) -> None:
+    check_values("model", {name: flat[name] for name in kinds_of(SMoETransformerConfig)}, SMoETransformerConfig)
+    check_model(flat)
     for side in SIDES:
         if not flat[f"{side}_normalize_before"]:
             raise UserError(f"MoE blocks are pre-norm only: set {side}_normalize_before to true")
-        dim, heads = flat[f"{side}_embed_dim"], flat[f"{side}_attention_heads"]
-        if dim % heads:
-            raise UserError(f"{side}_embed_dim={dim} is no multiple of {side}_attention_heads={heads}: change one")
-    if flat["moe"] != DENSE and flat["moe_freq"] < 1:
-        raise UserError(f"moe_freq must be at least 1 (a MoE block in every layer), not {flat['moe_freq']}")

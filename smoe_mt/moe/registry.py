@@ -39,10 +39,12 @@ class Systems(Mapping[str, System]):
     def __getitem__(self, name: str) -> System:
         self._read_environment()
         if name not in self._known:
-            raise UserError(
-                f"unknown system {name!r}: there are {', '.join(self._known)} ({VARIABLE}=FILE.py adds those of a file)"
-            )
+            raise UserError(self.unknown(name))
         return self._known[name]
+
+    def unknown(self, name: str) -> str:
+        """What an error says of a name that there is not."""
+        return f"unknown system {name!r}: there are {', '.join(self)} ({VARIABLE}=FILE.py adds those of a file)"
 
     def get(self, name: str, default: Any = None) -> Any:
         """As a dictionary's: nothing is raised."""

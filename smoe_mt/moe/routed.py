@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from smoe_mt.moe.losses import mean_entropy
 from smoe_mt.moe.routers.base import Choices, Router, combine_weights, count_leads
 
 VARIANTS = ("paper", "release")
+ROUNDING = 1e-9  # so that a product that is an integer but for rounding is not counted as one more
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def routed(
         complete=choices.complete,
         priority_TK=choices.priority_TK,
     )
-    weights_TK = mask(combine_weights(probs_TE, choices.experts_TK, plan.kept_TK, weighting))
+    weights_TK = mask(combine_weights(probs_TE, choices.experts_TK, plan.kept_TK, weighting, choices.complete))
     return RoutedOutput(
         y_TD=experts(x_TD, weights_TK, plan, first_expert),
         lead_T=choices.lead_T,
@@ -155,12 +155,10 @@ def slot_capacity(capacity_factor: float, tokens: int | Tensor, experts: int, va
 
     ``tokens`` may lie on a device (int64, scalar): so does the result, then.
     """
-    tokens = tokens.double() if isinstance(tokens, Tensor) else tokens
+    if isinstance(tokens, Tensor):
+        share = tokens.double() / experts
+        most = capacity_factor * share.ceil() if variant == "release" else capacity_factor * share - ROUNDING
+        return most.ceil().long()
     if variant == "release":
-        return _ceil(capacity_factor * _ceil(tokens / experts))
-    # The small term keeps a product that is an integer but for rounding from being counted as one more.
-    return _ceil(capacity_factor * tokens / experts - 1e-9)
-
-
-def _ceil(x: float | Tensor) -> Any:
-    return x.ceil().long() if isinstance(x, Tensor) else math.ceil(x)
+        return math.ceil(capacity_factor * math.ceil(tokens / experts))
+    return math.ceil(capacity_factor * tokens / experts - ROUNDING)

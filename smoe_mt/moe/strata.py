@@ -33,7 +33,9 @@ def strata_of_blocks(strata: Any, blocks: int) -> tuple[tuple[int, ...], ...]:
     else:
         return (parse_strata(strata),) * blocks
     if len(parts) != blocks:
-        raise ValueError(f"strata for {len(parts)} blocks, but the model has {blocks}: give one for each, or one for all")
+        raise ValueError(
+            f"strata for {len(parts)} blocks, but the model has {blocks}: give one for each, or one for all"
+        )
     return tuple(parse_strata(part) for part in parts)
 
 

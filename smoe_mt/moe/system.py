@@ -63,11 +63,12 @@ class System:
     rows_per_token   (settings, groups) -> rows a token, under uniform routing, of each expert bank of a block, in their order
     row_name         (settings as a mapping) -> name of its file in ``configs/model``
     figure_title     groups -> how figures name the model; None: name and number of experts
-    options          a dataclass: settings of the model that this system alone has. The metadata of a field: ``help``;
+    options          a dataclass: settings of the model that this system alone has. The metadata of a field: ``help``; ``range``
+                     (least, most; then whether each is left out itself), of every number;
                      ``training_only``: a model's outputs in evaluation do not depend on it. ``Literal`` for choices.
     loss_weights     named losses of its blocks besides "balance" -> default of the criterion's setting NAME_weight
     loss_options     a dataclass: settings of the criterion for ``model_loss``; NAME_weight weighs the loss called NAME.
-                     Metadata: ``help``, ``range`` (least, most)
+                     Metadata: ``help``, ``range``
     model_loss       (routing of all blocks, settings of the criterion) -> what no single block can compute
     dense_ffns       FFNs of the layer's size that every token passes besides the experts
     experts_setting  NUM_EXPERTS: one gate; STRATA: one for each entry

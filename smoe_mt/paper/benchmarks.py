@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from data_prep.rows import pair_name
 from smoe_mt.errors import UserError
-from smoe_mt.language_codes import ENGLISH
+from smoe_mt.language_codes import ENGLISH, pair_name
 
 
 @dataclass(frozen=True)

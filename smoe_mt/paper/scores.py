@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.moe import SYSTEMS
-from smoe_mt.moe.registry import DENSE
-
 
 @dataclass(frozen=True)
 class Column:
@@ -118,9 +115,3 @@ OPUS100 = PaperTable(
 )
 
 TABLES: dict[str, PaperTable] = {"m4": M4, "m15": M15, "opus100": OPUS100}
-
-
-def row_name(model: Mapping[str, Any]) -> str:
-    """What a model's configuration is called in `configs/model`; the paper's tables need not have such a row."""
-    kind = str(model["moe"])
-    return "dense" if kind == DENSE else SYSTEMS[kind].row_name(model)

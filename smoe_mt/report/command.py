@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
@@ -23,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
     parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
-    parser.add_argument("--data", help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
     parser.add_argument(
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=flags.device, default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,7 +13,8 @@ from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.evaluation.files import SCORES
-from smoe_mt.paper.scores import row_name
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.registry import DENSE
 from smoe_mt.registration import register
 
 
@@ -76,3 +77,9 @@ def read_json(path: Path) -> Mapping[str, Any] | None:
         return None
     content = json_files.read_json(path, "remove it or write it again")
     return content if isinstance(content, dict) else None
+
+
+def row_name(model: Mapping[str, Any]) -> str:
+    """What a model's configuration is called in `configs/model`; the paper's tables need not have such a row."""
+    kind = str(model["moe"])
+    return "dense" if kind == DENSE else SYSTEMS[kind].row_name(model)

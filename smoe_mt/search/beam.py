@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
 from smoe_mt.errors import UserError
+from smoe_mt.search.steps import StepScorer
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,14 @@ class Decoding:
     min_len: int = 1
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise UserError(f"beam is {self.beam}: it must be 1 or more")
+        for name in ("beam", "max_len_b", "min_len"):
+            least, value = int(name == "beam"), getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"{name} is {value!r}: it must be a whole number of {least} or more")
+        for name in ("lenpen", "max_len_a"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UserError(f"{name} is {value!r}: it must be a finite number")
         if self.max_len_a < 0 or self.max_len_b < 0 or self.max_len_a + self.max_len_b == 0:
             raise UserError(
                 f"max_len_a {self.max_len_a} and max_len_b {self.max_len_b} leave no room for an output; raise one of them"
@@ -91,73 +97,53 @@ class Finished:
 
 
 class BeamDecoder:
-    """Searches with one model; give it batches of encoded sources."""
+    """Searches with the scores of `scorer`; give it batches of encoded sources."""
 
-    def __init__(self, model: Any, dictionary: Dictionary, decoding: Decoding) -> None:
-        self.model = model
+    def __init__(self, scorer: StepScorer, dictionary: Dictionary, decoding: Decoding) -> None:
+        self.scorer = scorer
         self.pad, self.eos = dictionary.pad(), dictionary.eos()
         self.decoding = decoding
-        self.longest = model.max_decoder_positions() - 1
 
     @torch.inference_mode()  # a tenth faster than no_grad where few sentences are left
     def __call__(self, sources: Sequence[Tensor]) -> list[list[Hypothesis]]:
         """`sources`: int64 [length] each, tag first, end of sentence last. Returns n-best lists, the best first."""
-        self.model.eval()
-        self._share_sources(self.decoding.beam)
-        try:
+        with self.scorer.searching(self.decoding.beam):
             finished = self._search(sources)
-        finally:
-            self._share_sources(1)
         return [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in finished.of]
-
-    def _share_sources(self, beam: int) -> None:
-        """Tell cross-attention that `beam` rows share one source, so that its keys and values are kept once.
-
-        Said both before and after each search: fairseq would leave the last beam size of more than 1 in the model.
-        """
-        self.model.decoder.set_beam_size(beam)
 
     def _search(self, sources: Sequence[Tensor]) -> Finished:
         k = self.decoding.beam
-        device = next(self.model.parameters()).device
         tokens, lengths = self._batch(sources)
-        encoded = self.model.encoder(tokens.to(device), lengths.to(device))
-        rows = torch.arange(len(sources), device=device).repeat_interleave(k)
-        encoded = self.model.encoder.reorder_encoder_out(encoded, rows)
-        beams = self._start(lengths.tolist(), device)
+        state = self.scorer.start(tokens, lengths, k)
+        beams = self._start(lengths.tolist())
         finished = Finished(k, [[] for _ in sources])
-        state: dict[str, Any] = {}
         while True:
-            logprobs_BKV = self._logprobs(beams, encoded, state)
+            logprobs_BKV = self._allowed(self.scorer.log_probs(beams.tokens, state), beams)
             candidates = self._candidates(beams, logprobs_BKV)
             ended_B = self._collect(beams, candidates, finished)
             beams, order = self._advance(beams, candidates, ended_B)
             if not beams.sentence_B.numel():
                 return finished
-            self.model.decoder.reorder_incremental_state_scripting(state, order)
-            if ended_B.any():
-                encoded = self.model.encoder.reorder_encoder_out(encoded, order)
+            state = self.scorer.reorder(state, order)
 
     def _batch(self, sources: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """int64 [B, longest], padded at the end, and the lengths."""
         lengths = torch.tensor([len(source) for source in sources])
         return torch.nn.utils.rnn.pad_sequence(list(sources), batch_first=True, padding_value=self.pad), lengths
 
-    def _start(self, lengths: Sequence[int], device: torch.device) -> Beams:
+    def _start(self, lengths: Sequence[int]) -> Beams:
         """One beam a sentence, with nothing but the start of sentence; the others come with the first step."""
-        b, k = len(lengths), self.decoding.beam
-        limits = torch.tensor([min(self.decoding.limit(length), self.longest) for length in lengths], device=device)
+        b, k, device = len(lengths), self.decoding.beam, self.scorer.device
+        longest = self.scorer.longest
+        limits = torch.tensor([min(self.decoding.limit(length), longest) for length in lengths], device=device)
         scores_BK = torch.full((b, k), -math.inf, device=device)
         scores_BK[:, 0] = 0.0
         tokens = torch.full((b, k, 1), self.eos, dtype=torch.long, device=device)
         return Beams(torch.arange(b, device=device), limits, tokens, scores_BK)
 
-    def _logprobs(self, beams: Beams, encoded: Any, state: dict[str, Any]) -> Tensor:
-        """Log-probabilities of the next token, what must not come at -inf; [B, K, V], float32."""
-        output, _ = self.model.decoder(beams.tokens.flatten(0, 1), encoder_out=encoded, incremental_state=state)
-        logprobs = torch.log_softmax(output[:, -1], dim=-1, dtype=torch.float32)
-        logprobs[:, self.pad] = -math.inf
-        logprobs_BKV = logprobs.view(*beams.scores_BK.shape, -1)
+    def _allowed(self, logprobs_BKV: Tensor, beams: Beams) -> Tensor:
+        """The scores with what must not come at -inf; [B, K, V], float32."""
+        logprobs_BKV[:, :, self.pad] = -math.inf
         if beams.step < self.decoding.min_len:
             logprobs_BKV[:, :, self.eos] = -math.inf
         full_B = beams.limit_B <= beams.step

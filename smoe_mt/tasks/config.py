@@ -7,6 +7,8 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
 
+from smoe_mt.allowed.config import check_values
+from smoe_mt.allowed.keys import KEYS
 from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
 from smoe_mt.errors import UserError
 
@@ -48,28 +50,28 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     tokens_per_update: int = field(
         default=0,
         metadata={
-            "help": "about so many tokens an update, over all ranks: sets --update-freq from --max-tokens and the ranks; "
+            "help": "target number of tokens an update, over all ranks: sets --update-freq from --max-tokens and the ranks; "
             "0 = leave --update-freq as it is"
         },
     )
     expert_parallel_size: int = field(
         default=1,
         metadata={
-            "help": "so many ranks share out the experts of a model, each has 1 / so many of them; 1 = every rank has all. "
+            "help": "expert-parallel group size N: each rank holds 1/N of every block's experts; 1 = no expert parallelism. "
             "Start the ranks with torchrun; they must be a multiple of this"
         },
     )
     expert_parallel_chunks: int = field(
         default=1,
         metadata={
-            "help": "with --expert-parallel-size, in training: compute one of so many parts of the experts while the tokens "
-            "of the next are on their way; 1 = one after the other"
+            "help": "with --expert-parallel-size, in training: split the all-to-all into N chunks and overlap it with the "
+            "computation of the experts; 1 = no overlap"
         },
     )
     max_nonfinite_updates: int = field(
         default=10,
         metadata={
-            "help": "updates whose loss or gradient is not finite are left out; so many in a row end the run; 0 = never"
+            "help": "updates whose loss or gradient is not finite are skipped; N in a row end the run; 0 = never"
         },
     )
     sharded_checkpoints: bool = field(
@@ -113,15 +115,7 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         """UserError for values that make no sense."""
         if not self.data:
             raise UserError("no data folder: give the folder made by `smoe-mt prepare` (task.data with Hydra)")
-        if self.sampling_temperature <= 0:
-            raise UserError(f"--sampling-temperature must be above 0, not {self.sampling_temperature}")
-        for name in ("epoch_pairs", "eval_bleu_sentences", "tokens_per_update", "max_nonfinite_updates"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
-        at_least_one = ("eval_bleu_beam", "max_source_positions", "max_target_positions")
-        for name in (*at_least_one, "expert_parallel_size", "expert_parallel_chunks"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}")
+        check_values("task", {name: value for name, value in vars(self).items() if f"task.{name}" in KEYS})
         check_tokenizer(self.eval_bleu_tokenizer)
         if (self.source_lang is None) != (self.target_lang is None):
             raise UserError("--source-lang and --target-lang choose one direction together: give both or neither")

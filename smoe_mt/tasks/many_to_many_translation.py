@@ -6,7 +6,6 @@ The target language is a tag `<2xxx>` in front of the source; the decoder starts
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,8 @@ from torch import Tensor, distributed
 from smoe_mt.errors import UserError
 from smoe_mt.moe.distributed.expert_parallel import serve
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
+from smoe_mt.search.beam import BeamDecoder, Decoding
+from smoe_mt.search.steps import SingleModel
 from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
@@ -227,19 +228,11 @@ class ManyToManyTranslationTask(FairseqTask):
         return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """The model and, where validation translates, its beam search."""
+        """The model; where validation translates, also what counts its BLEU."""
         self.expert_ranks = self._expert_ranks()
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.eval_bleu:
             self._bleu = DirectionBleu(self.directions, self.cfg.eval_bleu_tokenizer)
-            self._generator = self.build_generator(
-                [model],
-                Namespace(
-                    beam=self.cfg.eval_bleu_beam,
-                    max_len_a=self.cfg.eval_bleu_max_len_a,
-                    max_len_b=self.cfg.eval_bleu_max_len_b,
-                ),
-            )
         return model
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
@@ -286,8 +279,15 @@ class ManyToManyTranslationTask(FairseqTask):
         rows = [row for row, reference in enumerate(references) if reference is not None]
         outputs = []
         if rows:
-            hypotheses = self.inference_step(self._generator, [model], sample)
-            outputs = [self.decode(hypotheses[row][0]["tokens"]) for row in rows]
+            decoding = Decoding(
+                self.cfg.eval_bleu_beam,
+                max_len_a=self.cfg.eval_bleu_max_len_a,
+                max_len_b=self.cfg.eval_bleu_max_len_b,
+            )
+            search = BeamDecoder(SingleModel(model), self.dictionary, decoding)
+            sources, lengths = (sample["net_input"][name] for name in ("src_tokens", "src_lengths"))
+            best = search([sources[row, : lengths[row]].cpu() for row in rows])
+            outputs = [self.decode(hypotheses[0].tokens) for hypotheses in best]
         directions = sample["direction"].tolist()
         return self._bleu.statistics([directions[row] for row in rows], outputs, [references[row] for row in rows])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from smoe_mt.tasks.dataset import ManyToManyDataset
 from smoe_mt.tasks.sampling import draws_per_direction
+from smoe_mt.text_table import aligned
 
 MOST_ROWS = 40  # of more directions than this, only the mean is written out (TensorBoard has all)
 
@@ -33,11 +34,8 @@ def validation_table(stats: Mapping[str, Any], directions: Sequence[str]) -> str
     columns = list(found)
     if not columns or len(directions) > MOST_ROWS:
         return ""
-    width = max(len(direction) for direction in directions)
-    widths = [max(len(column), 6) + 2 for column in columns]
-    lines = [" " * width + "".join(f"{column:>{room}}" for column, room in zip(columns, widths))]
+    rows = [["", *columns]]
     for direction in sorted(directions):
         values = [stats.get(f"{column}/{direction}") for column in columns]
-        cells = ["-" if value is None else f"{float(value):.2f}" for value in values]
-        lines.append(f"{direction:<{width}}" + "".join(f"{cell:>{room}}" for cell, room in zip(cells, widths)))
-    return "\n".join(["validation per direction", *(f"  {line}" for line in lines)])
+        rows.append([direction, *("-" if value is None else f"{float(value):.2f}" for value in values)])
+    return "\n".join(["validation per direction", *(f"  {line}" for line in aligned(rows))])

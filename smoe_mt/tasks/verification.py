@@ -24,13 +24,12 @@ from typing import Any
 
 import numpy as np
 from torch import distributed
-from tqdm import tqdm
 
-from smoe_mt.checkpoints.reading import QUIET
 from smoe_mt.checksums import BLOCK, sha256_file
 from smoe_mt.errors import UserError
 from smoe_mt.files import write_json
 from smoe_mt.json_files import read_json_object
+from smoe_mt.progress import bytes_bar
 from smoe_mt.tasks.token_file import TokenFile
 
 logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def verify(folder: Path, files: Sequence[Expected], anew: bool = False) -> None:
         sizes = [(folder / one.name).stat().st_size for one in todo]
         if sum(sizes) >= LARGE:
             logger.info(f"checking {len(todo)} files of {folder} ({sum(sizes) / 1e9:,.1f} GB), once")
-        with tqdm(total=sum(sizes), desc=f"checking {folder.name}", unit="B", unit_scale=True, **QUIET) as progress:
+        with bytes_bar(sum(sizes), f"checking {folder.name}") as progress:
             for one in todo:
                 known.pop(one.name, None)
                 stamp = _stamp(folder / one.name, one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Vocabulary:
         """Plain values, for a checkpoint that loads with torch's weights_only."""
         return asdict(self)
 
-    def check(self, state: dict[str, Any]) -> None:
+    def check(self, state: Mapping[str, Any]) -> None:
         """UserError, naming both vocabularies, unless the checkpoint's `state` is of this one."""
         other = Vocabulary(int(state["size"]), str(state["sha256"]), str(state["folder"]))
         if (other.size, other.sha256) != (self.size, self.sha256):

@@ -65,7 +65,7 @@ class NonFiniteUpdates:
         self.log()
 
     def left_out(self, reason: NonFiniteUpdate, updates: int, samples: Any, folder: str) -> None:
-        """An update was left out after `updates` good ones. UserError if it is the last that is borne.
+        """An update was left out after `updates` good ones. UserError once `limit` of them came in a row.
 
         Batches are then in `folder`, of the ranks whose loss is not finite, or of all where only the gradient is not:
         torch.load gives {"samples": fairseq's samples, "num_updates": int}.

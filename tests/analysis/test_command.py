@@ -22,6 +22,8 @@ from smoe_mt.generation import LoadedModel, load_model
 from tests.conftest import TrainedRun, train
 from tests.toy import make_toy_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def loaded(trained_run: TrainedRun) -> LoadedModel:
@@ -159,4 +161,4 @@ def test_numbers_below_one_are_refused(
     option: str, trained_run: TrainedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["analyse", str(trained_run.folder), option, "0"]) == 2
-    assert f"{option} 0: it must be 1 or more" in capsys.readouterr().err
+    assert f"argument {option}: '0' must be a whole number from 1" in capsys.readouterr().err

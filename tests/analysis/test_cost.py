@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smoe_mt import cli
 from smoe_mt.analysis.cost import cost_of, cost_of_model, skeleton
+from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.moe.kernels import threads
 from smoe_mt.moe.strata import expected_visits
@@ -61,6 +62,7 @@ def table(request: pytest.FixtureRequest) -> tuple[str, dict[str, dict[str, int]
     return request.param, {row["row"]: row for row in json.loads(printed.getvalue())}
 
 
+@pytest.mark.slow
 def test_parameters_are_within_half_a_percent_of_the_papers(table: tuple[str, dict[str, dict[str, int]]]) -> None:
     for name, row in table[1].items():
         assert row["parameters"] == pytest.approx(row["paper_parameters"], rel=0.005), name
@@ -122,6 +124,24 @@ def test_and_for_sparse_ones_but_for_the_gates(
     assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
 
 
+def test_an_unknown_system_is_an_error_and_no_guess() -> None:
+    with pytest.raises(UserError, match="unknown system 'hmoe'"):
+        cost_of(tiny(moe="hmoe"), 50)
+
+
+def test_narrow_experts_cost_their_share_of_an_ffn() -> None:
+    """Four blocks of 8 experts with half the units; uniform probabilities reach 0.5 with 4 of them: 2 FFNs."""
+    cost = cost_of(tiny(moe="xmoe", num_experts=8, xmoe_threshold=0.5), 50)
+    assert sum(term.amount for term in cost.flops if "MoE" in term.name) == 4 * 2 * 4 * 16 * 24
+
+
+def test_blocks_may_differ() -> None:
+    cfg = tiny(strata=[[2, 2], [4], [1, 3], [4]], top_k=1)
+    assert sum(term.amount for term in cost_of(cfg, 50).flops if "MoE" in term.name) == pytest.approx(
+        (1.5 + 1 + 1.25 + 1) * 4 * 16 * 24
+    )
+
+
 def test_measured_units_take_the_place_of_uniform_ones() -> None:
     model = skeleton(tiny(strata="2,2"), 50)
 
@@ -158,7 +178,7 @@ def test_the_terms_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config", "quickstart"], "give --vocab-size"),
         (["--config", "m3"], "no config 'm3'"),
         (["model=smoe_9"], "Could not find 'model/smoe_9'"),
-        (["--vocab-size", "0"], "--vocab-size 0: it must be 1 or more"),
+        (["--vocab-size", "0"], "argument --vocab-size: '0' must be a whole number from 1"),
         (["--benchmark", "m4", "runs/dense"], "measure a RUN without it"),
         (["/no/such/run"], "no such checkpoint or run folder"),
     ],

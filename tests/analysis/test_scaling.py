@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.bench_ranks import Training, Way, counted
+from benchmarks.local_ranks import on_ranks
 from benchmarks.measuring import MIB
 from benchmarks.models import SYSTEMS, toy_task
 from smoe_mt import cli
@@ -28,7 +29,6 @@ from smoe_mt.analysis.scaling import (
 )
 from smoe_mt.moe.strata import expected_visits
 from tests.analysis.test_cost import tiny
-from tests.ranks import on_ranks
 
 VOCABULARY = 24
 H100 = preset("h100", half=True)
@@ -56,6 +56,7 @@ def real_step(rank: int, way: Way) -> tuple[float, float, dict[str, float], int]
     return traffic.exchanged, traffic.reduced, training.held(), buffer.numel()
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("way", [Way(2), Way(2, 2), Way(2, 2, chunks=2), Way(4, 2)], ids=str)
 def test_bytes_and_parameters_are_those_of_real_ranks(way: Way) -> None:
     cfg = tiny(moe_freq=2, **CERTAIN)
@@ -192,10 +193,10 @@ def test_a_plan_as_a_table_for_own_hardware(tmp_path: Path, capsys: pytest.Captu
         (["--ranks", "6", "--expert-parallel-size", "4"], "6 ranks are no multiple of task.expert_parallel_size=4"),
         (["--ranks", "32", "--expert-parallel-size", "32"], "16 experts cannot be spread"),
         (["model=dense", "--ranks", "2", "--expert-parallel-size", "2"], "a dense model has no experts"),
-        (["--ranks", "0"], "--ranks 0: it must be above 0"),
+        (["--ranks", "0"], "argument --ranks: '0' must be a whole number from 1"),
         (["--hardware", "abacus"], "one of h200, h100, a100, or a JSON file"),
-        (["--latency-s", "0"], "latency_s must be above 0"),
-        (["dataset.max_tokens=null"], "Set dataset.max_tokens"),
+        (["--latency-s", "0"], "argument --latency-s: '0' must be a number above 0"),
+        (["dataset.max_tokens=null"], "how large is a batch? give dataset.max_tokens"),
     ],
 )
 def test_what_cannot_be_planned(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

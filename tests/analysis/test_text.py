@@ -84,6 +84,7 @@ def test_figures_and_numbers_are_written(tmp_path: Path) -> None:
     ElementTree.parse(tmp_path / "new" / "capacity_by_block.svg")
 
 
+@pytest.mark.slow
 def test_full_collapse_draws_no_figure_of_capacity_and_removes_old_ones(tmp_path: Path) -> None:
     write(report(VARIED, ALIKE), tmp_path)
     write(report(ALIKE, ALIKE), tmp_path)
@@ -91,6 +92,7 @@ def test_full_collapse_draws_no_figure_of_capacity_and_removes_old_ones(tmp_path
     assert json.loads((tmp_path / "requested_capacity.json").read_text())["collapsed"] == ["encoder.2", "decoder.2"]
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_svg(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

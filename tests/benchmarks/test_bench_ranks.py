@@ -7,11 +7,13 @@ import torch
 from torch import distributed, nn
 
 from benchmarks.bench_ranks import Traffic, Way, counted, ways
+from benchmarks.local_ranks import on_ranks
 from benchmarks.overlap import Span, Spans, overlap, profiled
 from smoe_mt.moe import MoE
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
-from tests.ranks import on_ranks
+
+pytestmark = pytest.mark.ranks
 
 D, TOKENS, EXPERTS = 32, 64, 4
 WORDS = 8 * (2 + EXPERTS // 2)  # bytes to one rank: block, precision, rows for each of its experts

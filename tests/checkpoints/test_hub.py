@@ -117,6 +117,7 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_the_real_client_fetches_data_and_no_code(hub: str, tmp_path: Path) -> None:
     """In a process of its own: the client reads its settings once."""
     pytest.importorskip("huggingface_hub")

@@ -18,6 +18,7 @@ from smoe_mt.checkpoints.sizes import fewest_parameters, stored_numbers
 from smoe_mt.checkpoints.writing import write_sharded
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import load_model
+from smoe_mt.models.config import MOE_KINDS
 from tests.conftest import TrainedRun
 from tests.toy import smallest_settings
 
@@ -75,7 +76,14 @@ def test_a_sound_state_stays_as_it_is() -> None:
         ("cfg/model/max_target_positions", 10**9),
         ("cfg/model/activation_fn", "os.system"),
         ("cfg/model/strata", "9" * 10_000),
-        ("cfg/model/strata", [[2], [2]]),
+        ("cfg/model/strata", [[2], [2.0]]),
+        ("cfg/model/strata", [[2], [[2]]]),
+        ("cfg/model/strata", [[2]] * 3000),
+        ("cfg/model/num_experts", [8, "x"]),
+        ("cfg/model/num_experts", 10**9),
+        ("cfg/model/moe", "hmoe"),
+        ("cfg/model/xmoe_threshold", 2.0),
+        ("cfg/model/mpoe_bond", -1),
         ("cfg/model/init_experts_from", "${oc.env:HOME}"),
         ("cfg/model/moe_backend", Namespace(a=1)),
         ("cfg/model/another_setting", 1),
@@ -164,7 +172,7 @@ def test_any_value_anywhere_is_taken_or_refused(place: str, value: Any) -> None:
 # --- sizes ---
 
 
-@pytest.mark.parametrize("moe", ["none", "vanilla", "switch", "eom", "cmr", "stacking", "stratified"])
+@pytest.mark.parametrize("moe", MOE_KINDS)
 def test_the_lower_bound_of_parameters_is_one(moe: str) -> None:
     from smoe_mt.analysis.cost import skeleton
     from smoe_mt.models.config import SMoETransformerConfig
@@ -174,7 +182,7 @@ def test_the_lower_bound_of_parameters_is_one(moe: str) -> None:
     settings = {**sizes, "moe": moe, "strata": "2,3", "num_experts": 5}
     model = skeleton(SMoETransformerConfig(**settings), 20)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters / 2 < fewest_parameters(settings) <= parameters
+    assert parameters / 2 < fewest_parameters(settings, FILE) <= parameters
 
 
 def test_a_number_that_many_weights_show_is_counted_once() -> None:

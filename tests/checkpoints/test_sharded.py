@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.reading import check_whole, folder_named_by, open_checkpoint, read_checkpoint, tied_names
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS, Shards, fill, free_folder, remove_unnamed, split
 from smoe_mt.checkpoints.writing import write, write_sharded
 from smoe_mt.errors import UserError
-from tests.ranks import on_ranks
 from tests.toy import smallest_settings
 
 EXPERTS = 5
@@ -93,6 +93,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return path
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_any_number_of_ranks_reads_its_part(written: Path, ranks: int) -> None:
     on_ranks(ranks, load_as_rank, ranks, written)

@@ -89,6 +89,15 @@ def test_metrics_are_what_the_routing_says(task: SimpleNamespace) -> None:
     assert 0 < values["gate_entropy/encoder.1.1"] <= round(math.log(4), 3)
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_gate_entropy_is_the_mean_over_tokens_whatever_the_number_of_choices(task: SimpleNamespace, top_k: int) -> None:
+    model = make_model(task, top_k=top_k).eval()
+    _, _, log = criterion(task)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    entropy = extra["encoder_routing"][0].entropy[0].item()
+    assert reduced([log])["gate_entropy/encoder.1.1"] == pytest.approx(entropy, abs=1e-3)
+
+
 def test_metrics_add_up_over_batches(task: SimpleNamespace) -> None:
     model = make_model(task).eval()
     _, _, log = criterion(task)(model, SAMPLE)
@@ -132,9 +141,9 @@ def test_validation_has_no_budget_loss(task: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"balance_weight": -1.0}, "--balance-weight"),
-        ({"cmr_weight": -1.0}, "--cmr-weight"),
-        ({"cmr_budget": 2.0}, "--cmr-budget"),
+        ({"balance_weight": -1.0}, r"criterion\.balance_weight=-1\.0: it must be a number from 0"),
+        ({"cmr_weight": -1.0}, r"criterion\.cmr_weight=-1\.0"),
+        ({"cmr_budget": 2.0}, r"criterion\.cmr_budget=2\.0: it must be from 0 to 1"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(task: SimpleNamespace, settings: dict[str, float], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import sacrebleu
 
 from smoe_mt import cli
 from smoe_mt.evaluation import evaluate as evaluation
-from smoe_mt.generation import Text, Translation, Translator
+from smoe_mt.generation import Decoding, Text, Translation, Translator
 from tests.conftest import TrainedRun
 
 DIRECTIONS = ["aa-en", "en-aa", "bb-en", "en-bb"]
@@ -76,13 +77,13 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
     [
         (["--split", "test_udhr"], "test, valid"),
         (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
-        (["--limit", "0"], "--limit 0: it must be 1 or more"),
-        (["--beam", "0"], "beam is 0"),
-        (["--processes", "0"], "--processes 0: it must be 1 or more"),
+        (["--limit", "0"], "argument --limit: '0' must be a whole number from 1"),
+        (["--beam", "0"], "argument --beam: '0' must be"),
+        (["--processes", "0"], "argument --processes: '0' must be"),
         (["--out", "/dev/null/x"], "/dev/null/x: cannot be written (Not a directory)"),
         (["--metrics", "bleu", "ter"], "unknown metric 'ter': there are bleu, chrf"),
         (["--compare"], "--compare needs two runs or more"),
-        (["--compare", "--resamples", "0"], "--resamples 0: it must be 1 or more"),
+        (["--compare", "--resamples", "0"], "argument --resamples: '0' must be"),
         (["--source", "x", "--direction", "aa-en"], "belong together: --reference missing"),
         (
             ["--direction", "aa-en"],
@@ -141,6 +142,7 @@ def test_text_of_ones_own(trained_run: TrainedRun, tmp_path: Path, capsys: pytes
     assert f"{files[1]}, beam 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(trained_run: TrainedRun, tmp_path: Path) -> None:
     options = ["evaluate", str(trained_run.folder), "--directions", "aa-en,en-bb", "--device", "cpu", "--out"]
     assert cli.main([*options, str(tmp_path / "one")]) == 0
@@ -218,3 +220,12 @@ def test_an_exported_model_on_text_of_ones_own(trained_run: TrainedRun, tmp_path
     assert cli.main(["evaluate", str(exported), *files, *options, "--out", str(out)]) == 0
     scores = json.loads((out / "scores.json").read_text())
     assert scores["directions"]["aa-en"]["sentences"] == 20 and scores["seed"] is None
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Decoding)])
+def test_hypotheses_of_another_search_are_not_reused(field: str, trained_run: TrainedRun) -> None:
+    translator = Translator.from_pretrained(trained_run.folder, device="cpu")
+    usual = Decoding()
+    other = dataclasses.replace(usual, **{field: getattr(usual, field) + 1})
+    made = [evaluation.made_from(translator, decoding) for decoding in (usual, other)]
+    assert made[0] != made[1] and made[0] == evaluation.made_from(translator, Decoding())

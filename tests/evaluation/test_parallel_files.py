@@ -1,4 +1,4 @@
-"""Text of one's own instead of a split."""
+"""Parallel files of the user's instead of a split."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from smoe_mt.evaluation.evaluate import Evaluation
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.seeds import by_setting, mean_and_spread, setting_of
 from smoe_mt.evaluation.table import scores_table
 from tests.evaluation.test_table import evaluation

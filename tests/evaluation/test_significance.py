@@ -12,8 +12,8 @@ from sacrebleu.significance import PairedTest
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation import significance
 from smoe_mt.evaluation.comparison_table import comparison_report
-from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import METRICS, Corpus
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import score
 from smoe_mt.evaluation.significance import POOLED, Comparison, check_same_text, comparable, compare
 

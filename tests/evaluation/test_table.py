@@ -8,8 +8,8 @@ import pytest
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
-from smoe_mt.evaluation.evaluate import Evaluation
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import DirectionScores
 from smoe_mt.evaluation.table import samples, scores_table
 

@@ -12,7 +12,7 @@ from fairseq_cli import eval_lm, generate, train, validate
 
 from smoe_mt.fairseq_patches import PATCHES, PRIVATE_USES, SETTINGS, apply
 from smoe_mt.fairseq_patches.distributed import is_training
-from smoe_mt.fairseq_patches.patch import Patch, PrivateUse, _replaced, put_in_place, resolve
+from smoe_mt.fairseq_patches.patch import Patch, PrivateUse, _replaced, apply_patch, resolve
 from smoe_mt.path_command import patch_table
 
 targets = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.target)
@@ -60,7 +60,7 @@ def test_copies_of_a_name_are_replaced_where_they_are_the_original(monkeypatch: 
     monkeypatch.setitem(import_module("sys").modules, "toy_user", user)
     monkeypatch.setitem(import_module("sys").modules, "toy_other", other)
     for _ in range(2):
-        put_in_place(
+        apply_patch(
             Patch("toy_library.f", lambda original: (original,), "", copies=("toy_user", "toy_other", "absent"))
         )
     assert library.f == user.f == (len,) and other.f is max

@@ -6,6 +6,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered
 from smoe_mt.search.beam import BeamDecoder
+from smoe_mt.search.steps import SingleModel
 from tests.conftest import TrainedRun
 
 
@@ -107,10 +109,10 @@ def test_a_sentence_that_runs_on_is_cut_at_its_own_limit(translator: Translator,
     task = translator.loaded.task
     encoded = [task.encode(sentence, "en") for sentence in (sentences[0], " ".join(sentences[:5]))]
     decoding = Decoding(beam=3, max_len_a=0.0, max_len_b=2)
-    found = BeamDecoder(translator.loaded.model, task.dictionary, decoding)(encoded)
+    found = BeamDecoder(SingleModel(translator.loaded.model), task.dictionary, decoding)(encoded)
     assert all(len(hypothesis.tokens) <= 2 for sentence in found for hypothesis in sentence)
     decoding = Decoding(beam=3, max_len_a=0.5, max_len_b=0)
-    found = BeamDecoder(translator.loaded.model, task.dictionary, decoding)(encoded)
+    found = BeamDecoder(SingleModel(translator.loaded.model), task.dictionary, decoding)(encoded)
     for source, hypotheses in zip(encoded, found):
         assert len(hypotheses) == 3
         assert all(len(hypothesis.tokens) <= decoding.limit(len(source)) for hypothesis in hypotheses)
@@ -129,7 +131,7 @@ def test_the_same_as_fairseqs_own_search(translator: Translator, sentences: list
     task, model = translator.loaded.task, translator.loaded.model
     encoded = [task.encode(sentence, "en") for sentence in sentences]
     longest = max(map(len, encoded))
-    own = BeamDecoder(model, task.dictionary, Decoding(beam, max_len_a=0, max_len_b=longest))
+    own = BeamDecoder(SingleModel(model), task.dictionary, Decoding(beam, max_len_a=0, max_len_b=longest))
     translator.translate(sentences[:2], "aa", "en", beam=3)
     found = own(encoded)
     generator = task.build_generator([model], Namespace(beam=beam, max_len_a=0, max_len_b=longest))
@@ -141,7 +143,9 @@ def test_the_same_as_fairseqs_own_search(translator: Translator, sentences: list
 
 def test_hypotheses_come_best_first(translator: Translator, sentences: list[str]) -> None:
     task = translator.loaded.task
-    found = BeamDecoder(translator.loaded.model, task.dictionary, Decoding(4))([task.encode(sentences[0], "en")])
+    found = BeamDecoder(SingleModel(translator.loaded.model), task.dictionary, Decoding(4))(
+        [task.encode(sentences[0], "en")]
+    )
     scores = [hypothesis.score for hypothesis in found[0]]
     assert scores == sorted(scores, reverse=True)
 
@@ -213,3 +217,50 @@ def test_the_model_is_left_as_it_was(translator: Translator, sentences: list[str
         translator.translate(sentences, "aa", "en", beam=5)
         after, _ = model(**sample["net_input"])
     assert torch.equal(before, after)
+
+
+def test_threads_with_settings_of_their_own_get_what_they_get_alone(translator: Translator, sentences: list[str]) -> None:
+    jobs = [(sentences[i::6], {"beam": beam}) for i, beam in enumerate((1, 5, 2, 5, 3, 4))]
+    alone = [translator.translate(part, "aa", "en", **options) for part, options in jobs]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            found = [pool.submit(translator.translate, part, "aa", "en", **options) for part, options in jobs]
+            assert [each.result() for each in found] == alone
+
+
+def test_threads_may_ask_for_routing_beside_each_other(translator: Translator, sentences: list[str]) -> None:
+    def visits(part: list[str], routing: bool) -> list[Any]:
+        found = translator.translate_in_detail(part, "aa", "en", routing=routing)
+        return [one.candidates[0].source_visits for one in found]
+
+    jobs = [(sentences[i::4], bool(i % 2)) for i in range(4)]
+    alone = [visits(*job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda job: visits(*job), jobs)) == alone
+
+
+def test_generator_of_lines_is_taken(translator: Translator, sentences: list[str]) -> None:
+    assert translator((line for line in sentences[:3]), "aa", "en") == translator.translate(sentences[:3], "aa", "en")
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("one sentence", {}, "lines: give a list of sentences"),
+        (None, {}, "lines: give a list of sentences, not NoneType"),
+        (["a", None], {}, r"lines\[1\]: must be text, not NoneType"),
+        (["a"], {"beam": 2.5}, "beam is 2.5: it must be a whole number of 1 or more"),
+        (["a"], {"lenpen": float("nan")}, "lenpen is nan: it must be a finite number"),
+        (["a"], {"max_tokens": 0}, "max_tokens is 0: it must be 1 or more"),
+        (["a"], {"processes": -1}, "processes is -1"),
+    ],
+)
+def test_argument_that_makes_no_sense_is_named(
+    translator: Translator, given: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        translator.translate(given, "aa", "en", **options)
+
+
+def test_representation_names_checkpoint_and_languages(translator: Translator) -> None:
+    assert "checkpoint_best.pt" in repr(translator) and "aa, bb, en" in repr(translator)

@@ -119,7 +119,22 @@ def test_what_a_system_is_unless_told_otherwise(
     assert found == blocks
 
 
-@pytest.mark.parametrize("moe", ["stacking", "cmr"])
+@pytest.mark.parametrize("strata", ["2,3;4", [[2, 3], [4]]])
+def test_strata_may_differ_by_block(make_model: Make, net_input: Input, strata: Any) -> None:
+    model = make_model(moe="stratified", strata=strata)
+    assert model.encoder.layers[1].block.strata == (2, 3) and model.decoder.layers[1].block.strata == (4,)
+    _, extra = model(**net_input)
+    assert [len(extra[f"{side}_routing"][0].load) for side in ("encoder", "decoder")] == [2, 1]
+
+
+@pytest.mark.parametrize("num_experts", ["3,5", [3, 5]])
+def test_numbers_of_experts_may_differ_by_block(make_model: Make, num_experts: Any) -> None:
+    model = make_model(moe="vanilla", num_experts=num_experts)
+    sizes = [layers[1].block.moe.experts.num_experts for layers in (model.encoder.layers, model.decoder.layers)]
+    assert sizes == [3, 5]
+
+
+@pytest.mark.parametrize("moe", ["stacking", "cmr", "mpoe"])
 def test_one_dense_layer_lies_in_every_system(make_model: Make, net_input: Input, moe: str) -> None:
     """From a dense model, one layer of like experts is its FFN; so is a mixture of that FFN with itself."""
     dense = make_model(moe="none").eval()
@@ -138,16 +153,22 @@ def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:
     ("settings", "words"),
     [
         ({"moe": "stacking", "strata": "4,1"}, "--moe stacking: top_k=2 needs at least 2 experts"),
-        ({"moe": "stacking", "strata": ""}, "--strata: strata must be positive integers"),
-        ({"moe": "eom", "eom_p": 1.0}, "--moe eom: eom_p"),
-        ({"moe": "cmr", "cmr_gate_dropout": 1.0}, "--moe cmr: gate_dropout"),
-        ({"strata": "4,0"}, "--strata: strata must be positive integers"),
-        ({"strata": "4,x"}, "--strata: strata must be positive integers"),
+        ({"moe": "stacking", "strata": ""}, r"model\.strata=.*: it must be a whole number from 1"),
+        ({"moe": "eom", "eom_p": 1.0}, r"model\.eom_p=1"),
+        ({"moe": "cmr", "cmr_gate_dropout": 1.0}, r"model\.cmr_gate_dropout=1"),
+        ({"strata": "4,0"}, r"model\.strata=.*: it must be a whole number from 1"),
+        ({"strata": "4,x"}, r"model\.strata=.*: it must be a whole number from 1"),
+        ({"strata": "4,4;8;4,4"}, "--strata: strata for 3 blocks, but the model has 2"),
+        ({"moe": "vanilla", "num_experts": "8,0"}, r"model\.num_experts=8,0: it must be a whole number from 1"),
+        ({"moe": "vanilla", "num_experts": "8,8,8"}, "--num-experts: num_experts for 3 blocks, but the model has 2"),
+        ({"moe": "xmoe", "xmoe_split": 5}, "--moe xmoe: xmoe_split=5 does not divide the 24 hidden units"),
+        ({"moe": "mpoe", "mpoe_shape": "4,4"}, "--moe mpoe: mpoe_shape must be two lists"),
+        ({"moe": "hmoe"}, "unknown system 'hmoe'"),
         ({"strata": "4,1"}, "--moe stratified: top_k=2 needs at least 2 experts"),
-        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 0}, r"model\.top_k=0: it must be a whole number from 1"),
         ({"encoder_normalize_before": False}, "pre-norm only"),
         ({"moe_freq": 3}, "moe_freq=3 leaves"),
-        ({"moe_freq": 0}, "moe_freq must be at least 1"),
+        ({"moe_freq": 0}, r"model\.moe_freq=0: it must be a whole number from 1"),
         ({"encoder_attention_heads": 3}, "no multiple"),
         ({"activation_fn": "gelu_fast"}, "unknown activation"),
     ],

@@ -8,13 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from smoe_mt.moe import ConditionalMoE, MoE
-from smoe_mt.moe.experts import FFNBank
+from torch import Tensor
 
 
 @dataclass
@@ -27,16 +25,17 @@ class ReferencePass:
     first_counts: list[int]
 
 
-def expert_output(experts: FFNBank, e: int, h: Tensor) -> Tensor:
+def expert_output(experts: Any, e: int, h: Tensor) -> Tensor:
     """W_out ReLU(W_in h + b_in) + b_out (eq. 1)."""
     w_in, b_in, w_out, b_out = experts.weights(h.dtype)
-    return w_out[e] @ torch.relu(w_in[e] @ h + b_in[e]) + b_out[e]
+    y: Tensor = w_out[e] @ torch.relu(w_in[e] @ h + b_in[e]) + b_out[e]
+    return y
 
 
 def reference_pass(
     tokens: list[Tensor],
     gate: Tensor,
-    experts: FFNBank,
+    experts: Any,
     first_expert: int,
     top_k: int,
     capacity: int | None,
@@ -85,9 +84,9 @@ def reference_stratified(
     x: Tensor,
     padding_mask: Tensor,
     strata: tuple[int, ...],
-    gates: nn.ModuleList,
-    norms: nn.ModuleList,
-    experts: FFNBank,
+    gates: Any,
+    norms: Any,
+    experts: Any,
     top_k: int,
     capacity_factor: float,
     training: bool,
@@ -99,7 +98,8 @@ def reference_stratified(
     stratum = dict.fromkeys(places, 0)
     visits = torch.zeros(x.shape[:2], dtype=torch.long)
     stratum_of_expert = [i for i, size in enumerate(strata) for _ in range(size)]
-    losses, passes = [], []
+    losses: list[Tensor] = []
+    passes: list[ReferencePass | None] = []
     for i in range(len(strata)):
         here = [place for place in places if stratum[place] == i]
         if not here:
@@ -131,7 +131,7 @@ class ReferenceLayer:
 
 
 def reference_layers(
-    x: Tensor, padding_mask: Tensor, layers: list[MoE], scale: Callable[[int, int], float] = lambda t, k: 1.0
+    x: Tensor, padding_mask: Tensor, layers: list[Any], scale: Callable[[int, int], float] = lambda t, k: 1.0
 ) -> ReferenceLayer:
     """Plain layers in sequence (Stacking; one layer: MoE), 0 at padding: x [B, S, D], padding_mask bool [B, S]."""
     real = ~padding_mask
@@ -149,7 +149,7 @@ def reference_layers(
     return ReferenceLayer(y, balance, torch.zeros((), dtype=x.dtype), passes)
 
 
-def reference_conditional(x: Tensor, padding_mask: Tensor, block: ConditionalMoE) -> ReferenceLayer:
+def reference_conditional(x: Tensor, padding_mask: Tensor, block: Any) -> ReferenceLayer:
     """y = (1 - g) FFN(x) + g MoE(x), without dropout on g; 0 at padding."""
     experts = reference_layers(x, padding_mask, [block.moe])
     y, total = torch.zeros_like(x), torch.zeros((), dtype=x.dtype)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank, MoEBlock, Router, TopK, routing_override
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.moe.kernels.select import bind_experts
 from smoe_mt.moe.system import STRATA
 from tests.moe.settings import settings_of
-from tests.ranks import on_ranks
 
 D, F = 8, 16
 NAMES = tuple(SYSTEMS)
@@ -42,11 +42,11 @@ def make(name: str, seed: int = 0, **settings: Any) -> MoEBlock:
     return block.double().eval()
 
 
-def routers(block: nn.Module) -> list[Router]:
+def routers(block: Any) -> list[Router]:
     return [module for module in block.modules() if isinstance(module, Router)]
 
 
-def banks(block: nn.Module) -> list[ExpertBank]:
+def banks(block: Any) -> list[ExpertBank]:
     return [module for module in block.modules() if isinstance(module, ExpertBank)]
 
 
@@ -61,7 +61,8 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
     def run(x: Tensor, *parameters: Tensor) -> Tensor:
         y, routing = torch.func.functional_call(block, dict(zip(names, parameters)), (x,))
-        return y.sin().sum() + sum(routing.losses.values()) + sum(routing.sums.values())
+        total: Tensor = y.sin().sum() + sum(routing.losses.values()) + sum(routing.sums.values())
+        return total
 
     parameters = tuple(each.detach().clone().requires_grad_() for each in block.parameters())
     assert torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True, atol=1e-4)

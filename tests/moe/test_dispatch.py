@@ -74,3 +74,38 @@ def test_memory_is_linear_in_tokens() -> None:
     choices = torch.randint(0, 16, (4096, 2))
     plan = plan_dispatch(choices, 16, capacity=600)
     assert all(t.numel() <= 2 * 4096 for t in vars(plan).values() if t is not None)
+
+
+NO_CHOICE = torch.tensor([[0, 2], [2, 3], [2, 1], [0, 3], [2, 0]])  # 3 experts: 3 is no choice
+
+
+@pytest.mark.parametrize("capacity", [None, 1, 2])
+@pytest.mark.parametrize("device_only", [False, True])
+def test_slots_without_a_choice_are_asked_of_nobody(capacity: int | None, device_only: bool) -> None:
+    active = torch.ones(5, dtype=torch.bool) if device_only else None
+    plan = plan_dispatch(NO_CHOICE, 3, capacity, active, complete=False)
+    assert plan.asked_E.tolist() == [3, 1, 4]
+    assert plan.served_E.tolist() == [min(asked, capacity or 9) for asked in (3, 1, 4)]
+    assert plan.kept_TK is not None and not plan.kept_TK[NO_CHOICE == 3].any()
+    assert plan.kept_TK.sum() == plan.served_E.sum()
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_the_highest_priority_is_served_first_but_first_choices_before_second_ones(capacity: int) -> None:
+    torch.manual_seed(0)
+    choices = torch.rand(40, 4).argsort(dim=1)[:, :2]
+    priority = torch.rand(40, 2)
+    plan = plan_dispatch(choices, 4, capacity, priority_TK=priority)
+    kept = torch.ones_like(choices, dtype=torch.bool) if plan.kept_TK is None else plan.kept_TK
+    for e in range(4):
+        slots = [(k, -priority[t, k].item(), t) for t in range(40) for k in range(2) if choices[t, k] == e]
+        want = {(t, k) for k, _, t in sorted(slots)[:capacity]}
+        assert {(t, k) for t in range(40) for k in range(2) if choices[t, k] == e and kept[t, k]} == want
+    x = torch.randn(40, 3)
+    torch.testing.assert_close(sum_rows(x[plan.token_S], plan), x * kept.sum(dim=1, keepdim=True))
+
+
+def test_equal_priorities_are_served_in_token_order() -> None:
+    plain, equal = (plan_dispatch(CHOICES, 4, 2, priority_TK=p) for p in (None, torch.ones(5, 2)))
+    assert plain.kept_TK is not None and equal.kept_TK is not None and plain.kept_TK.equal(equal.kept_TK)
+    assert plain.slot_S.equal(equal.slot_S)

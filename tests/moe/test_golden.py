@@ -25,14 +25,14 @@ def load_experts(experts: Experts, weights: dict[str, Any]) -> None:
     experts.load_state_dict({ours: tensor(weights[theirs]) for ours, theirs in names.items()})
 
 
-def build(case: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.LayerNorm | None]:
+def build(case: dict[str, Any]) -> tuple[Any, torch.nn.LayerNorm | None]:
     """The block with the case's weights, and the norm in front of it where the block has none."""
     config, weights = case["config"], case["weights"]
     norms = [torch.nn.LayerNorm(8).double() for _ in weights["norms"]]
     for norm, values in zip(norms, weights["norms"]):
         norm.load_state_dict({name: tensor(values[name]) for name in ("weight", "bias")})
     if config["kind"] == "smoe":
-        block = StratifiedMoE(8, 16, config["strata"], top_k=config["top_k"], variant="release").double()
+        block: Any = StratifiedMoE(8, 16, config["strata"], top_k=config["top_k"], variant="release").double()
         load_experts(block.experts, weights["experts"])
         for gate, values in zip(block.gates, weights["gates"], strict=True):
             gate.weight.data = tensor(values)
@@ -41,7 +41,7 @@ def build(case: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.LayerNorm | N
     factor = 1.0 if config["top_k"] == 1 else 2.0
     options = {"top_k": config["top_k"], "capacity_factor": factor, "variant": "release"}
     if config["kind"] == "cmr":
-        layer: torch.nn.Module = ConditionalMoE(8, 16, config["num_experts"], gate_dropout=0.0, **options).double()
+        layer: Any = ConditionalMoE(8, 16, config["num_experts"], gate_dropout=0.0, **options).double()
         load_conditional(layer, weights)
         moe = layer.moe
     else:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-BLOCKS: dict[str, Callable[..., nn.Module]] = {
+BLOCKS: dict[str, Callable[..., Any]] = {
     "vanilla": lambda **o: MoE(64, 128, 8, **o),
     "switch": lambda **o: MoE(64, 128, 8, top_k=1, **o),
     "cmr": lambda **o: ConditionalMoE(64, 128, 8, **o),

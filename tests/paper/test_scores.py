@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from smoe_mt.paper.costs import COSTS
-from smoe_mt.paper.scores import M4, M15, TABLES, row_name
+from smoe_mt.paper.scores import M4, M15, TABLES
+from smoe_mt.paths import scripts
 
 
 @pytest.mark.parametrize("benchmark", TABLES)
@@ -37,18 +42,18 @@ def test_a_column_finds_our_score_or_none() -> None:
     assert found["xx-en all"] is None and found["en-xx high"] is None
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ({"moe": "none"}, "dense"),
-        ({"moe": "vanilla", "num_experts": 8}, "vanilla"),
-        ({"moe": "vanilla", "num_experts": 32}, "vanilla_32"),
-        ({"moe": "eom"}, "eom"),
-        ({"moe": "stratified", "strata": [4, 12]}, "smoe_4_12"),
-        ({"moe": "stratified", "strata": "2,2,2,2"}, "smoe_2_2_2_2"),
-        ({"moe": "stacking", "strata": [4, 4]}, "stacking_2_4"),
-        ({"moe": "stacking", "strata": [2, 2, 2, 2]}, "stacking_4_2"),
-    ],
-)
-def test_a_model_has_the_name_of_its_config(model: dict[str, object], name: str) -> None:
-    assert row_name(model) == name
+def test_the_script_trains_the_rows_of_the_tables() -> None:
+    script = (scripts() / "benchmark.sh").read_text()
+    rows = {
+        name: tuple(found.split(","))
+        for name, found in re.findall(r"^(\w+)\) all_rows=(\S+) ;;$", script, re.MULTILINE)
+    }
+    assert rows == {name: tuple(table.rows) for name, table in TABLES.items()}
+
+
+def test_reading_the_paper_needs_no_torch() -> None:
+    program = (
+        "import sys; from smoe_mt.paper import benchmarks, costs, resources, scores; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -31,7 +31,9 @@ class CosineRouter(Router):
         directions = F.normalize(self.directions, dim=1).to(x_TD.dtype)
         return (self.scale * F.linear(F.normalize(x_TD, dim=1), directions)).softmax(dim=1)
 
-    def losses(self, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None) -> Mapping[str, Tensor]:
+    def losses(
+        self, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
+    ) -> Mapping[str, Tensor]:
         unit = F.normalize(self.directions, dim=1)
         alike = (unit @ unit.t() - torch.eye(self.num_experts, dtype=unit.dtype)).square().mean()
         return {**super().losses(probs_TE, choices, lead_E, active_T), "alike": alike}

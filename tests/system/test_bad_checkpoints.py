@@ -185,6 +185,7 @@ def test_verbs_that_read(verb: str, damage: Damage, checkpoint: Path, trained_ru
     check(READING[verb], damage, checkpoint, trained_run.data, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [malicious, flipped, malicious_tensors], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("verb", list(TRAINING))
 def test_verbs_that_train(verb: str, damage: Damage, checkpoint: Path, trained_run: TrainedRun, tmp_path: Path) -> None:
@@ -203,6 +204,7 @@ def check(arguments: Arguments, damage: Damage, checkpoint: Path, data: Path, ho
     assert sorted(path.name for path in out.rglob("*") if path.is_file() and path.suffix != ".log") == ["good.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", ["translate", "evaluate", "analyse", "export", "resume", "finetune", "init experts", "average"]
 )

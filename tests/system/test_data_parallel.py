@@ -16,6 +16,8 @@ from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import KINDS, config, fork, start
 
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+
 # A capacity that drops slots, and sentences of many lengths.
 DROPS = "--capacity-factor 0.5 --balance-weight 0.1 --clip-norm 1 --log-interval 1 --no-save --max-update 3"
 BATCHES = 8  # of an update

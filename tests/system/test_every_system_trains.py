@@ -8,17 +8,28 @@ from pathlib import Path
 import pytest
 
 from smoe_mt.generation import Translator
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.system import STRATA
 from tests.conftest import TrainedRun, train
 
-SYSTEMS = {
-    "vanilla": ["--num-experts", "4"],
-    "switch": ["--num-experts", "4"],
-    "eom": ["--num-experts", "4", "--moe-debug"],
-    "cmr": ["--num-experts", "4"],
-    "stacking": ["--strata", "2,2"],
-    "stratified": ["--strata", "2,2", "--eom-p", "0.1", "--moe-backend", "grouped"],
-    "stratified-release": ["--strata", "2,2", "--variant", "release", "--second-choice", "gumbel"],
+pytestmark = pytest.mark.slow
+
+#: What is tried besides the defaults; a name after a dash is another trial of the same system.
+MORE = {
+    "eom": ["--moe-debug"],
+    "stratified": ["--eom-p", "0.1", "--moe-backend", "grouped"],
+    "stratified-release": ["--variant", "release", "--second-choice", "gumbel"],
+    "stratified-by block": ["--strata", "2,2;3"],
+    "vanilla-by block": ["--num-experts", "4,3", "--top-k", "3"],
+    "xmoe": ["--xmoe-threshold", "0.6"],
+    "mpoe": ["--mpoe-central-mask", "0.3"],
 }
+
+
+def options_of(trial: str) -> list[str]:
+    system = trial.split("-")[0]
+    experts = ["--strata", "2,2"] if SYSTEMS[system].experts_setting == STRATA else ["--num-experts", "4"]
+    return ["--moe", system, *experts, *MORE.get(trial, [])]
 
 
 def validation_losses(log: Path) -> list[float]:
@@ -26,10 +37,10 @@ def validation_losses(log: Path) -> list[float]:
     return [float(loss) for loss in re.findall(r"valid on .*? loss ([\d.]+)", log.read_text())]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_trains_and_translates(system: str, trained_run: TrainedRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trial", dict.fromkeys([*SYSTEMS, *MORE]))
+def test_trains_and_translates(trial: str, trained_run: TrainedRun, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    options = ["--moe", system.split("-")[0], *SYSTEMS[system], "--log-file", str(log)]
+    options = [*options_of(trial), "--log-file", str(log)]
     train(trained_run.data, tmp_path / "run", *options, "--validate-interval-updates", "5", updates=25)
     losses = validation_losses(log)
     assert losses[-1] < losses[0] - 0.3

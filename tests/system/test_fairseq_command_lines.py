@@ -21,6 +21,8 @@ from smoe_mt.tasks.dataset import WINDOW, Sampling
 from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 
+pytestmark = pytest.mark.slow
+
 TINY = "--arch transformer --encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16 --decoder-embed-dim 16"
 TINY += " --encoder-ffn-embed-dim 16 --decoder-ffn-embed-dim 16 --encoder-attention-heads 2 --decoder-attention-heads 2"
 TINY += " --share-all-embeddings --dropout 0 --criterion label_smoothed_cross_entropy --optimizer adam --lr 0.01"

@@ -27,6 +27,8 @@ from smoe_mt.training import saving
 from smoe_mt.training.trainer import SMoETrainer
 from tests.training.test_trainer import OPTIONS
 
+pytestmark = pytest.mark.slow
+
 KILLED = -signal.SIGKILL
 MODEL = "--moe stratified --strata 2,2 --eom-p 0.2 --second-choice gumbel --max-tokens 200 --lr 0.01 --save-interval-updates 2"
 # Kills its own process in place of the n-th renaming of a file, when what it would name is written.

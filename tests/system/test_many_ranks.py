@@ -22,6 +22,8 @@ from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import Ranks, config, fork, start
 
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+
 DROPOUT = "--dropout 0.2 --update-freq 2 --save-interval-updates 2 --disable-validation"
 KILLED = -signal.SIGKILL
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,18 @@ def test_every_command_knows_it(run: TrainedRun, tmp_path: Path) -> None:
         ["checkpoint", "inspect", folder, "--format", "json"],
         ["checkpoint", "average", folder, "--last", "2", "--out", str(tmp_path / "mean.pt")],
         ["export", folder, exported],
-        ["evaluate", exported, "--data", str(run.data), "--device", "cpu", "--beam", "1", "--out", str(tmp_path / "out")],
+        [
+            "evaluate",
+            exported,
+            "--data",
+            str(run.data),
+            "--device",
+            "cpu",
+            "--beam",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ],
         ["report", folder, "--out", str(tmp_path / "report.html")],
     )
     measured, planned = json.loads(out[2])[0], json.loads(out[3])[0]
@@ -93,8 +105,18 @@ def test_without_its_file_a_checkpoint_of_it_is_refused_in_one_line(run: Trained
     assert "unknown system 'cosine'" in done.stderr and VARIABLE in done.stderr and "Traceback" not in done.stderr
 
 
-def test_it_conforms() -> None:
-    environment = {**os.environ, VARIABLE: str(FILE)}
-    command = [sys.executable, "-m", "pytest", "-q", "tests/moe/test_conformance.py", "-k", "cosine", "-p", "no:cacheprovider"]
+def conforms(file: Path, name: str) -> None:
+    environment = {**os.environ, VARIABLE: str(file)}
+    command = [sys.executable, "-m", "pytest", "-q", "tests/moe/test_conformance.py", "-k", name, "-p", "no:cacheprovider"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_it_conforms() -> None:
+    conforms(FILE, "cosine")
+
+
+def test_the_system_of_the_documentation_conforms(tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(# mine.py\n.*?)```", (REPOSITORY / "docs/systems.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "mine.py").write_text(code[0], encoding="utf-8")
+    conforms(tmp_path / "mine.py", "mine")

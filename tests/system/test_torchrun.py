@@ -15,6 +15,8 @@ import torch
 from smoe_mt.paths import configs, scripts, user_dir
 from tests.toy import make_toy_folder
 
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+
 TINY = [f"model.{side}_{what}" for side in ("encoder", "decoder") for what in ("embed_dim=16", "ffn_embed_dim=32")]
 SETTINGS = [*TINY, "model.cpu_bf16=off", "dataset.max_tokens=120", "common.cpu=true", "dataset.disable_validation=true"]
 # fairseq-hydra-train, in which rank 1 kills itself when it has made its third update, unless torchrun has started it again.

@@ -126,12 +126,17 @@ def test_json_with_visits(
     assert empty["candidates"] == [{"text": "", "score": 0.0}]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--nbest", "6"), ("--nbest", "0"), ("--buffer", "0")])
+@pytest.mark.parametrize(("option", "value"), [("--nbest", "0"), ("--buffer", "0"), ("--beam", "1e9"), ("--beam", "99999999999")])
 def test_numbers_that_make_no_sense(
     trained_run: TrainedRun, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     assert translate(trained_run, option, value, __file__) == 2
-    assert capsys.readouterr().err.startswith(f"error: {option} {value}: it must be")
+    assert capsys.readouterr().err.startswith(f"error: argument {option}: {value!r} must be a whole number from 1")
+
+
+def test_more_hypotheses_than_beams(trained_run: TrainedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert translate(trained_run, "--nbest", "6", __file__) == 2
+    assert capsys.readouterr().err == "error: --nbest 6: it must be from 1 to --beam, 5\n"
 
 
 def test_a_pipe_that_stays_open_gets_its_line_at_once(trained_run: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:

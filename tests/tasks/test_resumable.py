@@ -66,11 +66,13 @@ def test_epochs_are_redrawn_and_reproducible(open_batches: Opener) -> None:
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(open_batches: Opener, workers: int) -> None:
     assert epochs(open_batches(workers=workers, data_buffer_size=2), 2) == epochs(open_batches(), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epoch", "stop", "workers"), [(1, 3, 0), (2, 5, 2)])
 def test_resumes_in_the_middle_of_an_epoch(open_batches: Opener, epoch: int, stop: int, workers: int) -> None:
     whole = epochs(open_batches(), epoch + 1)
@@ -85,6 +87,7 @@ def test_resumes_in_the_middle_of_an_epoch(open_batches: Opener, epoch: int, sto
     assert epochs(resumed, 1) == whole[epoch:]
 
 
+@pytest.mark.slow
 def test_resumes_into_an_iterator_of_another_epoch(open_batches: Opener) -> None:
     stopped = open_batches()
     whole = epochs(open_batches(), 3)[2]
@@ -112,6 +115,7 @@ def test_ranks_share_out_the_batches_of_an_epoch(open_batches: Opener) -> None:
     assert [batch for batch in together if batch] == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "stop", "after"), [(2, 3, 4), (1, 2, 3), (1, 1, 2), (3, 2, 1), (4, 1, 3)])
 def test_resumes_with_another_number_of_ranks(open_batches: Opener, before: int, stop: int, after: int) -> None:
     whole = epochs(open_batches(), 1)[0]

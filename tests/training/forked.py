@@ -20,17 +20,15 @@ from fairseq_cli import train
 from torch import distributed
 
 from smoe_mt import preemption
+from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.system import STRATA
 from smoe_mt.paths import user_dir
 
 PAUSE = 0.005  # seconds
-KINDS = {
-    "none": "",
-    "vanilla": "--num-experts 4",
-    "switch": "--num-experts 4",
-    "eom": "--num-experts 4 --eom-p 0",
-    "cmr": "--num-experts 4 --cmr-gate-dropout 0 --cmr-weight 1",
-    "stacking": "--strata 2,2",
-    "stratified": "--strata 2,2",
+MORE = {"eom": " --eom-p 0", "cmr": " --cmr-gate-dropout 0 --cmr-weight 1"}
+KINDS = {"none": ""} | {
+    name: ("--strata 2,2" if system.experts_setting == STRATA else "--num-experts 4") + MORE.get(name, "")
+    for name, system in SYSTEMS.items()
 }
 MODEL = (
     "--arch smoe_transformer_tiny --moe-freq 1 --encoder-layers 1 --decoder-layers 1 --dropout 0 --attention-dropout 0"

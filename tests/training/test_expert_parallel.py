@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.local_ranks import on_ranks
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Translator
 from smoe_mt.moe import MoE
@@ -18,8 +19,9 @@ from smoe_mt.moe.distributed.expert_parallel import shard
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.training.disk import checkpoint_bytes
 from smoe_mt.training.expert_parallel import buckets
-from tests.ranks import on_ranks
 from tests.training.forked import config, fork, start
+
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
 
 BATCHES = 4  # of an update
 OPTIONS = "--clip-norm 0.5 --save-interval-updates 2 --keep-interval-updates 10 --log-interval 1000"
@@ -30,6 +32,8 @@ KINDS = {
     "switch": "",
     "cmr": "",
     "stacking": "--strata 4,4",
+    "xmoe": "--num-experts 5 --xmoe-threshold 0.6",
+    "mpoe": "--num-experts 5 --mpoe-central-mask 0.5",
 }
 Way = tuple[int, int]  # ranks, and how many of them share experts
 WAYS: Mapping[Way, Sequence[str]] = {

@@ -16,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from smoe_mt.paths import configs, user_dir
 from smoe_mt.training.jobs import forget_previous_job
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "scale=small",
     "common.cpu=true",

@@ -15,6 +15,8 @@ from smoe_mt.training.trainer import SMoETrainer
 from tests.toy import make_toy_folder
 from tests.training.forked import KINDS, config, fork, start
 
+pytestmark = pytest.mark.slow
+
 TOO_HIGH = 2**22  # gradients of float16 end at 65,504
 UPDATES = 4
 

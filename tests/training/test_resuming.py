@@ -17,6 +17,8 @@ from smoe_mt.paths import user_dir
 from smoe_mt.training.resuming import whole_checkpoint
 from tests.training.test_trainer import OPTIONS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_text: Path) -> Path:

@@ -22,6 +22,8 @@ from smoe_mt.training.sharded_saving import check_sharded
 from smoe_mt.training.trainer import SMoETrainer
 from tests.training.test_expert_parallel import assert_same, train_all
 
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
+
 SHARDED = "--sharded-checkpoints"
 
 

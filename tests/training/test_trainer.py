@@ -16,6 +16,8 @@ from smoe_mt.paths import user_dir
 from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 
+pytestmark = pytest.mark.slow
+
 SIZES = "--encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 64"
 OPTIONS = f"--arch smoe_transformer_tiny {SIZES} --max-source-positions 64 --max-target-positions 64 --dropout 0"
 OPTIONS += (

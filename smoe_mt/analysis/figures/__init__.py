@@ -9,6 +9,7 @@ from smoe_mt.analysis.figures import (
     language_overlap,
     stratum_load,
     token_rank,
+    units_by_direction,
 )
 from smoe_mt.analysis.figures.base import Figure
 
@@ -16,6 +17,7 @@ FIGURES: tuple[Figure, ...] = (
     capacity_by_direction.FIGURE,
     capacity_by_block.FIGURE,
     capacity_per_token.FIGURE,
+    units_by_direction.FIGURE,
     token_rank.FIGURE,
     stratum_load.FIGURE,
     expert_load.FIGURE,

@@ -28,7 +28,7 @@ def rows(report: CapacityReport) -> list[list[Any]]:
 
 def draw(report: CapacityReport) -> Drawing:
     """A bar for each direction, in a panel for the encoder and one for the decoder, or several where directions are many."""
-    lines = _lines(report.directions)
+    lines = in_lines(report.directions)
     stacked = len(report.directions) > BESIDE
     grid = (len(report.sides) * len(lines), 1) if stacked else (1, len(report.sides))
     width = max(4.5, 0.34 * len(lines[0]) + 1.6)
@@ -51,7 +51,7 @@ def draw(report: CapacityReport) -> Drawing:
     return drawing
 
 
-def _lines(directions: Sequence[str]) -> list[Sequence[str]]:
+def in_lines(directions: Sequence[str]) -> list[Sequence[str]]:
     """The directions in as many parts of equal length as they do not fit into one, the last with what is left."""
     each = -(-len(directions) // -(-len(directions) // MANY))
     return [directions[start : start + each] for start in range(0, len(directions), each)]

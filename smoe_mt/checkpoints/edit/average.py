@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
 from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
@@ -52,8 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run folder (with --last or --best), or checkpoints and exported folders",
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--last", type=int, metavar="N", help="the N checkpoints of RUN with the most updates")
-    which.add_argument("--best", type=int, metavar="N", help="the N checkpoints of RUN with the best validation loss")
+    which.add_argument(
+        "--last", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the most updates"
+    )
+    which.add_argument(
+        "--best", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the best validation loss"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")
 
 
@@ -82,8 +87,6 @@ def choose(models: Sequence[str], last: int | None, best: int | None) -> list[Su
         return sorted((summarise(find_checkpoint(path)) for path in models), key=lambda one: one.updates)
     if len(models) > 1 or not Path(models[0]).is_dir():
         raise UserError("--last and --best choose from one run folder; without them, name the checkpoints")
-    if wanted < 1:
-        raise UserError(f"--last or --best {wanted}: it must be 1 or more")
     found = checkpoints_of(Path(models[0]))
     if best is not None:
         found = sorted((one for one in found if one.loss is not None), key=_badness, reverse=True)

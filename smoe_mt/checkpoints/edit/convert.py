@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, read_foreign
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import read_checkpoint
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sharded", action="store_true", help="tensors into a folder beside OUT.pt (for large models)")
     parser.add_argument("--no-optimizer", action="store_true", help="leave out what only resuming a training needs")
     parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
-    parser.add_argument("--data", help="foreign models: the data folder that they will be used with")
+    parser.add_argument("--data", type=flags.path, help="foreign models: the data folder that they will be used with")
     parser.add_argument(
         "--dictionary", metavar="FILE", help="foreign models: their dict.txt, where it is not in their data folder"
     )

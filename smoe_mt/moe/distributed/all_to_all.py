@@ -40,12 +40,15 @@ class AllToAllSplit:
 
 def start(rows: Tensor, received: Sequence[int], sent: Sequence[int], group_name: str) -> Tensor:
     """An all-to-all along the first dimension that goes on by itself until ``wait``."""
-    return torch.ops._c10d_functional.all_to_all_single(rows.contiguous(), list(received), list(sent), group_name)
+    exchange = torch.ops._c10d_functional.all_to_all_single
+    pending: Tensor = exchange(rows.contiguous(), list(received), list(sent), group_name)
+    return pending
 
 
 def wait(pending: Tensor) -> Tensor:
     """What ``start`` returned, with its rows in it."""
-    return torch.ops._c10d_functional.wait_tensor(pending)
+    arrived: Tensor = torch.ops._c10d_functional.wait_tensor(pending)
+    return arrived
 
 
 class PendingExchange:

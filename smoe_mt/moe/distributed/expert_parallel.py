@@ -124,7 +124,9 @@ def serve(ranks: ExpertRanks, backend: str = "auto") -> None:
         return
     weight = next(ranks.blocks[0].parameters())
     while True:
-        counts = ranks.exchange_counts(NO_BLOCK, torch.zeros(ranks.size, 0, dtype=torch.long), weight.dtype, weight.device)
+        counts = ranks.exchange_counts(
+            NO_BLOCK, torch.zeros(ranks.size, 0, dtype=torch.long), weight.dtype, weight.device
+        )
         if counts.all_done:
             return
         _serve_exchange(ranks, weight.new_empty(0, ranks.blocks[0].embed_dim, dtype=counts.dtype), counts, backend)
@@ -132,7 +134,9 @@ def serve(ranks: ExpertRanks, backend: str = "auto") -> None:
 
 def _serve_exchange(ranks: ExpertRanks, rows_SD: Tensor, counts: CountExchange, backend: str) -> Tensor:
     """Without gradients: send rows, compute what comes, each with the block that its sender is at, and take rows back."""
-    split = AllToAllSplit.of(counts.send_RL, counts.receive_RL, range(counts.receive_RL.size(1)), ranks.group.group_name)
+    split = AllToAllSplit.of(
+        counts.send_RL, counts.receive_RL, range(counts.receive_RL.size(1)), ranks.group.group_name
+    )
     parts = list(wait(split.start(rows_SD)).split(split.received))
     for number in sorted(set(counts.blocks) - {NO_BLOCK}):
         senders = [rank for rank, block in enumerate(counts.blocks) if block == number]

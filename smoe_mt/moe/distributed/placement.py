@@ -63,7 +63,9 @@ class ExpertRanks:
         one_each = [1] * self.size
         received = wait(start(sent.to(device), one_each, one_each, self.group.group_name)).cpu()
         spoke = received[received[:, 0] != NO_BLOCK, 1].tolist()
-        return CountExchange(sent[:, 2:], received[:, 0].tolist(), received[:, 2:], DTYPES[spoke[0]] if spoke else dtype)
+        return CountExchange(
+            sent[:, 2:], received[:, 0].tolist(), received[:, 2:], DTYPES[spoke[0]] if spoke else dtype
+        )
 
 
 @dataclass(frozen=True)

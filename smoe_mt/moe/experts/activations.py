@@ -31,7 +31,8 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _relu_grad(grad_a: Tensor, a: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(grad_a, a, 0)
+    grad_h: Tensor = torch.ops.aten.threshold_backward(grad_a, a, 0)
+    return grad_h
 
 
 ACTIVATIONS = {

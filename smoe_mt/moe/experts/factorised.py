@@ -122,7 +122,7 @@ class FactorisedExperts(FFNBank):
 
     dim_shape, ffn_shape  D and F as products of as many factors, an odd number of them; None: five, as even as can be
     bond                  most of any bond; 0: no limit
-    central_mask          probability that a training pass leaves the centres without a gradient, as every expert updates them
+    central_mask          probability that an update leaves the centres without a gradient, as every expert changes them
 
     Parameters: ``w_in_factors.{k}``, ``w_out_factors.{k}`` [E, r, i, j, r'], ``b_in``, ``b_out``; ``shared.w_in``,
     ``shared.w_out`` [r, i, j, r']. Each weight starts with the variance that nn.Linear's has.
@@ -159,8 +159,7 @@ class FactorisedExperts(FFNBank):
             setattr(self, f"{name}_factors", nn.ParameterList(own))
         self.b_in = nn.Parameter(torch.empty(num_experts, ffn_dim))
         self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim))
-        self._seed: int | None = None
-        self._passes = 0
+        self._update: int | None = None
         self._cached: dict[torch.dtype, tuple[tuple[int, ...], FFNWeights]] = {}
         self.reset_parameters()
 
@@ -222,16 +221,18 @@ class FactorisedExperts(FFNBank):
         with torch.autocast(centre.device.type, enabled=False):
             return contract([*own[:middle], centre[None], *own[middle:]])
 
-    def _draw_keep(self) -> float:
-        """1, or 0 with probability ``central_mask``; the same on all ranks, and in a run that goes on from a checkpoint.
+    def set_num_updates(self, num_updates: int) -> None:
+        """The number of the update that comes; fairseq tells every module of a model that has this function."""
+        self._update = num_updates
 
-        So it is drawn from the seed and the number of passes since it was set, which fairseq does at every update, not
-        from the generator itself, whose state depends on a rank's tokens.
+    def _draw_keep(self) -> float:
+        """1, or 0 with probability ``central_mask``.
+
+        Told the number of the update, it is drawn from that: alike for all batches of the update and on all ranks, and again
+        in a run that goes on from a checkpoint. Else it is drawn for each pass.
         """
-        seed = torch.initial_seed()
-        self._passes = self._passes + 1 if seed == self._seed else 0
-        self._seed = seed
-        return float(random.Random(f"{seed} {self._passes}").random() >= self.central_mask)
+        drawn = float(torch.rand(()).item()) if self._update is None else random.Random(f"mask {self._update}").random()
+        return float(drawn >= self.central_mask)
 
     def from_dense(self, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Mapping[str, Tensor]:
         """Factors of the FFN, the outer ones once for each expert; exact unless a bond is cut."""

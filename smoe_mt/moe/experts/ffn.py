@@ -101,6 +101,8 @@ class Experts(FFNBank):
         state: dict[str, Any] = {}
         for name, stack in self.stacks().items():
             if given[name].shape != stack.shape[1:]:
-                raise ValueError(f"{name} is {tuple(given[name].shape)}, but these experts have {tuple(stack.shape[1:])}")
+                raise ValueError(
+                    f"{name} is {tuple(given[name].shape)}, but these experts have {tuple(stack.shape[1:])}"
+                )
             state[name] = given[name].to(stack.dtype).expand_as(stack).clone()
         return state

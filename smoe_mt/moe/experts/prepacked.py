@@ -55,7 +55,8 @@ def packed_linear(x_SI: Tensor, packed: Tensor, bias_O: Tensor) -> Tensor:
     """x W^T + b; [S, O]."""
     rows = len(x_SI)
     x_SI = functional.pad(x_SI, (0, 0, 0, rows_computed(rows) - rows))
-    return torch.ops.mkldnn._linear_pointwise(x_SI, packed, bias_O, "none", [], "")[:rows]
+    y_SO: Tensor = torch.ops.mkldnn._linear_pointwise(x_SI, packed, bias_O, "none", [], "")
+    return y_SO[:rows]
 
 
 def rows_computed(rows: int) -> int:

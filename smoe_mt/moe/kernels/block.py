@@ -1,6 +1,6 @@
 """A whole block as one operator: all its gates forward, all its gates backward, nothing read back from the device.
 
-A gate is five launches forward (route, place, up, down, combine) and seven backward. Kept for the way back are the inputs
+A gate is five launches forward (route, place, up, down, combine) and seven or eight backward. Kept for the way back are the inputs
 of the gates, what they decided, and one [S, F] activation each; no row is gathered in memory.
 """
 
@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from smoe_mt.moe.kernels import products, routing
 from smoe_mt.moe.kernels.launching import ALIGNMENT, Launcher
-from smoe_mt.moe.kernels.tiles import Tile, Tiles, choose_tiles, multiprocessors
+from smoe_mt.moe.kernels.tiles import Tile, Tiles, choose_tiles, multiprocessors, norm_goes_along
 
 ACTIVATIONS = {"relu": 0, "gelu": 1, "silu": 2}
 UP, DOWN, GRAD_HIDDEN, GRAD_INPUT = range(4)
@@ -28,7 +28,6 @@ SITES = ("up", "down", "grad_hidden", "grad_input")
 EVERYWHERE, UNPADDED, AT_GATE = range(3)
 NO_RESIDUAL, INPUT, NORMED = range(3)
 SEEDS = 4  # of each gate; see routing.py for their uses
-WHOLE_ROWS = 32768  # the largest product of embed_dim and experts for which token_gradient_kernel holds whole rows
 
 
 @dataclass(frozen=True)
@@ -294,7 +293,8 @@ class Gate:
     def starting(self, x: Tensor, given: Sequence[Tensor], *kinds: Hashable) -> Gate:
         """Ready to launch. given: all tensors that the caller gave; kinds: what else kernels are compiled for."""
         dtype = self.weights.w_in.dtype
-        sizes = (self.number, self.experts, self.dim, self.hidden, self.block, id(self.tiles))
+        small = norm_goes_along(self.tokens, self.dim, self.width), self.tokens <= 16384
+        sizes = (self.number, self.experts, self.dim, self.hidden, self.block, *small, id(self.tiles))
         types = (x.dtype, self.weight.dtype, dtype, precision(dtype))
         self.launch = Launcher((self.settings, sizes, types, kinds), x.device, given)
         return self
@@ -500,13 +500,12 @@ class Gate:
         products_.rows(GRAD_INPUT, self.tiles.grad_input, grad_h, False, w.w_in, None, grad_rows)
 
         exact = precision(dtype)
-        # A program holds whole rows where they and the gate's weights are few.
-        columns = max(128, triton.next_power_of_2(d))
-        whole = columns * self.width <= WHOLE_ROWS and columns <= 2048
-        bt, columns, warps = (4, columns, max(1, columns // 128)) if whole else (16, 64, 4)
-        norm_blocks = triton.cdiv(t, bt)
-        if whole:
-            norm_blocks = min(norm_blocks, multiprocessors(device) * 4)
+        columns = triton.next_power_of_2(d)
+        whole = norm is not None and norm_goes_along(t, d, self.width)
+        bt, bd, warps = (4, max(128, columns), max(1, columns // 128)) if whole else (16 if t <= 16384 else 32, 64, 4)
+        blocks = triton.cdiv(t, bt)
+        norm_rows = max(1, 2048 // columns)
+        norm_blocks = min(triton.cdiv(t, bt if whole else norm_rows), multiprocessors(device) * 4)
         grad_logits = torch.empty(t, self.width, dtype=torch.float32, device=device)
         grad_x = torch.empty_like(x)
         norm_parts = torch.empty(norm_blocks if norm else 0, 2, d, dtype=torch.float32, device=device)
@@ -514,7 +513,7 @@ class Gate:
         self.launch(
             "token_gradient",
             routing.token_gradient_kernel,
-            (norm_blocks,),
+            (norm_blocks if whole else blocks,),
             grad,
             grad_y,
             grad_rows,
@@ -546,16 +545,36 @@ class Gate:
             ACT_WEIGHTED=self.relu,
             MASK=s.mask > 0,
             BY_ROW=by_row,
-            NORM=norm is not None,
             RESIDUAL=self.residual,
             PRECISION=exact,
             WHOLE=whole,
+            NORM_FOLLOWS=norm is not None and not whole,
             BT=bt,
-            BD=columns,
+            BD=bd,
             BE=self.width,
             num_warps=warps,
             maxnreg=128 if whole else None,
         )
+        if norm and not whole:
+            self.launch(
+                "norm_gradient",
+                routing.norm_gradient_kernel,
+                (norm_blocks,),
+                grad,
+                passed.choices,
+                x,
+                norm.gamma,
+                passed.means,
+                passed.scales,
+                grad_x,
+                norm_parts,
+                t,
+                d,
+                RESIDUAL=self.residual,
+                BT=norm_rows,
+                BD=columns,
+                num_warps=4 if columns <= 2048 else 8,
+            )
         splits = min(16, triton.cdiv(t, 64))
         gate_parts = torch.empty(splits, 2, self.experts, d, dtype=torch.float32, device=device)
         self.launch(

@@ -142,7 +142,7 @@ def _run(parts: BlockParts, x: Tensor, padding_mask: Tensor | None) -> tuple[Ten
     settings = _settings(
         parts.first_experts,
         selection.k,
-        bool(norms),
+        len(norms) > 0,
         options.capacity_factor if training else 0.0,
         release,
         parts.bank.activation,

@@ -134,4 +134,5 @@ class _GroupedFFN(torch.autograd.Function):
 
 def grouped_ffn(x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: GroupedCall) -> Tensor:
     """y = sum_k weights_TK[:, k] FFN_e(x) over the slots that ``call.plan`` serves; [T, D]."""
-    return _GroupedFFN.apply(x_TD, weights_TK, *weights, call)
+    y_TD: Tensor = _GroupedFFN.apply(x_TD, weights_TK, *weights, call)
+    return y_TD

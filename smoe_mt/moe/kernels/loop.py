@@ -91,7 +91,8 @@ class _ShareGradients(torch.autograd.Function):
 
 def share_gradients(weights: Weights, sink: WeightGradients) -> Weights:
     """``weights`` for all strata of one pass, whose gradients meet in ``sink``."""
-    return _ShareGradients.apply(*weights, sink)
+    shared: Weights = _ShareGradients.apply(*weights, sink)
+    return shared
 
 
 @dataclass(frozen=True)
@@ -203,5 +204,6 @@ class _LoopFFN(torch.autograd.Function):
 def loop_ffn(x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: LoopCall) -> Tensor:
     """y = sum_k weights_TK[:, k] FFN_e(x) over the slots that ``call.plan`` serves; [T, D]."""
     if torch.is_grad_enabled():
-        return _LoopFFN.apply(x_TD, weights_TK, *weights, call)
+        y_TD: Tensor = _LoopFFN.apply(x_TD, weights_TK, *weights, call)
+        return y_TD
     return loop_forward(x_TD, weights_TK, weights, call, keep=False)[0]

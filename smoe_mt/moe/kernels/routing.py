@@ -419,6 +419,25 @@ def pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL: tl.constexpr):
     tl.store(grad_x + at + d, g, mask=in_x)
 
 
+@triton.jit
+def normal(x, means, scales, t, at, here, fits):
+    """(the normalised x before gamma and beta, 0 where nobody is here; its scale)"""
+    mask = here[:, None] & fits[None, :]
+    mean = tl.load(means + t, mask=here, other=0.0)
+    scale = tl.load(scales + t, mask=here, other=0.0)
+    value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[:, None]) * scale[:, None]
+    return tl.where(mask, value, 0.0), scale
+
+
+@triton.jit
+def through_norm(g, value, scale, gamma, ds, D):
+    """The gradient of x, from that of the norm's output: whole rows."""
+    g = g * tl.load(gamma + ds, mask=ds < D, other=0.0).to(tl.float32)[None, :]
+    along = tl.sum(g, axis=1) / D
+    across = tl.sum(g * value, axis=1) / D
+    return scale[:, None] * (g - along[:, None] - value * across[:, None])
+
+
 @triton.jit(do_not_specialize=["first_expert", "T", "E", "parts", "number"])
 def token_gradient_kernel(
     grad,  # [T, D] of y before dropout's gradient: what the residual passes on
@@ -439,7 +458,7 @@ def token_gradient_kernel(
     scales,
     grad_logits,  # fp32 [T, BE]
     grad_x,  # [T, D]
-    norm_parts,  # fp32 [programs, 2, D]
+    norm_parts,  # fp32 [programs, 2, D], with WHOLE
     first_expert,
     T,
     D,
@@ -452,10 +471,10 @@ def token_gradient_kernel(
     ACT_WEIGHTED: tl.constexpr,  # weight_parts came with the weight
     MASK: tl.constexpr,
     BY_ROW: tl.constexpr,
-    NORM: tl.constexpr,
     RESIDUAL: tl.constexpr,
     PRECISION: tl.constexpr,
-    WHOLE: tl.constexpr,  # BD >= D: rows are read once; else a program takes one block of tokens
+    WHOLE: tl.constexpr,  # through the norm, too; BD >= D, else a program takes one block of tokens
+    NORM_FOLLOWS: tl.constexpr,  # grad_x gets the gradient of the norm's output; ``norm_gradient_kernel`` goes on
     BT: tl.constexpr,
     BD: tl.constexpr,
     BE: tl.constexpr,
@@ -504,19 +523,28 @@ def token_gradient_kernel(
         if ACT_WEIGHTED:
             grad_1 = tl.where(weight_1 > 0, grad_1 / weight_1, 0.0)
             grad_2 = tl.where(weight_2 > 0, grad_2 / weight_2, 0.0)
-        b_at_1 = b_out + (first_expert + first)[:, None] * D + ds[None, :]
-        b_at_2 = b_out + (first_expert + second)[:, None] * D + ds[None, :]
-        for d in tl.range(0, D, BD):
-            fits = (ds < D - d)[None, :]
-            g = tl.load(grad_y + (at_1 if BY_ROW else at) + d, mask=kept_1[:, None] & fits, other=0.0).to(tl.float32)
-            b = tl.load(b_at_1 + d, mask=kept_1[:, None] & fits, other=0.0).to(tl.float32)
-            grad_1 += tl.sum(g * b, axis=1)
+        if WHOLE or BY_ROW:
+            b_at_1 = b_out + (first_expert + first)[:, None] * D + ds[None, :]
+            b_at_2 = b_out + (first_expert + second)[:, None] * D + ds[None, :]
+            for d in tl.range(0, D, BD):
+                fits = (ds < D - d)[None, :]
+                mask_1, mask_2 = kept_1[:, None] & fits, kept_2[:, None] & fits
+                g = tl.load(grad_y + (at_1 if BY_ROW else at) + d, mask=mask_1, other=0.0).to(tl.float32)
+                grad_1 += tl.sum(g * tl.load(b_at_1 + d, mask=mask_1, other=0.0).to(tl.float32), axis=1)
+                if TOP_K == 2:
+                    g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=mask_2, other=0.0).to(tl.float32)
+                    grad_2 += tl.sum(g * tl.load(b_at_2 + d, mask=mask_2, other=0.0).to(tl.float32), axis=1)
+        else:
+            of_expert = tl.zeros((BT, BE), tl.float32)
+            for d in tl.range(0, D, BD):
+                fits = ds < D - d
+                g = tl.load(grad_y + at + d, mask=here_2d & fits[None, :], other=0.0)
+                b_at = b_out + (first_expert + e)[None, :] * D + d + ds[:, None]
+                b = tl.load(b_at, mask=(e < E)[None, :] & fits[:, None], other=0.0)
+                of_expert = tl.dot(g, b, of_expert, input_precision=PRECISION)
+            grad_1 += tl.sum(tl.where(first[:, None] == e[None, :], of_expert, 0.0), axis=1)
             if TOP_K == 2:
-                g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=kept_2[:, None] & fits, other=0.0).to(
-                    tl.float32
-                )
-                b = tl.load(b_at_2 + d, mask=kept_2[:, None] & fits, other=0.0).to(tl.float32)
-                grad_2 += tl.sum(g * b, axis=1)
+                grad_2 += tl.sum(tl.where(second[:, None] == e[None, :], of_expert, 0.0), axis=1)
         grad_1 *= scale_weight
         grad_2 *= scale_weight
         if MASK:
@@ -543,54 +571,69 @@ def token_gradient_kernel(
         tl.store(grad_logits + t[:, None] * BE + e[None, :], grad_l, mask=inside[:, None])
 
         # of the tokens
-        mean = tl.zeros((BT,), tl.float32)
-        scale = tl.zeros((BT,), tl.float32)
-        along = tl.zeros((BT,), tl.float32)
-        across = tl.zeros((BT,), tl.float32)
-        if NORM:
-            mean = tl.load(means + t, mask=here, other=0.0)
-            scale = tl.load(scales + t, mask=here, other=0.0)
         if WHOLE:
             fits = ds < D
             g = seen_gradient(
                 rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, 0, ds, e, E, D,
                 TOP_K, RESIDUAL, PRECISION, WHOLE,
             )  # fmt: skip
-            if NORM:
-                mask = here_2d & fits[None, :]
-                value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[:, None]) * scale[:, None]
-                of_gamma += tl.sum(tl.where(mask, g * value, 0.0), axis=0)
-                of_beta += tl.sum(tl.where(mask, g, 0.0), axis=0)
-                g = g * tl.load(gamma + ds, mask=fits, other=0.0).to(tl.float32)[None, :]
-                along = tl.sum(g, axis=1) / D
-                across = tl.sum(tl.where(mask, g * value, 0.0), axis=1) / D
-                g = scale[:, None] * (g - along[:, None] - value * across[:, None])
+            value, scale = normal(x, means, scales, t, at, here, fits)
+            of_gamma += tl.sum(tl.where(here_2d, g * value, 0.0), axis=0)
+            of_beta += tl.sum(tl.where(here_2d, g, 0.0), axis=0)
+            g = through_norm(g, value, scale, gamma, ds, D)
             pass_on(g, grad, grad_x, at, 0, inside, here, fits, RESIDUAL)
         else:
-            for turn in tl.static_range(0, 2 if NORM else 1):
-                for d in tl.range(0, D, BD):
-                    fits = ds < D - d
-                    mask = here_2d & fits[None, :]
-                    g = seen_gradient(
-                        rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
-                        TOP_K, RESIDUAL, PRECISION, WHOLE,
-                    )  # fmt: skip
-                    if NORM:
-                        value = tl.load(x + at + d, mask=mask, other=0.0).to(tl.float32)
-                        value = (value - mean[:, None]) * scale[:, None]
-                        scaled = g * tl.load(gamma + d + ds, mask=fits, other=0.0).to(tl.float32)[None, :]
-                        if turn == 0:
-                            along += tl.sum(scaled, axis=1) / D
-                            across += tl.sum(tl.where(mask, scaled * value, 0.0), axis=1) / D
-                            tl.store(share_at + d, tl.sum(tl.where(mask, g * value, 0.0), axis=0), mask=fits)
-                            tl.store(share_at + D + d, tl.sum(tl.where(mask, g, 0.0), axis=0), mask=fits)
-                        else:
-                            g = scale[:, None] * (scaled - along[:, None] - value * across[:, None])
-                    if turn == 1 or not NORM:
-                        pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL)
-    if WHOLE and NORM:
+            for d in tl.range(0, D, BD):
+                fits = ds < D - d
+                g = seen_gradient(
+                    rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
+                    TOP_K, RESIDUAL, PRECISION, WHOLE,
+                )  # fmt: skip
+                if NORM_FOLLOWS:
+                    tl.store(grad_x + at + d, g, mask=here_2d & fits[None, :])
+                else:
+                    pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL)
+    if WHOLE:
         tl.store(share_at, of_gamma, mask=ds < D)
         tl.store(share_at + D, of_beta, mask=ds < D)
+
+
+@triton.jit(do_not_specialize=["T"])
+def norm_gradient_kernel(
+    grad,  # [T, D]: what the residual passes on
+    choices,
+    x,
+    gamma,
+    means,
+    scales,
+    grad_x,  # [T, D]: of what the gate saw, where a token is here; becomes that of x
+    norm_parts,  # fp32 [programs, 2, D]
+    T,
+    D,
+    RESIDUAL: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,  # >= D
+):
+    """Gradients of the tokens before the norm, and of the norm."""
+    program = tl.program_id(0)
+    ds = tl.arange(0, BD)
+    fits = ds < D
+    of_gamma = tl.zeros((BT, BD), tl.float32)
+    of_beta = tl.zeros((BT, BD), tl.float32)
+    for block in tl.range(program, tl.cdiv(T, BT), tl.num_programs(0)):
+        t = block * BT + tl.arange(0, BT)
+        inside = t < T
+        here = tl.load(choices + t, mask=inside, other=-1) >= 0
+        at = t.to(tl.int64)[:, None] * D + ds[None, :]
+        g = tl.load(grad_x + at, mask=here[:, None] & fits[None, :], other=0.0).to(tl.float32)
+        value, scale = normal(x, means, scales, t, at, here, fits)
+        of_gamma += g * value
+        of_beta += g
+        g = through_norm(g, value, scale, gamma, ds, D)
+        pass_on(g, grad, grad_x, at, 0, inside, here, fits, RESIDUAL)
+    share_at = norm_parts + program.to(tl.int64) * 2 * D + ds
+    tl.store(share_at, tl.sum(of_gamma, axis=0), mask=fits)
+    tl.store(share_at + D, tl.sum(of_beta, axis=0), mask=fits)
 
 
 @triton.jit(do_not_specialize=["T", "E", "splits"])

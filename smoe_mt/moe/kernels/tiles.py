@@ -55,8 +55,8 @@ FEW_ROWS = 96  # of an expert, up to which tiles have 64 rows
 WIDE = Tile(128, 256, 64, warps=8, stages=4, a_tma=True, b_tma=True, per_sm=1, parts=2)
 SQUARE = Tile(128, 128, 64, a_tma=True, b_tma=True)
 FLAT = Tile(64, 128, 64, stages=4, a_tma=True, b_tma=True)
-GRAD_HIDDEN = Tile(128, 256, 64, warps=8, parts=2)
-SUMS = Tile(128, 128, 32, stages=5, a_tma=True, b_tma=True)
+GRAD_HIDDEN = Tile(128, 128, 64, parts=2)
+SUMS = Tile(128, 128, 32, stages=7, a_tma=True, b_tma=True)
 
 
 @cache
@@ -84,6 +84,11 @@ def choose_tiles(
     up = filling(ffn_dim, (WIDE, SQUARE) if embed_dim >= 1024 else (SQUARE,))
     narrow = filling(embed_dim, (WIDE, SQUARE, FLAT))
     return Tiles(128, up, narrow, GRAD_HIDDEN, narrow, SUMS, SUMS)
+
+
+def norm_goes_along(tokens: int, embed_dim: int, experts: int) -> bool:
+    """Whether one kernel computes the gradients of tokens through gate and norm: faster for few tokens and short rows."""
+    return tokens * embed_dim <= 2**21 and embed_dim * experts <= 2**15 and embed_dim <= 2048
 
 
 @cache

@@ -194,22 +194,26 @@ def count_leads(lead_T: Tensor, experts: int, active_T: Tensor | None = None) ->
 
 
 def combine_weights(
-    probs_TE: Tensor, choices_TK: Tensor, kept_TK: Tensor | None, weighting: Weighting = Weighting.RENORMALISED
+    probs_TE: Tensor,
+    choices_TK: Tensor,
+    kept_TK: Tensor | None,
+    weighting: Weighting = Weighting.RENORMALISED,
+    complete: bool = True,
 ) -> Tensor:
     """Weight of each choice in y = sum_e G_e FFN_e(x) (eq. 6); 0 where there is none or it was dropped; [T, K].
 
     With two choices GShard renormalises over those that survived the capacity limit. With one, G_e is used as it is (RAW):
     renormalised it would be 1, and the gate would get no gradient.
 
-    kept_TK  bool [T, K], None: all; False wherever choices_TK names no expert
+    kept_TK   bool [T, K], None: all; False wherever choices_TK names no expert
+    complete  there is no such place
     """
     if weighting is Weighting.UNIFORM:
         served_TK = probs_TE.new_ones(choices_TK.shape) if kept_TK is None else kept_TK.to(probs_TE.dtype)
         return served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
-    if kept_TK is None:
-        weights_TK = probs_TE.gather(1, choices_TK)
-    else:
-        weights_TK = probs_TE.gather(1, choices_TK.clamp(max=probs_TE.size(1) - 1)) * kept_TK
+    weights_TK = probs_TE.gather(1, choices_TK if complete else choices_TK.clamp(max=probs_TE.size(1) - 1))
+    if kept_TK is not None:
+        weights_TK = weights_TK * kept_TK
     if weighting is Weighting.RAW:
         return weights_TK
     total_T1 = weights_TK.sum(dim=1, keepdim=True)

@@ -84,7 +84,7 @@ class ConditionalOptions:
 
     cmr_gate_dropout: float = field(
         default=0.1,
-        metadata={"help": "cmr: dropout of the gate between FFN and experts", "training_only": True},
+        metadata={"help": "cmr: dropout of the gate between FFN and experts", "training_only": True, "range": (0, 1, False, True)},
     )
 
 
@@ -97,7 +97,8 @@ class BudgetOptions:
         metadata={"help": "moe=cmr: share of a token that should come from the experts (paper: 0.8)", "range": (0, 1)},
     )
     cmr_weight: float = field(
-        default=0.01, metadata={"help": "moe=cmr: weight of the budget loss, per target token (paper: 0.01)"}
+        default=0.01,
+        metadata={"help": "moe=cmr: weight of the budget loss, per target token (paper: 0.01)", "range": (0, 1e6)},
     )
 
 

@@ -24,12 +24,15 @@ class MPOEOptions:
             "empty: five factors each, as even as can be"
         },
     )
-    mpoe_bond: int = field(default=0, metadata={"help": "mpoe: the largest bond between two tensors; 0: no limit"})
+    mpoe_bond: int = field(
+        default=0, metadata={"help": "mpoe: the largest bond between two tensors; 0: no limit", "range": (0, 1_048_576)}
+    )
     mpoe_central_mask: float = field(
         default=0.0,
         metadata={
             "help": "mpoe: probability that an update leaves the shared central tensors as they are",
             "training_only": True,
+            "range": (0, 1),
         },
     )
 

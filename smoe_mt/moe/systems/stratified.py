@@ -126,7 +126,8 @@ class StratifiedMoE(MoEBlock):
     def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
         """The released code's norm for tokens that leave; padding stays as it is."""
         if padding_N is None:
-            return self.norms[-1](x_ND)
+            normed_ND: Tensor = self.norms[-1](x_ND)
+            return normed_ND
         padding_N1 = padding_N[:, None]
         return torch.where(padding_N1, x_ND, self.norms[-1](x_ND.masked_fill(padding_N1, 0.0)))
 

@@ -23,12 +23,19 @@ class XMoEOptions:
     """Settings of the model that this system alone has."""
 
     xmoe_threshold: float = field(
-        default=0.9, metadata={"help": "xmoe: a token takes experts until their probabilities sum to this (paper: 0.9)"}
+        default=0.9,
+        metadata={
+            "help": "xmoe: a token takes experts until their probabilities sum to this (paper: 0.9)",
+            "range": (0, 1),
+        },
     )
     xmoe_split: int = field(
-        default=2, metadata={"help": "xmoe: an expert has the layer's hidden units divided by this"}
+        default=2,
+        metadata={"help": "xmoe: an expert has the layer's hidden units divided by this", "range": (1, 65_536)},
     )
-    xmoe_most: int = field(default=0, metadata={"help": "xmoe: experts that a token takes at most; 0: no limit"})
+    xmoe_most: int = field(
+        default=0, metadata={"help": "xmoe: experts that a token takes at most; 0: no limit", "range": (0, 65_536)}
+    )
 
 
 def build(cfg: ModelSettings, place: BlockPlace) -> MoE:

@@ -87,7 +87,6 @@ def test_an_earlier_mean_is_no_candidate(run_folder: Path) -> None:
     [
         (["run"], 5, None, "run has 4 checkpoints of different updates, and 5"),
         (["run"], None, 4, "run has 3 checkpoints of different updates with a validation loss, and 4"),
-        (["run"], 0, None, "must be 1 or more"),
         (["run", "run"], 1, None, "from one run folder"),
         (["run/checkpoint_best.pt"], 1, None, "from one run folder"),
         (["run"], None, None, "one model has no mean"),
@@ -135,6 +134,9 @@ def test_half_precision_is_summed_in_full(tmp_path: Path) -> None:
         ({"bias": 4}, r"b.pt cannot be averaged: bias is \(3,\) in the first and \(4,\) in the second"),
         ({"vocabulary": "other"}, "their vocabularies differ"),
         ({"settings": {"variant": "release"}}, "variant is paper in the first and release in the second"),
+        ({"settings": {"second_choice": "gumbel"}}, "second_choice is argmax in the first and gumbel in the second"),
+        ({"settings": {"eom_p": 0.1}}, "eom_p is 0.0 in the first and 0.1 in the second"),
+        ({"settings": {"moe": "stacking"}}, "moe is stratified in the first and stacking in the second"),
     ],
 )
 def test_models_that_are_not_alike(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -147,6 +149,28 @@ def test_models_that_are_not_alike(tmp_path: Path, change: dict[str, Any], messa
 def test_strata_as_text_and_as_a_list_are_alike(tmp_path: Path) -> None:
     one, other = save(tmp_path / "a.pt", 1), save(tmp_path / "b.pt", 2, settings={"strata": [2, 2]})
     check_alike([summarise(one), summarise(other)])
+
+
+def test_settings_that_a_system_does_not_read_may_differ(tmp_path: Path) -> None:
+    settings = {"num_experts": 3, "capacity_factor": 1.0, "xmoe_threshold": 0.5, "eom_p": None}
+    one, other = save(tmp_path / "a.pt", 1), save(tmp_path / "b.pt", 2, settings=settings)
+    check_alike([summarise(one), summarise(other)])
+
+
+def test_the_default_of_eom_is_compared_as_what_it_stands_for(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{i}.pt", i, settings={"moe": "eom", "eom_p": p}) for i, p in enumerate((None, 0.1, 0.2))]
+    summaries = [summarise(path) for path in paths]
+    check_alike(summaries[:2])
+    with pytest.raises(UserError, match="eom_p is 0.1 in the first and 0.2 in the second"):
+        check_alike(summaries)
+
+
+def test_options_of_a_system_are_compared(tmp_path: Path) -> None:
+    kinds = [{"moe": "xmoe"}, {"moe": "xmoe", "xmoe_threshold": 0.9}, {"moe": "xmoe", "xmoe_threshold": 0.5}]
+    summaries = [summarise(save(tmp_path / f"{i}.pt", i, settings=kind)) for i, kind in enumerate(kinds)]
+    check_alike(summaries[:2])
+    with pytest.raises(UserError, match="xmoe_threshold is 0.9 in the first and 0.5 in the second"):
+        check_alike(summaries)
 
 
 def test_a_damaged_one_is_named(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +238,7 @@ def test_the_mean_of_sharded_checkpoints(trained_run: TrainedRun, shifted: Path,
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_fairseq_generate_reads_the_mean(trained_run: TrainedRun, shifted: Path, tmp_path: Path) -> None:
     out = tmp_path / "mean.pt"
     assert cli.main(["average", str(trained_run.folder), str(shifted), "--out", str(out)]) == 0

@@ -84,6 +84,7 @@ def logits(model: torch.nn.Module, symbols: list[str], index: Mapping[str, int])
         return model.eval()(tokens, torch.tensor([len(symbols)]), start)[0][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["their_translation", "their_multilingual"])
 def test_fairseqs_transformer_becomes_one_of_ours(
     name: str, our_data: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -110,6 +111,7 @@ def test_fairseqs_transformer_becomes_one_of_ours(
         torch.testing.assert_close(row, table[dictionary.index(token)] if token in dictionary else table.mean(0))
 
 
+@pytest.mark.slow
 def test_it_translates_and_a_training_goes_on_from_it(
     their_translation: Path, our_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +129,7 @@ def test_it_translates_and_a_training_goes_on_from_it(
         torch.testing.assert_close(tuned[name], weight, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_experts_begin_as_fairseqs_ffn(their_translation: Path, our_data: Path, tmp_path: Path) -> None:
     options = ["--moe", "stratified", "--strata", "2,2", "--init-experts-from", str(their_translation), "--lr", "1e-12"]
     train(our_data, tmp_path / "run", *options, updates=1)
@@ -253,6 +256,7 @@ def write_as_released(original: dict[str, Any], data: Path, folder: Path, ranks:
     return folder / "checkpoint_best-rank-0.pt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_a_released_model_is_put_together_from_its_ranks(
     ranks: int, like_the_released: dict[str, Any], our_data: Path, tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ BLOCKS = {
 }
 
 
-def packed_and_not(block: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def packed_and_not(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """The block without gradients, which may use packed weights, and with them, which may not."""
     with torch.no_grad():
         got = block(x)[0]
@@ -53,14 +54,14 @@ def test_same_results(name: str, activation: str, tokens: int) -> None:
 
 
 def test_only_experts_that_were_asked_are_packed() -> None:
-    block = MoE(16, 24, 9).eval()
+    block: Any = MoE(16, 24, 9).eval()
     with torch.no_grad():
         asked = block(torch.randn(1, 16))[1].load[0].asked
     assert sorted(block.experts.packed._packed) == asked.nonzero().flatten().tolist()
 
 
 def test_changed_weights_are_packed_anew() -> None:
-    block = MoE(16, 24, 3).eval()
+    block: Any = MoE(16, 24, 3).eval()
     x = torch.randn(4, 16)
     packed_and_not(block, x)
     with torch.no_grad():
@@ -73,7 +74,7 @@ def test_changed_weights_are_packed_anew() -> None:
 
 
 def test_training_has_none() -> None:
-    block = MoE(16, 24, 3).eval()
+    block: Any = MoE(16, 24, 3).eval()
     packed_and_not(block, torch.randn(4, 16))
     assert block.experts.packed._packed
     block.train()
@@ -83,7 +84,7 @@ def test_training_has_none() -> None:
 
 
 def test_copies_and_files_have_none() -> None:
-    block = MoE(16, 24, 3).eval()
+    block: Any = MoE(16, 24, 3).eval()
     packed_and_not(block, torch.randn(4, 16))
     assert not copy.deepcopy(block).experts.packed._packed
     file = io.BytesIO()
@@ -95,7 +96,7 @@ def test_copies_and_files_have_none() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_go_without(dtype: torch.dtype) -> None:
-    block = MoE(16, 24, 3).to(dtype).eval()
+    block: Any = MoE(16, 24, 3).to(dtype).eval()
     with torch.no_grad():
         block(torch.randn(4, 16, dtype=dtype))
     assert not block.experts.packed._packed

@@ -18,7 +18,7 @@ from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.kernels.select import bind_experts, choose_backend
 
 DIM, FFN = 16, 24
-BLOCKS: dict[str, Callable[..., nn.Module]] = {
+BLOCKS: dict[str, Callable[..., Any]] = {
     "vanilla": lambda **o: MoE(DIM, FFN, 5, **o),
     "switch": lambda **o: MoE(DIM, FFN, 5, top_k=1, **o),
     "cmr": lambda **o: ConditionalMoE(DIM, FFN, 5, gate_dropout=0.0, **o),
@@ -28,7 +28,7 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def pair(name: str, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, nn.Module]:
+def pair(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     """The block with either backend, same weights, decided gates."""
     torch.manual_seed(0)
     loop, grouped = (BLOCKS[name](backend=backend, **options) for backend in ("loop", "grouped"))
@@ -39,7 +39,7 @@ def pair(name: str, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, nn.M
     return loop.to(dtype), grouped.to(dtype)
 
 
-def run(block: nn.Module, x: Tensor, mask: Tensor | None) -> list[Tensor]:
+def run(block: Any, x: Tensor, mask: Tensor | None) -> list[Tensor]:
     """Output, losses, counts and all gradients of a pass."""
     x = x.detach().clone().requires_grad_()
     y, routing = block(x, mask)
@@ -135,9 +135,9 @@ def test_that_test_would_notice() -> None:
         block(torch.randn(3, 8, DIM), torch.rand(3, 8) < 0.5)
 
 
-def naive(experts: Experts, x: Tensor, choices: Tensor, weights: Tensor) -> Tensor:
+def naive(experts: Any, x: Tensor, choices: Tensor, weights: Tensor) -> Tensor:
     """Every token through its experts, one by one, by autograd."""
-    act = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[experts.activation]
+    act: Any = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[experts.activation]
     rows = []
     for t in range(x.size(0)):
         parts = [
@@ -153,7 +153,7 @@ def naive(experts: Experts, x: Tensor, choices: Tensor, weights: Tensor) -> Tens
 def test_gradients_are_autograds(activation: str, backend: str) -> None:
     torch.manual_seed(0)
     dtype = torch.double if backend == "loop" else torch.float
-    experts = Experts(4, DIM, FFN, activation).to(dtype)
+    experts: Any = Experts(4, DIM, FFN, activation).to(dtype)
     x = torch.randn(9, DIM, dtype=dtype, requires_grad=True)
     weights = torch.rand(9, 2, dtype=dtype, requires_grad=True)
     choices = torch.rand(9, 4).argsort(dim=1)[:, :2]
@@ -170,7 +170,7 @@ def test_gradients_are_autograds(activation: str, backend: str) -> None:
 def test_dropout_on_the_experts_outputs(backend: str) -> None:
     """Half of each slot's output is zero, the rest doubled, and the gradient goes the same way."""
     torch.manual_seed(0)
-    experts = Experts(2, DIM, FFN)
+    experts: Any = Experts(2, DIM, FFN)
     nn.init.zeros_(experts.w_out)
     nn.init.ones_(experts.b_out)
     x = torch.randn(200, DIM)
@@ -267,7 +267,7 @@ def test_autocast_computes_in_half_precision_and_keeps_float32_weights(name: str
 
 def test_what_a_pass_keeps_is_one_hidden_activation() -> None:
     """No gathered rows and no experts' outputs: of what autograd saves, one tensor alone has a row for every slot."""
-    block = MoE(DIM, FFN, 4, capacity_factor=0, backend="loop")
+    block: Any = MoE(DIM, FFN, 4, capacity_factor=0, backend="loop")
     sizes: list[torch.Size] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -288,6 +288,6 @@ def test_choice_of_backend(backend: str, want: str) -> None:
     ("dtype", "dim", "words"), [(torch.double, 16, "float64"), (torch.float32, 6, "multiples of 4")]
 )
 def test_grouped_says_where_it_cannot_compute(dtype: torch.dtype, dim: int, words: str) -> None:
-    block = MoE(dim, FFN, 4, backend="grouped").to(dtype)
+    block: Any = MoE(dim, FFN, 4, backend="grouped").to(dtype)
     with pytest.raises(ValueError, match=words):
         block(torch.randn(3, dim, dtype=dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_the_threads_setting_is_left_alone(threads: int) -> None:
 
 
 def test_counters_of_operations_see_all_of_them(threads: int) -> None:
-    block = StratifiedMoE(16, 24, (2, 3))
+    block: Any = StratifiedMoE(16, 24, (2, 3))
     counts = []
     for number in (threads, 1):
         torch.set_num_threads(number)
@@ -78,7 +79,7 @@ def test_counters_of_operations_see_all_of_them(threads: int) -> None:
 
 def test_results_and_gradients_are_those_of_one_thread(threads: int) -> None:
     torch.manual_seed(0)
-    block = StratifiedMoE(16, 24, (3, 4, 2), capacity_factor=1.0)
+    block: Any = StratifiedMoE(16, 24, (3, 4, 2), capacity_factor=1.0)
     x = torch.randn(60, 16, requires_grad=True)
     results = []
     for number in (1, threads):
@@ -92,7 +93,7 @@ def test_results_and_gradients_are_those_of_one_thread(threads: int) -> None:
 
 
 def test_inference_mode_reaches_the_threads(threads: int) -> None:
-    block = StratifiedMoE(16, 24, (3, 4)).eval()
+    block: Any = StratifiedMoE(16, 24, (3, 4)).eval()
     x = torch.randn(60, 16)
     with torch.no_grad():
         want = block(x)[0]

@@ -166,10 +166,22 @@ SAME: dict[str, dict[str, Any]] = {
 }
 
 
+def test_norms_with_a_kernel_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for many tokens."""
+    monkeypatch.setattr("smoe_mt.moe.kernels.block.norm_goes_along", lambda *_: False)
+    torch.manual_seed(4)
+    check_strata(decided(StratifiedMoE(DIM, FFN, (2, 3), backend="triton")), *tokens(3, 9, "some"))
+    compare_with_loop({"variant": "release"}, "strata")
+
+
 @pytest.mark.parametrize("options", SAME.values(), ids=SAME)
 @pytest.mark.parametrize("kind", ["plain", "strata"])
 def test_equals_loop(options: dict[str, Any], kind: str) -> None:
     """What the reference lacks."""
+    compare_with_loop(options, kind)
+
+
+def compare_with_loop(options: dict[str, Any], kind: str) -> None:
     torch.manual_seed(0)
     blocks: list[nn.Module] = [
         MoE(DIM, FFN, 4, backend=backend, **options) if kind == "plain" else

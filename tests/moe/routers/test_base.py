@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
+from smoe_mt.moe.routers.base import Weighting, combine_weights
 from smoe_mt.moe.routers.top_k import choose
 
 BLOCKS = {
@@ -35,12 +37,14 @@ def test_debug_names_the_gate_and_what_is_wrong(name: str) -> None:
     x = torch.randn(6, 8)
     block(x)
     x[2, 3] = math.nan
-    with pytest.raises(FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"):
+    with pytest.raises(
+        FloatingPointError, match="the gate.*of 1 of 6 tokens.*input is not finite, its weights are finite"
+    ):
         block(x)
 
 
 def test_debug_names_the_stratum() -> None:
-    block = StratifiedMoE(8, 8, (2, 4), debug=True)
+    block: Any = StratifiedMoE(8, 8, (2, 4), debug=True)
     nn.init.normal_(block.gates[0].weight)
     block.gates[1].weight.data[0, 0] = math.inf
     with pytest.raises(FloatingPointError, match="stratum 2.*input is finite, its weights are not finite"):
@@ -59,10 +63,39 @@ def test_a_gumbel_second_choice_is_drawn_by_the_gates_probabilities_without_the_
 def test_gumbel_draws_in_evaluation_too_and_argmax_does_not() -> None:
     x = torch.randn(50, 8)
     for second_choice, same in (("gumbel", False), ("argmax", True)):
-        block = MoE(8, 8, 4, second_choice=second_choice).eval()
+        block: Any = MoE(8, 8, 4, second_choice=second_choice).eval()
         assert block(x)[0].equal(block(x)[0]) is same
 
 
 def test_an_unknown_second_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown second_choice 'best': choose one of argmax, gumbel"):
         MoE(8, 8, 4, second_choice="best")
+
+
+# --- weights of the choices ---
+
+PROBS = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+CHOICES = torch.tensor([[0, 1], [1, 3]])  # the second token has one choice alone
+KEPT = torch.tensor([[True, True], [True, False]])
+
+
+def weights(weighting: Weighting, kept: torch.Tensor = KEPT) -> list[list[float]]:
+    found = combine_weights(PROBS, CHOICES, kept, weighting, complete=False)
+    return [[round(value, 6) for value in row] for row in found.tolist()]
+
+
+def test_raw_weights_are_the_probabilities() -> None:
+    assert weights(Weighting.RAW) == [[0.5, 0.3], [0.6, 0.0]]
+
+
+def test_renormalised_weights_add_up_to_1_over_what_was_served() -> None:
+    assert weights(Weighting.RENORMALISED) == [[0.625, 0.375], [1.0, 0.0]]
+
+
+def test_uniform_weights_are_1_over_the_number_served() -> None:
+    assert weights(Weighting.UNIFORM) == [[0.5, 0.5], [1.0, 0.0]]
+
+
+def test_a_token_that_lost_all_its_slots_has_weights_of_0() -> None:
+    for weighting in Weighting:
+        assert weights(weighting, torch.zeros(2, 2, dtype=torch.bool)) == [[0.0, 0.0], [0.0, 0.0]]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import Any, cast
 
 import pytest
 import torch
 
-from smoe_mt.moe import MoE, RankK, StratifiedMoE, Threshold, TopK, Weighting, routing_override
+from smoe_mt.moe import Gate, MoE, RankK, StratifiedMoE, Threshold, TopK, Weighting, routing_override
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def block() -> StratifiedMoE:
     torch.manual_seed(0)
     made = StratifiedMoE(8, 12, (3, 3)).double().eval()
     for gate in made.gates:
-        torch.nn.init.normal_(gate.weight)
+        torch.nn.init.normal_(cast(Gate, gate).weight)
     return made
 
 
@@ -26,7 +27,7 @@ def x() -> torch.Tensor:
 
 
 def test_rank_k_sends_each_token_to_its_kth_expert_with_weight_1() -> None:
-    layer = MoE(8, 12, 4).double().eval()
+    layer: Any = MoE(8, 12, 4).double().eval()
     torch.nn.init.normal_(layer.gate.weight)
     x = torch.randn(10, 8, dtype=torch.double)
     with routing_override(layer, selection=RankK(3), weighting=Weighting.UNIFORM):
@@ -59,7 +60,9 @@ def test_nothing_is_left_after_an_override_nor_after_an_exception(block: Stratif
     assert all(value.equal(state[name]) for name, value in block.state_dict().items())
 
 
-def test_the_inner_of_two_overrides_wins_and_leaves_the_rest_to_the_outer(block: StratifiedMoE, x: torch.Tensor) -> None:
+def test_the_inner_of_two_overrides_wins_and_leaves_the_rest_to_the_outer(
+    block: StratifiedMoE, x: torch.Tensor
+) -> None:
     with routing_override(block, selection=TopK(1), weighting=Weighting.UNIFORM):
         outer = block(x)[0]
         with routing_override(block, selection=TopK(3)):
@@ -89,9 +92,9 @@ def test_threshold_can_be_swept_over_one_model(block: StratifiedMoE, x: torch.Te
 
 
 def test_more_than_a_gate_sees_is_refused(block: StratifiedMoE) -> None:
-    with pytest.raises(ValueError, match="rank 4 needs at least 4 experts, but the gate of stratum 2 sees 3"):
-        with routing_override(block, selection=RankK(4)):
-            pass
+    words = "rank 4 needs at least 4 experts, but the gate of stratum 2 sees 3"
+    with pytest.raises(ValueError, match=words), routing_override(block, selection=RankK(4)):
+        pass
 
 
 def test_training_is_refused(block: StratifiedMoE) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +26,9 @@ def chosen(probs: torch.Tensor, threshold: float, may_sync: bool = True, most: i
 
 @given(seed=st.integers(0, 999), tokens=st.integers(1, 9), experts=st.integers(1, 9), threshold=st.floats(0, 0.999))
 @settings(max_examples=60, deadline=None)
-def test_prefix_is_the_shortest_that_reaches_the_threshold(seed: int, tokens: int, experts: int, threshold: float) -> None:
+def test_prefix_is_the_shortest_that_reaches_the_threshold(
+    seed: int, tokens: int, experts: int, threshold: float
+) -> None:
     probs = probabilities(seed, tokens, experts)
     for p, found in zip(probs.double(), chosen(probs, threshold)):
         ranked = sorted(range(experts), key=lambda e: (-p[e].item(), e))
@@ -50,7 +55,7 @@ def test_threshold_1_chooses_all_of_many_experts_whatever_their_sum_rounds_to() 
 def test_chosen_experts_grow_with_the_threshold() -> None:
     probs = probabilities(2, 40, 8)
     sets = [chosen(probs, t) for t in (0.0, 0.2, 0.5, 0.8, 1.0)]
-    assert all(small <= large for less, more in zip(sets, sets[1:]) for small, large in zip(less, more))
+    assert all(small <= large for less, more in pairwise(sets) for small, large in zip(less, more))
     assert len({len(found) for found in sets[2]}) > 1  # tokens differ
 
 
@@ -71,7 +76,9 @@ def test_expected_choices_are_those_of_uniform_probabilities(threshold: float, w
     assert Threshold(threshold).expected_choices(8) == want == len(chosen(probs, threshold)[0])
 
 
-@pytest.mark.parametrize(("arguments", "words"), [((1.1,), "between 0 and 1"), ((-0.1,), "between 0"), ((0.5, 0), "at least 1")])
-def test_thresholds_that_make_no_sense_are_named(arguments: tuple[float, ...], words: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"), [((1.1,), "between 0 and 1"), ((-0.1,), "between 0"), ((0.5, 0), "at least 1")]
+)
+def test_thresholds_that_make_no_sense_are_named(arguments: tuple[Any, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Threshold(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +38,14 @@ def make_input(seed: int) -> tuple[Tensor, Tensor]:
     return x, mask
 
 
-def decide(block: nn.Module) -> None:
+def decide(block: Any) -> None:
     """Gates that send tokens different ways."""
     for name, parameter in block.named_parameters():
         if "gate" in name:
             nn.init.normal_(parameter)
 
 
-def check(block: nn.Module, x: Tensor, got: Sequence[Tensor], want: Sequence[Tensor]) -> None:
+def check(block: Any, x: Tensor, got: Sequence[Tensor], want: Sequence[Tensor]) -> None:
     """Same values, and same gradients of x and all parameters."""
     for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w)
@@ -64,7 +65,7 @@ def check_load(routing: Routing, passes: Sequence[ReferencePass | None]) -> None
             assert load.tokens.tolist() == passed.first_counts
 
 
-def fixed_mask(mask: ExpertOutputMask, training: bool) -> Callable[[int, int], float]:
+def fixed_mask(mask: Any, training: bool) -> Callable[[int, int], float]:
     """Every third slot masked, whatever is drawn; returns what the reference multiplies a slot by."""
     mask.draw = lambda weights_TK: (torch.arange(weights_TK.numel()).view(weights_TK.shape) % 3 > 0).double()
     width = 2
@@ -75,7 +76,9 @@ def fixed_mask(mask: ExpertOutputMask, training: bool) -> Callable[[int, int], f
 @settings(max_examples=40, deadline=None)
 def test_conditional(seed: int, top_k: int, capacity_factor: float, training: bool) -> None:
     x, mask = make_input(seed)
-    block = ConditionalMoE(DIM, FFN, 4, top_k, capacity_factor=capacity_factor, gate_dropout=0.0).double().train(training)
+    block: Any = (
+        ConditionalMoE(DIM, FFN, 4, top_k, capacity_factor=capacity_factor, gate_dropout=0.0).double().train(training)
+    )
     decide(block)
     y, routing = block(x, mask)
     want = reference_conditional(x, mask, block)
@@ -89,7 +92,7 @@ def test_conditional(seed: int, top_k: int, capacity_factor: float, training: bo
 @settings(max_examples=40, deadline=None)
 def test_stacking(strata: tuple[int, ...], seed: int, top_k: int, capacity_factor: float, training: bool) -> None:
     x, mask = make_input(seed)
-    block = Stacking(DIM, FFN, strata, top_k, capacity_factor=capacity_factor).double().train(training)
+    block: Any = Stacking(DIM, FFN, strata, top_k, capacity_factor=capacity_factor).double().train(training)
     decide(block)
     y, routing = block(x, mask)
     want = reference_layers(x, mask, list(block.layers))
@@ -102,7 +105,7 @@ def test_stacking(strata: tuple[int, ...], seed: int, top_k: int, capacity_facto
 @settings(max_examples=40, deadline=None)
 def test_expert_output_masking(seed: int, capacity_factor: float, training: bool) -> None:
     x, mask = make_input(seed)
-    block = MoE(DIM, FFN, 4, 2, capacity_factor, eom_p=0.25).double().train(training)
+    block: Any = MoE(DIM, FFN, 4, 2, capacity_factor, eom_p=0.25).double().train(training)
     decide(block)
     scale = fixed_mask(block.mask, training)
     y, routing = block(x, mask)
@@ -117,7 +120,7 @@ def test_expert_output_masking_at_every_visit_of_a_stratified_block(
     seed: int, capacity_factor: float, training: bool
 ) -> None:
     x, mask = make_input(seed)
-    block = StratifiedMoE(DIM, FFN, (2, 2, 2), 2, capacity_factor, eom_p=0.25).double().train(training)
+    block: Any = StratifiedMoE(DIM, FFN, (2, 2, 2), 2, capacity_factor, eom_p=0.25).double().train(training)
     decide(block)
     scale = fixed_mask(block.mask, training)
     y, routing = block(x, mask)
@@ -143,7 +146,7 @@ def test_evaluation_scales_what_masking_leaves_on_average() -> None:
 
 def test_the_mixing_gate_has_rescaled_dropout_in_training_alone() -> None:
     torch.manual_seed(0)
-    block = ConditionalMoE(DIM, FFN, 2, gate_dropout=0.5)
+    block: Any = ConditionalMoE(DIM, FFN, 2, gate_dropout=0.5)
     nn.init.zeros_(block.mix.weight)
     nn.init.constant_(block.mix.bias, 20.0)  # g is 1 before dropout
     x = torch.randn(1, 200, DIM)

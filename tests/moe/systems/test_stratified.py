@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,8 +15,8 @@ from tests.moe.reference import ReferenceBlock, reference_stratified
 STRATA = [(4,), (2, 2), (1, 3), (3, 2), (2, 2, 2), (2, 3, 2), (2, 2, 2, 2)]
 
 
-def make_block(strata: tuple[int, ...], top_k: int, capacity_factor: float, dim: int = 6) -> StratifiedMoE:
-    block = StratifiedMoE(dim, 10, strata, top_k=top_k, capacity_factor=capacity_factor).double()
+def make_block(strata: tuple[int, ...], top_k: int, capacity_factor: float, dim: int = 6) -> Any:
+    block: Any = StratifiedMoE(dim, 10, strata, top_k=top_k, capacity_factor=capacity_factor).double()
     for norm in block.norms:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
@@ -23,7 +25,7 @@ def make_block(strata: tuple[int, ...], top_k: int, capacity_factor: float, dim:
     return block
 
 
-def reference(block: StratifiedMoE, x: torch.Tensor, mask: torch.Tensor) -> ReferenceBlock:
+def reference(block: Any, x: torch.Tensor, mask: torch.Tensor) -> ReferenceBlock:
     settings_ = block.settings
     return reference_stratified(
         x,
@@ -125,7 +127,7 @@ def test_evaluation_does_not_depend_on_the_batch() -> None:
 def test_one_stratum_is_a_plain_pre_norm_moe_layer() -> None:
     torch.manual_seed(4)
     block = make_block((4,), 2, 1.0)
-    plain = MoE(6, 10, 4, capacity_factor=1.0).double()
+    plain: Any = MoE(6, 10, 4, capacity_factor=1.0).double()
     plain.experts.load_state_dict(block.experts.state_dict())
     plain.gate.load_state_dict(block.gates[0].state_dict())
     x = torch.randn(3, 5, 6, dtype=torch.double)
@@ -137,7 +139,7 @@ def test_one_stratum_is_a_plain_pre_norm_moe_layer() -> None:
 
 def test_dropout_falls_on_the_combined_output_alone() -> None:
     torch.manual_seed(5)
-    block = StratifiedMoE(64, 16, (2, 2), capacity_factor=0, dropout=0.5)
+    block: Any = StratifiedMoE(64, 16, (2, 2), capacity_factor=0, dropout=0.5)
     for gate in block.gates:  # everyone straight to the last stratum: one visit
         torch.nn.init.zeros_(gate.weight)
     block.gates[0].weight.data[2:] = 0.1
@@ -153,7 +155,7 @@ def test_dropout_falls_on_the_combined_output_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_routes_in_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(6)
-    block = StratifiedMoE(16, 32, (2, 2)).to(dtype)
+    block: Any = StratifiedMoE(16, 32, (2, 2)).to(dtype)
     x = torch.randn(2, 8, 16, dtype=dtype)
     y, routing = block(x)
     assert y.dtype is dtype and routing.balance_loss.dtype is torch.float32
@@ -177,7 +179,7 @@ def test_bad_strata_are_refused(strata: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("strata", ["4,12", "[4, 12]", "(4,12)", [4, 12], (4, 12)])
-def test_strata_may_be_written_in_several_ways(strata: object) -> None:
+def test_strata_may_be_written_in_several_ways(strata: Any) -> None:
     assert parse_strata(strata) == (4, 12)
 
 
@@ -196,7 +198,7 @@ def test_strata_may_be_written_in_several_ways(strata: object) -> None:
         ({"dropout": 1.5, "variant": "release"}, "dropout"),
     ],
 )
-def test_settings_that_make_no_sense_are_named(options: dict, words: str) -> None:
-    settings_ = {"embed_dim": 8, "ffn_dim": 16, "strata": (2, 2)} | options
+def test_settings_that_make_no_sense_are_named(options: dict[str, Any], words: str) -> None:
+    settings_: dict[str, Any] = {"embed_dim": 8, "ffn_dim": 16, "strata": (2, 2)} | options
     with pytest.raises(ValueError, match=words):
         StratifiedMoE(**settings_)

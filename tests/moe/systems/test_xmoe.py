@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +18,17 @@ from tests.moe.settings import settings_of
 D, F = 6, 8
 
 
-def layer(threshold: float, experts: int = 4, capacity_factor: float = 0.0, **options: object) -> MoE:
+def layer(threshold: float, experts: int = 4, capacity_factor: float = 0.0, **options: object) -> Any:
     cfg = settings_of("xmoe", capacity_factor=capacity_factor, xmoe_threshold=threshold, **options)
-    made = SYSTEMS["xmoe"].build(cfg, BlockPlace("encoder", 2, D, F, (experts,))).double()
+    made: Any = SYSTEMS["xmoe"].build(cfg, BlockPlace("encoder", 2, D, F, (experts,))).double()
     torch.nn.init.normal_(made.gate.weight)
     assert isinstance(made, MoE)
     return made
 
 
-def reference(block: MoE, x: Tensor, threshold: float, capacity: int | None) -> tuple[Tensor, Tensor, list[int], list[int]]:
+def reference(
+    block: Any, x: Tensor, threshold: float, capacity: int | None
+) -> tuple[Tensor, Tensor, list[int], list[int]]:
     """(y, balance loss, slots asked, slots served), one token and one slot after the other."""
     experts = block.gate.num_experts
     probs = [torch.softmax(block.gate.weight @ h, dim=0) for h in x]
@@ -87,7 +90,9 @@ def test_threshold_0_is_switch(capacity_factor: float) -> None:
     switch = MoE(D, F, 4, top_k=1, capacity_factor=0.0).double()
     switch.load_state_dict(block.state_dict())
     x = torch.randn(20, D, dtype=torch.double)
-    results = [(y, *torch.autograd.grad(y.sin().sum(), list(b.parameters()))) for b in (block, switch) for y in [b(x)[0]]]
+    results = [
+        (y, *torch.autograd.grad(y.sin().sum(), list(b.parameters()))) for b in (block, switch) for y in [b(x)[0]]
+    ]
     assert all(got.equal(want) for got, want in zip(*results))
 
 
@@ -101,7 +106,7 @@ def test_threshold_1_is_the_weighted_sum_of_all_experts() -> None:
 
 
 def test_a_later_token_with_a_larger_probability_is_served_first() -> None:
-    block = MoE(2, 4, 2, capacity_factor=1.0, selection=Threshold(0.0), weighting=Weighting.RAW).double()
+    block: Any = MoE(2, 4, 2, capacity_factor=1.0, selection=Threshold(0.0), weighting=Weighting.RAW).double()
     block.gate.weight.data = torch.eye(2).double()
     x = torch.tensor([[1.0, 0.0], [3.0, 0.0]]).double()
     y, routing = block(x)

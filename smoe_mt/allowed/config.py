@@ -1,0 +1,140 @@
+"""A whole configuration, or the flags that stand for one: every key of the table, then what keys say together."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from smoe_mt.allowed.keys import GROUPS, KEYS
+from smoe_mt.allowed.kinds import Maybe, refusal, shown
+from smoe_mt.allowed.overrides import check
+from smoe_mt.errors import UserError
+from smoe_mt.ranges import kinds_of, problem, ranges_of
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp16", "bf16", "amp")
+
+
+def check_config(cfg: Any, declared: Mapping[str, type]) -> None:
+    """UserError for the first value of a training's configuration that its key does not take, or that others rule out.
+
+    `cfg`: {group: {name: value}}, such as fairseq's; values that are not there or refer to others that are not are left out.
+    `declared`: group -> the dataclass of our own settings.
+    """
+    groups = {group: _plain(cfg, group) for group in GROUPS}
+    for group, values in groups.items():
+        check_values(group, values, declared.get(group) if _is_own(group, values) else None)
+    _check_together(groups)
+
+
+def _is_own(group: str, values: Mapping[str, Any]) -> bool:
+    """Whether a group's settings are those of our own model, task or criterion."""
+    prefixes = {"model": "smoe_transformer", "criterion": "stratified_routing"}
+    return group in prefixes and str(values.get("_name", prefixes[group])).startswith(prefixes[group])
+
+
+def check_values(group: str, values: Mapping[str, Any], declared: type | None = None) -> None:
+    """UserError for a value of a group ("model") that its key does not take, also of one that is not in the table.
+
+    `declared`: the dataclass of the group, whose fields have types and ranges of their own (options of systems).
+    """
+    kinds, spans = (kinds_of(declared), ranges_of(declared, {})) if declared else ({}, {})
+    for name, value in values.items():
+        key = f"{group}.{name}"
+        kind = KEYS.get(key)
+        if kind is not None:
+            check(key, value, kind)
+        elif name in spans:
+            if wrong := problem(kinds[name], value, spans[name]):
+                raise UserError(f"{key}={shown(value)}: it {wrong}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}: it must be a finite number")
+
+
+def check_flags(values: Mapping[str, Any]) -> None:
+    """UserError for a flag of fairseq's command lines whose value is not allowed; `values` by the flags' names, with _."""
+    for name, value in values.items():
+        kind = next((keys[name] for keys in GROUPS.values() if name in keys), None)
+        if kind is None or value is None:
+            continue
+        wrong = refusal(kind.of if isinstance(kind, Maybe) else kind, value)  # a flag cannot say null: it is left out
+        if wrong:
+            raise UserError(f"--{name.replace('_', '-')} {shown(value)}: it {wrong}")
+
+
+def _plain(cfg: Any, group: str) -> dict[str, Any]:
+    """The values of a group that can be told now."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    part = cfg.get(group)
+    if not isinstance(part, Mapping | DictConfig):
+        return {}
+    values = {}
+    for name in part:
+        try:
+            value = part[name]
+            if isinstance(value, DictConfig | ListConfig):
+                value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            if "HydraConfig was not set" in str(error) or OmegaConf.is_missing(part, name):
+                continue  # it is known when the training starts, or is still to be given (???)
+            raise UserError(f"{group}.{name}: {' '.join(str(error).split())}") from error
+        values[str(name)] = getattr(value, "value", value)  # fairseq's choices are enums
+    return values
+
+
+def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    _check_precision(groups["common"])
+    _check_batches(groups["dataset"])
+    check_model(groups["model"])
+    _check_schedule(groups)
+
+
+def _check_precision(common: Mapping[str, Any]) -> None:
+    chosen = [name for name in PRECISIONS if common.get(name)]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(f'common.{name}' for name in chosen)}: choose one of the two")
+
+
+def _check_batches(dataset: Mapping[str, Any]) -> None:
+    if "max_tokens" in dataset and dataset["max_tokens"] is None and dataset.get("batch_size") is None:
+        raise UserError("how large is a batch? give dataset.max_tokens, or dataset.batch_size (sentences)")
+    if dataset.get("shard_id", 0) >= dataset.get("num_shards", 1):
+        raise UserError(
+            f"dataset.shard_id={dataset['shard_id']}: it must be below dataset.num_shards, {dataset.get('num_shards', 1)}"
+        )
+
+
+def check_model(model: Mapping[str, Any]) -> None:
+    """UserError for sizes of a model that rule each other out."""
+    for side in ("encoder", "decoder"):
+        dim, heads = model.get(f"{side}_embed_dim"), model.get(f"{side}_attention_heads")
+        if dim and heads and dim % heads:
+            raise UserError(
+                f"model.{side}_embed_dim={dim} is no multiple of model.{side}_attention_heads={heads}: change one"
+            )
+
+
+def _check_schedule(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    schedule, optimization = groups["lr_scheduler"], groups["optimization"]
+    warmup = schedule.get("warmup_updates") or 0
+    rates = optimization.get("lr") or []
+    peak = max(rates) if isinstance(rates, list) and rates else None
+    name, end = schedule.get("_name"), optimization.get("max_update") or 0
+    if name == "polynomial_decay" and schedule.get("total_num_update", 1) <= warmup:
+        raise UserError(
+            f"lr_scheduler.warmup_updates={warmup}: it must be below lr_scheduler.total_num_update, "
+            f"{schedule['total_num_update']:g}, where the learning rate ends"
+        )
+    for lower in ("min_lr", "end_learning_rate"):
+        if peak is not None and schedule.get(lower, 0) > peak:
+            raise UserError(f"lr_scheduler.{lower}={schedule[lower]:g} is above the peak, optimization.lr={peak:g}")
+    if 0 < end <= warmup:
+        logger.warning(
+            f"lr_scheduler.warmup_updates={warmup:,}: the training ends after {end:,} updates (optimization.max_update), "
+            "before the learning rate has reached its peak"
+        )

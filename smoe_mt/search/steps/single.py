@@ -1,0 +1,73 @@
+"""One fairseq encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ModelState:
+    """The encoded sources, a row for each beam, and the decoder's keys and values."""
+
+    encoded: Any
+    rows: int
+    incremental: dict[str, Any] = field(default_factory=dict)
+
+
+class SingleModel:
+    """Scores with one model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def longest(self) -> int:
+        """What its positions allow."""
+        return int(self.model.max_decoder_positions()) - 1
+
+    @contextmanager
+    def searching(self, beam: int) -> Iterator[None]:
+        """Cross-attention is told that `beam` rows share one source, so that its keys and values are kept once.
+
+        Said both before and after each search: fairseq would leave the last beam size of more than 1 in the model.
+        """
+        self.model.eval()
+        self.model.decoder.set_beam_size(beam)
+        try:
+            yield
+        finally:
+            self.model.decoder.set_beam_size(1)
+
+    def start(self, tokens_BS: Tensor, lengths_B: Tensor, beam: int) -> ModelState:
+        """Encode the sources."""
+        encoded = self.model.encoder(tokens_BS.to(self.device), lengths_B.to(self.device))
+        rows = torch.arange(len(lengths_B), device=self.device).repeat_interleave(beam)
+        return ModelState(self.model.encoder.reorder_encoder_out(encoded, rows), len(rows))
+
+    def log_probs(self, prefixes: Tensor, state: ModelState) -> Tensor:
+        """A step of the decoder."""
+        output, _ = self.model.decoder(
+            prefixes.flatten(0, 1), encoder_out=state.encoded, incremental_state=state.incremental
+        )
+        log_probs = torch.log_softmax(output[:, -1], dim=-1, dtype=torch.float32)
+        return log_probs.view(*prefixes.shape[:2], -1)
+
+    def reorder(self, state: ModelState, rows: Tensor) -> ModelState:
+        """The encoded sources stay as they are until a sentence has ended: beams of one sentence share its source."""
+        self.model.decoder.reorder_incremental_state_scripting(state.incremental, rows)
+        if len(rows) < state.rows:
+            state.encoded = self.model.encoder.reorder_encoder_out(state.encoded, rows)
+            state.rows = len(rows)
+        return state
