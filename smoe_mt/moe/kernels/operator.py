@@ -51,7 +51,7 @@ def _(
 ) -> list[Tensor]:
     s, w = Settings.of(settings), Experts(*experts)
     t, count = x.size(0), len(gates)
-    passes = [Gate(i, x, gates, w, s, seeds).empty(x, keep, bool(norms)) for i in range(count)]
+    passes = [Gate(i, x, gates, w, s, seeds).empty(x, keep, len(norms) > 0) for i in range(count)]
     kept = [tensor for passed in passes for tensor in passed if tensor is not passed.load] if keep else []
     y = x.new_empty(x.shape, dtype=x.dtype if s.strata else w.w_in.dtype)
     scalars = [x.new_empty(count, dtype=torch.float32) for _ in range(2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -50,6 +51,15 @@ def waiting_forbidden() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """A graph that is freed while another is captured makes the capture invalid."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def step(block: nn.Module, x: Tensor, mask: Tensor) -> list[Tensor]:
     """The output and all gradients; scalars' own gradients are made beforehand, which copies from the host."""
     y, routing = block(x, mask)
@@ -77,6 +87,7 @@ def test_steps_do_not_wait(block: nn.Module, inputs: tuple[Tensor, Tensor], requ
     step(block, *inputs)
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_step_is_captured_in_a_graph(block: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -91,6 +102,29 @@ def test_step_is_captured_in_a_graph(block: nn.Module, inputs: tuple[Tensor, Ten
     assert all(value.isfinite().all() for value in captured)
     if getattr(block, "dropout", 0) == 0:
         assert all(map(torch.equal, captured, step(block, *inputs)))
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_steps_are_captured_after_one_eager_pass_of_any_shape(block: nn.Module) -> None:
+    for tokens in (50, 4000, 300, 50, 9000):
+        x = torch.randn(1, tokens, DIM, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        mask = torch.rand(1, tokens, device="cuda") < 0.2
+        step(block, x, mask)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step(block, x, mask)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(value.isfinite().all() for value in captured)
+
+
+@pytest.mark.parametrize("kind", ["plain", "strata"])
+def test_compiled_block_equals_eager(kind: str, inputs: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    block = BLOCKS[kind]().to("cuda", torch.bfloat16)
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    for got, want in zip(step(compiled, *inputs), step(block, *inputs), strict=True):
+        assert (got - want).float().norm() <= 2e-2 * want.float().norm()
 
 
 def test_results_are_the_same_every_time(block: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
