@@ -1,7 +1,8 @@
 """A block's pass as an operator: in eager mode an autograd function, for torch.compile one that is registered with torch.
 
 ``torch.ops.smoe_mt.block`` and ``block_backward`` have fake implementations and a gradient, so that a compiler takes a block as
-one node. Eager passes go around them: their dispatch costs the host more than a block's launches.
+one node, and that modes which look at operators (a counter of FLOPs) see it. Other eager passes go around them: their
+dispatch costs the host more than a block's launches.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def run_block(
     x = x.contiguous()
     next_gate = gates[0] if next_gate is None else next_gate  # nobody looks where there is one gate
     keep = torch.is_grad_enabled()
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:  # somebody looks at operators
         out = torch.ops.smoe_mt.block(x, padding, next_gate, seeds, gates, norms, experts, settings, keep)
     elif keep:
         return BlockFunction.apply(settings, count, padding, next_gate, seeds, x, *gates, *norms, *experts)

@@ -3,7 +3,7 @@
 ``route_kernel``     norm, gate, softmax, choices; counts for each block of tokens
 ``place_kernel``     a row for each slot; what the gate's load, balance loss and entropy are
 ``combine_kernel``   the rows of a token summed; residual, dropout, and where the token goes next
-``token_gradient_kernel``, ``gate_gradient_kernel``, ``reduce_kernel``   the way back
+``token_gradient_kernel``, ``norm_gradient_kernel``, ``gate_gradient_kernel``, ``reduce_kernel``   the way back
 
 All first choices are placed before all second choices, in token order, as ``dispatch`` does it. A block of tokens counts
 its choices, and each block adds up the counts of those before it: no atomics, the same result every time.
