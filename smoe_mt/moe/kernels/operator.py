@@ -74,7 +74,8 @@ def _block_backward(
     settings: str,
 ) -> list[Tensor]:
     grads = block_backward(grad, grad_balance, x, seeds, later, gates, norms, experts, kept, settings, False)
-    return [one.clone() if one._is_view() else one for one in grads]
+    norm = range(1 + len(gates), 1 + len(gates) + len(norms))  # halves of one tensor each: an operator returns no views
+    return [one.clone() if i in norm else one for i, one in enumerate(grads)]
 
 
 @_block_backward.register_fake
