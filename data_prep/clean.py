@@ -1,4 +1,4 @@
-"""What one pair of sentences is faulted for, whatever else is in its corpus. It does not matter where the text is from;
+"""Filters of a single pair of sentences, independent of the rest of its corpus. It does not matter where the text is from;
 mark-up is the readers' business.
 """
 

@@ -1,4 +1,4 @@
-"""Files by URL, kept in a cache: resumed where they broke off, known again by their checksum, never half there.
+"""Downloads into a cache: interrupted ones are resumed, checksums are compared, and no file is ever half there.
 
 Beside ``NAME`` stands ``NAME.json`` with the URL, size and SHA-256 of the file when it came; ``NAME.part`` is what there
 is of one that broke off.
@@ -82,7 +82,7 @@ def download(url: str, path: Path, expected: str | None = None) -> Download:
         if _fetch(url, part, path.name):
             break
         if attempt == TRIES - 1:
-            raise UserError(f"{url}: the connection broke off {TRIES} times; run again, it goes on where it was")
+            raise UserError(f"{url}: the connection broke {TRIES} times; run again to continue the download")
     found = sha256_file(part)
     if expected is not None and found != expected:
         wrong = path.with_name(path.name + ".wrong")

@@ -1,7 +1,7 @@
 """Packages by name from ordinary clients (apt-get, npm, pip), kept in a cache; nothing is installed.
 
 Versions move: the newest one is taken, noted and never pinned. What is in the cache is used as it is. A package that
-cannot be had costs only itself; why is said once, in a line.
+cannot be fetched is left out, with one line that says why.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _Clients:
             return None
         if shutil.which(client) is None:
             self.missing.add(client)
-            say(f"fetch: no '{client}' on this machine; going on without its packages (first of them: {name})")
+            say(f"fetch: no '{client}' on this machine; its packages are left out (first of them: {name})")
             return None
         folder = self.cache / kind
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class _Clients:
                 error = self._try(kind, name, temporary, progress)
             files = [path for path in temporary.iterdir() if path.is_file() and path.suffix != ".part"]
             if error is not None or len(files) != 1:
-                say(f"fetch: {client} could not bring {name}; going on without it ({error or 'it left no file'})")
+                say(f"fetch: {client} could not fetch {name}, which is left out ({error or 'it left no file'})")
                 if not (self.listed and UNKNOWN.search(error or "")):
                     self._failed(client)
                 return None
@@ -121,7 +121,7 @@ class _Clients:
             self.missing.add(client)
             say(
                 f"fetch: {client} failed {FAILURES_IN_A_ROW} times in a row (no network?); "
-                "going on without its other packages"
+                "its other packages are left out"
             )
 
     def _try(self, kind: str, name: str, folder: Path, progress: Callable[[str], None]) -> str | None:

@@ -1,4 +1,4 @@
-"""Sentences that stand on the wrong side or in no language of the pair.
+"""Sentences on the wrong side, or in neither language of the pair.
 
 Without a library: English left untranslated in the foreign column, and the reverse. No list of languages is needed: the corpus itself says which words belong to which side. A sentence is told by the mean
 over its words of log p(word | other side) - log p(word | own side), with its own words taken out of its side's counts.

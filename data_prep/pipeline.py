@@ -63,7 +63,7 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
     wanted = [list(corpus.pairs.trained), list(corpus.pairs.zero_shot), corpus.minimum]
     request = [RECIPE, corpus.name, corpus.benchmark, wanted, corpus.identity(), asdict(options)]
     if data_folder.is_complete(out, request) and not refresh:
-        say(f"{out} is complete already, made from the same text with the same options: nothing to do")
+        say(f"{out} is already complete, made from the same text with the same options: nothing to do")
         data_folder.finish(out)  # a run that was killed may have left it
         done = dict(read_json(out / data_folder.CORPUS))
         _say_missing(done["missing"])

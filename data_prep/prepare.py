@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_filters(parser)
     _add_held_out(parser)
     _add_vocabulary(parser)
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("running")
     how.add_argument(
         "--workers", type=flags.processes, default=available_cores(), help="processes (all cores: %(default)s)"
     )
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what")
+    what = parser.add_argument_group("text")
     what.add_argument(
         "--corpus",
         required=True,
@@ -58,31 +58,31 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--benchmark",
         metavar="|".join(BENCHMARKS),
-        help="its languages and vocabulary size; needed by l10n and public",
+        help="take the languages and vocabulary size of this benchmark; needed by l10n and public",
     )
     what.add_argument("--out", required=True, type=Path, metavar="DATA", help="the data folder to make")
     what.add_argument(
         "--directions",
         metavar="english|all|LIST",
-        help="pairs to train on, both ways each: those with English, all, or a list such as nso-en,cat-msa (english for "
-        "benchmarks, else all that there are); l10n joins pairs without English by their English strings",
+        help="pairs to train on, both ways each: those with English, all, or a list such as nso-en,cat-msa (default: english for "
+        "benchmarks, else all pairs of the corpus); l10n joins pairs without English by their English strings",
     )
     what.add_argument(
         "--zero-shot",
         metavar="all|LIST",
-        help="pairs that get valid and test sets but no training text; all: whatever --directions leaves",
+        help="pairs that get valid and test sets but no training text; all: every pair that --directions does not name",
     )
     what.add_argument(
         "--min-pairs",
         type=flags.count,
         metavar="N",
-        help="clean sentences that a pair must have (the benchmark's number)",
+        help="least number of clean sentences of a pair (default: the benchmark's)",
     )
     what.add_argument(
         "--max-pairs",
         type=flags.positive_int,
         metavar="N",
-        help="at most N training sentences of each pair, from all over it (all; l10n opus100: 50,000)",
+        help="keep at most N training sentences of each pair, spread evenly over it (default: all; l10n opus100: 50,000)",
     )
     what.add_argument(
         "--bad-lines",
@@ -94,7 +94,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    filters = parser.add_argument_group("filters", "what each takes out is counted in corpus.json and DATA_CARD.md")
+    filters = parser.add_argument_group("filters", "corpus.json and DATA_CARD.md count what each filter removes")
     filters.add_argument(
         "--max-chars", type=flags.positive_int, default=1000, help="longest sentence in characters (%(default)s)"
     )
@@ -102,46 +102,46 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         "--max-ratio",
         type=flags.of(Real(1, 1e6, above=True)),
         default=3.0,
-        help="largest factor between a length ratio and the usual one (%(default)s)",
+        help="drop pairs whose length ratio differs from the usual one of the languages by more than this factor (%(default)s)",
     )
     filters.add_argument(
-        "--keep-copies", action="store_true", help="keep sentences that equal their translation or stay in its language"
+        "--keep-copies", action="store_true", help="keep sentences that equal their translation or are in its language"
     )
     filters.add_argument(
         "--drop-near-duplicates",
         action="store_true",
-        help="drop pairs that differ from an earlier one in case, digits and punctuation only (exact ones always go)",
+        help="drop pairs that differ from an earlier one in case, digits and punctuation only (exact duplicates are always dropped)",
     )
     filters.add_argument(
         "--identify-languages",
         action="store_true",
-        help="drop sentences of 5 words or more that py3langid is sure to be of another language (needs smoe_mt[langid])",
+        help="drop sentences of 5 words or more that py3langid identifies with certainty as another language (needs smoe_mt[langid])",
     )
     filters.add_argument(
         "--test-overlap",
         choices=("string", "pair"),
         default="string",
-        help="what leaves training for valid and test sets: pairs with a string that any of them holds on either side, "
-        "in any pair of languages, or only pairs that they hold on both sides (%(default)s)",
+        help="which training pairs are removed because of valid and test sets: string: pairs with a sentence of these sets on "
+        "either side, in any pair of languages; pair: only pairs that these sets contain as a pair (%(default)s)",
     )
 
 
 def _add_held_out(parser: argparse.ArgumentParser) -> None:
-    held_out = parser.add_argument_group("valid and test sets, where the corpus brings none")
+    held_out = parser.add_argument_group("valid and test sets, if the corpus has none")
     held_out.add_argument(
-        "--valid-size", type=flags.count, default=500, help="sentences held out for validation a pair (%(default)s)"
+        "--valid-size", type=flags.count, default=500, help="sentences held out for validation, for each pair (%(default)s)"
     )
     held_out.add_argument(
-        "--test-size", type=flags.count, default=500, help="sentences held out for testing a pair (%(default)s)"
+        "--test-size", type=flags.count, default=500, help="sentences held out for testing, for each pair (%(default)s)"
     )
     held_out.add_argument(
-        "--min-test-words", type=flags.count, default=5, help="words a held-out sentence should have (%(default)s)"
+        "--min-test-words", type=flags.count, default=5, help="least number of words of a held-out sentence, if there are enough such sentences (%(default)s)"
     )
     held_out.add_argument(
         "--seed",
         type=flags.seed,
         default=0,
-        help="of the draw of valid and test sets and of SentencePiece's sample (%(default)s)",
+        help="random seed of valid and test sets and of SentencePiece's sample (%(default)s)",
     )
 
 
@@ -152,20 +152,20 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
         type=flags.vocabulary_size,
         metavar="N",
         help=f"SentencePiece pieces (the benchmark's: m4 and m15 32,000, opus100 64,000; without one "
-        f"{SpmOptions.vocab_size:,}; unless given, fewer for small text, and this is said)",
+        f"{SpmOptions.vocab_size:,}; by default fewer for small text, with a message)",
     )
     vocabulary.add_argument(
         "--normalisation",
         choices=("identity", "nmt_nfkc", "nfkc"),
         default=SpmOptions.normalisation,
-        help="what SentencePiece does to text before it splits it. identity: nothing, so that all text can be written again; "
-        "nmt_nfkc, the paper's: replaces what looks alike (full-width signs, ligatures) and removes joiners, which many "
-        "languages need. The text itself is in Unicode's composed form (NFC) in any case (%(default)s)",
+        help="what SentencePiece does to text before it splits it. identity: nothing, so that every text can be produced; "
+        "nmt_nfkc (the paper's): replaces compatibility characters (full-width forms, ligatures) and removes joiners, which "
+        "many languages need. Text is always in Unicode's composed form, NFC (%(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepare and print the counts; UserError for what the user can mend."""
+    """Prepare and print the counts; UserError for a user's mistake."""
     benchmark = None if args.benchmark is None else benchmark_named(args.benchmark)
     selection = Selection(args.directions, args.zero_shot)
     out, cache = args.out.expanduser(), args.cache.expanduser()

@@ -1,4 +1,4 @@
-"""How much of a language the vocabulary can write: held-out text after a trip through its pieces and back.
+"""How much of a language the vocabulary can write: held-out text is encoded into pieces and decoded again.
 
 A sentence that the trip changes cannot be produced by any model of this vocabulary, so its share bounds what can be scored.
 """

@@ -145,7 +145,7 @@ def _shares(folder: Path, sizes: Mapping[str, float], characters: int) -> Iterat
 
 
 def size_for(characters: int, options: SpmOptions) -> int:
-    """Pieces to learn from so many characters: those asked for, or fewer, with a message, where that is allowed."""
+    """Number of pieces to learn from this number of characters: as requested, or fewer, with a message, where that is allowed."""
     if options.vocab_size < SMALLEST:
         raise UserError(
             f"--vocab-size {options.vocab_size} is too small: 256 of the pieces are bytes, so give {SMALLEST} or more"
@@ -188,7 +188,7 @@ def _smaller(size: int, message: str) -> int:
     if match := TOO_LARGE.search(message):
         largest = int(match.group(1))
         if SMALLEST <= largest < size:
-            say(f"spm: the corpus has no {size} pieces in it; making a vocabulary of {largest}")
+            say(f"spm: the corpus is too small for {size} pieces; making a vocabulary of {largest}")
             return largest
     if "smaller than required_chars" in message:
         raise UserError(

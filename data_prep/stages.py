@@ -1,4 +1,4 @@
-"""Stages that are finished whole, remembered by the fingerprint of what went into them, and not done twice."""
+"""Finished stages are remembered by the fingerprint of their input and options, and not repeated."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One of the paper's benchmarks from text to report: prepare -> train -> average -> evaluate -> analyse -> report.
-# Called by m4.sh, m15.sh and opus100.sh. Restartable: what is finished is not done again, a training goes on where it was.
+# Called by m4.sh, m15.sh and opus100.sh. Restartable: what is finished is not done again, a training continues where it stopped.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 benchmark="$1"
@@ -37,11 +37,11 @@ while [ $# -gt 0 ]; do
     --help | -h) usage; exit 0 ;;
     --) shift; overrides=("$@"); break ;;
     --rows | --scale | --corpus | --gpus | --seed | --data | --runs)
-        [ $# -gt 1 ] || { echo "error: $1 needs a value (scripts/$benchmark.sh --help says more)" >&2; exit 2; }
+        [ $# -gt 1 ] || { echo "error: $1 needs a value (scripts/$benchmark.sh --help lists the options)" >&2; exit 2; }
         printf -v "${1#--}" %s "$2"
         shift 2
         ;;
-    *) echo "error: unknown argument $1 (scripts/$benchmark.sh --help says more)" >&2; exit 2 ;;
+    *) echo "error: unknown argument $1 (scripts/$benchmark.sh --help lists the options)" >&2; exit 2 ;;
     esac
 done
 

@@ -27,7 +27,7 @@ pids=() trained=()
 trap '[ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
-start() { # MODEL RUN: train in the background unless that is finished; fairseq goes on from checkpoint_last.pt
+start() { # MODEL RUN: train in the background unless that is finished; fairseq continues from checkpoint_last.pt
     local name="$1" run="$2"
     if [ -e "$run/finished-$updates" ]; then
         echo "$run is trained"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # One training on the nodes of a SLURM job: a torchrun on each, which starts a rank for each of its GPUs.
 #   sbatch --nodes 2 scripts/slurm.sh --config m15 model=smoe_4_12 task.data=$PWD/data/m15
-# What follows is given to `smoe-mt train`. RANKS_PER_NODE=16 instead of the GPUs; MAX_RESTARTS=1: so often a run of which a
-# rank died goes on at once. Shortly before its time is over, or when it is preempted, the job saves and queues itself again.
+# What follows is given to `smoe-mt train`. RANKS_PER_NODE=16 instead of the GPUs; MAX_RESTARTS=1: number of times that a run of which a
+# rank died continues at once. Shortly before its time is over, or when it is preempted, the job saves and queues itself again.
 #SBATCH --job-name=smoe-mt
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
@@ -14,7 +14,7 @@
 set -euo pipefail
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# torchrun gives its ranks so many seconds to end their update and to save.
+# Seconds that torchrun gives its ranks to end their update and to save.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}"
 
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

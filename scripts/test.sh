@@ -24,5 +24,6 @@ if [ "$fast" = 1 ]; then
     exit
 fi
 mypy
-python -m pytest -q --durations=10 "$@"
+python -m pytest -q --durations=10 -m "not ranks" --numprocesses 2 --dist loadfile "$@"
+python -m pytest -q --durations=5 -m ranks "$@" || [ $? = 5 ] # 5: no test of these was asked for
 bash scripts/docs.sh

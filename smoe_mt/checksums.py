@@ -13,7 +13,7 @@ BLOCK = 1 << 20
 
 
 def sha256_file(path: Path, progress: Callable[[int], Any] = lambda _: None) -> str:
-    """Hexadecimal SHA-256 of a file; `progress` is told how many bytes were read."""
+    """Hexadecimal SHA-256 of a file; `progress` is called with the number of bytes read."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from smoe_mt.errors import UserError, one_line
 
@@ -27,30 +27,41 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with a wrong argument told as any other mistake of the user's."""
+    """argparse that reports a wrong argument as a UserError, and prints examples of usage as they are written."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ({self.prog} --help says more)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 COMMANDS = {
     "prepare": Command("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
     "train": Command("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
     "translate": Command("smoe_mt.generation.command", "raw text -> translations"),
-    "checkpoint inspect": Command("smoe_mt.checkpoints.inspection", "what a checkpoint holds, and whether it is whole"),
+    "checkpoint inspect": Command(
+        "smoe_mt.checkpoints.inspection", "checkpoint -> its contents, and whether its bytes are intact"
+    ),
     "checkpoint convert": Command(
-        "smoe_mt.checkpoints.edit.convert", "checkpoint -> one of another form, also from fairseq's transformer"
+        "smoe_mt.checkpoints.edit.convert", "checkpoint -> another format; also reads fairseq's transformer"
     ),
     "checkpoint average": Command("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
-    "export": Command("smoe_mt.generation.export", "checkpoint -> folder that translates anywhere, with a model card"),
+    "export": Command(
+        "smoe_mt.generation.export", "checkpoint -> a folder with everything needed to translate, and a model card"
+    ),
     "evaluate": Command("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
     "analyse": Command("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
-    "flops": Command("smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, beside the paper's"),
+    "flops": Command(
+        "smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, compared with the paper's"
+    ),
     "plan": Command(
-        "smoe_mt.analysis.plan_command", "config, devices -> time, traffic and memory of training on many ranks"
+        "smoe_mt.analysis.plan_command", "config, devices -> predicted time, traffic and memory of training"
     ),
     "report": Command("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
-    "path": Command("smoe_mt.path_command", "where the plugin, its configs and its scripts lie; what it patches"),
+    "path": Command(
+        "smoe_mt.path_command", "folders of the plugin, its configs and scripts; what it patches in fairseq"
+    ),
 }
 
 SHORT_NAMES = {"average": "checkpoint average"}
@@ -75,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone. Python would complain once more when it flushes stdout at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except OSError as error:  # a name too long, too many open files, a failing disk: what the command itself does not explain
+    except (
+        OSError
+    ) as error:  # a name too long, too many open files, a failing disk: what the command itself does not explain
         where = f"{str(error.filename)[:200]}: " if error.filename else ""
         print(one_line(UserError(f"{where}{error.strerror or error}")), file=sys.stderr)
         return EXIT_USER_ERROR
@@ -90,6 +103,9 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
+    if arguments[1:] in (["-h"], ["--help"]) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS):
+        print(_overview(f"{arguments[0]} "))
+        return 0
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, rest = _command(arguments)
@@ -103,7 +119,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command, of one or two words, and the rest. UserError for one that there is not."""
+    """The command, of one or two words, and the other arguments. UserError for an unknown command."""
     for words in (1, 2):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
@@ -116,9 +132,11 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
     )
 
 
-def _overview() -> str:
-    commands = "\n".join(f"  {name:<20} {command.help}" for name, command in COMMANDS.items())
-    return f"usage: smoe-mt COMMAND ...\n\n{commands}\n\nsmoe-mt COMMAND --help says more; smoe-mt --version says which this is."
+def _overview(first_word: str = "") -> str:
+    """All commands, or those that begin with this word."""
+    chosen = {name: command for name, command in COMMANDS.items() if name.startswith(first_word)}
+    commands = "\n".join(f"  {name:<20} {command.help}" for name, command in chosen.items())
+    return f"usage: smoe-mt COMMAND ...\n\n{commands}\n\nsmoe-mt COMMAND --help lists the options of a command; smoe-mt --version prints the version."
 
 
 def version() -> str:
@@ -131,8 +149,8 @@ def version() -> str:
 
 @contextmanager
 def passive_waiting() -> Iterator[None]:
-    """Threads of a parallel region that wait actively keep others from their cores: experts computed side by side lose a tenth
-    of their time. Read when torch is loaded, which is later.
+    """Let idle OpenMP threads sleep. Threads that spin keep others from their cores: experts that are computed concurrently lose a
+    tenth of their time. OpenMP reads the variable when torch is loaded, which is later.
     """
     name = "OMP_WAIT_POLICY"
     before = os.environ.get(name)

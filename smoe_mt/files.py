@@ -1,6 +1,6 @@
 """Files that are whole or not there, outputs that a person named, and names that come from files.
 
-What is written has a temporary name beside its own until it is whole and on the disk.
+A file has a temporary name in its folder until it is whole and on the disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STREAMS = (stat.S_ISFIFO, stat.S_ISCHR)  # what is written straight, as it canno
 
 
 class CannotWrite(UserError, OSError):
-    """A file or folder that cannot be written: one line for the person, the errno for code that bears with a full disk."""
+    """A file or folder that cannot be written: one line for the person, the errno for code that continues on a full disk."""
 
     def __init__(self, path: str, code: int | None, reason: str) -> None:
         super().__init__(path, code, reason)
@@ -30,6 +30,18 @@ class CannotWrite(UserError, OSError):
 
     def __str__(self) -> str:
         return f"{_shown(self.filename)}: cannot be written ({self.strerror})"
+
+
+def open_plain(path: str | Path) -> BinaryIO:
+    """A plain file, or the end of links to one, to read. OSError for others: a pipe or a device in a folder from elsewhere
+    would keep its reader waiting, or never end.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"it is {kind_of(mode)}, no file", str(path))
+    return open(handle, "rb")
 
 
 # --- writing files ---

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, and that keep what others have put into them."""
+"""Folders that are written whole or not at all, and that keep files which others put into them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ours = Callable[[Path], Iterable[str]]
 
 @contextmanager
 def atomic_directory(path: str | Path, ours: Ours = lambda _: ()) -> Iterator[Path]:
-    """An empty folder beside `path` to fill with files; it becomes `path` when the block ends without an exception.
+    """An empty folder next to `path` to fill with files; it becomes `path` when the block ends without an exception.
 
     Of a folder that is there, files whose names `ours(folder)` returns are removed, and all else moves into the new one (as
     NAME.earlier where the new one has a NAME). A process that is killed leaves one whole folder or the other at `path`, where

@@ -1,4 +1,4 @@
-"""How every part of the project reads JSON: bounded in size and depth, and what is wrong is told in one line."""
+"""How every part of the project reads JSON: bounded in size and depth, with errors of one line."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt.errors import UserError
+from smoe_mt.files import open_plain
 
 MOST_BYTES = 64 << 20
 DEEPEST = 50  # brackets within brackets; no file of this project comes near
 
 
 def read_json(path: str | Path, remedy: str = "write it again") -> Any:
-    """The value in a JSON file. Raises UserError, with the `remedy`, for a file that is not there, too large, or no JSON."""
+    """The value in a JSON file. Raises UserError, with the `remedy`, for a file that is not there, too large, or
+    no JSON.
+    """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error

@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "quickstart"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+EXAMPLES = """examples:
+  smoe-mt train model=smoe_2_2 task.data=data/nordic checkpoint.save_dir=runs/nordic
+  smoe-mt train --config m4 -m model=dense,vanilla,smoe_4_4 common.seed=1,2 task.data=data/m4"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLES
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
-    parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
+    parser.add_argument("--config-dir", help="a folder of your own configs (default: those of smoe_mt)")
     parser.add_argument(
-        "-m", "--multirun", action="store_true", help="a training for each combination, as in model=dense,vanilla"
+        "-m", "--multirun", action="store_true", help="train once for each combination, as in model=dense,vanilla"
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as model=dense")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, such as model=smoe_4_4 task.data=data/m4"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

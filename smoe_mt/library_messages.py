@@ -1,4 +1,4 @@
-"""What other libraries say, where a decision rests on it: their errors have no types that would tell.
+"""Messages of other libraries on which a decision depends, since their errors have no types of their own.
 
 A test looks each of them up in the library's source.
 """

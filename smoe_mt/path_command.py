@@ -1,4 +1,4 @@
-"""``smoe-mt path``: where the plugin, its configs and its scripts lie, and what it changes in other libraries."""
+"""``smoe-mt path``: folders of the plugin, its configs and its scripts, and what it changes in other libraries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PATCHES = "patches"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument(
-        "place", choices=[*PLACES, PATCHES], help="which folder to print; patches: what is changed in fairseq, and why"
+        "place", choices=[*PLACES, PATCHES], help="the folder to print; patches: the list of changes to other libraries, with reasons"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the plugin, its configs and its scripts lie, in a source checkout as in an installed wheel."""
+"""The folders of the plugin, its configs and its scripts, in a source checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scripts() -> Path:
 
 
 def _find(name: str) -> Path:
-    """`name` beside the package in a source checkout, inside it in a wheel (where package data goes)."""
+    """`name` next to the package in a source checkout, inside it in a wheel (where package data goes)."""
     checkout = PACKAGE.parent
     if (checkout / "setup.py").is_file() and (checkout / name).is_dir():
         return checkout / name

@@ -1,4 +1,4 @@
-"""Leaving when a scheduler asks for it: SIGTERM and SIGUSR1 are noted, and the trainer saves and leaves after its update."""
+"""Preemption: after SIGTERM or SIGUSR1 the trainer finishes its update, saves and exits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-EXIT_PREEMPTED = os.EX_TEMPFAIL  # 75: not a failure; the same command goes on where this one stopped
+EXIT_PREEMPTED = os.EX_TEMPFAIL  # 75: not a failure; the same command continues where this one stopped
 
 _noted: list[signal.Signals] = []
 

@@ -1,7 +1,7 @@
-"""What a setting may be: the type is its dataclass's, the range stands here; that of a system's own option in its metadata.
+"""The range of every setting; its type is in its dataclass. The range of a system's own option is in the option's metadata.
 
-Both what a user gives and what a file from elsewhere says are held to this table. Sizes end where no model of today comes near
-and a mistake or a hostile file would fill the memory.
+The table applies to a user's settings and to those in files from elsewhere. Upper bounds are far above the models of today, and
+keep a mistake or a hostile file from filling the memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the plugin known to fairseq, where it is asked for and nowhere else."""
+"""Registers the plugin with fairseq, only when asked."""
 
 from __future__ import annotations
 

@@ -68,14 +68,14 @@ def holding(folder: Path) -> Iterator[None]:
 
 
 def temporary_name(name: str, kind: str, token: str) -> str:
-    """Names too long for another 20 bytes are cut, and told apart by their checksum."""
+    """Names too long for another 20 bytes are cut and made unique by their checksum."""
     if len(os.fsencode(name)) > LONGEST_NAME - 30:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f".{name}.{MARK}-{kind}-{token}"
 
 
 def claim(place: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new temporary file or folder beside `place`, and the handle that locks it."""
+    """A new temporary file or folder next to `place`, and the handle that locks it."""
     while True:
         temporary = place.with_name(temporary_name(place.name, "tmp", secrets.token_hex(4)))
         handle = make(temporary)

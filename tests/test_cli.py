@@ -248,3 +248,16 @@ def test_training_leaves_hydras_environment_as_it_was(monkeypatch: pytest.Monkey
     monkeypatch.setattr(hydra_train, "cli_main", lambda: seen.append(os.environ.get("HYDRA_FULL_ERROR")))
     assert cli.main(["train", "model=dense"]) == 0
     assert seen == ["1"] and "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_help_of_a_group_names_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["checkpoint", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "  checkpoint inspect" in out and "  translate" not in out
+
+
+@pytest.mark.parametrize("command", ["train", "translate", "evaluate"])
+def test_help_has_examples_as_they_are_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    examples = capsys.readouterr().out.partition("examples:\n")[2].splitlines()
+    assert examples and all(f"smoe-mt {command}" in line for line in examples)

@@ -21,6 +21,7 @@ from smoe_mt.files import (
     atomic_path,
     check_output,
     checked_name,
+    open_plain,
     output,
     output_file,
     path_inside,
@@ -34,6 +35,26 @@ LEFT_BEHIND = f".a.{MARK}-tmp-0123abcd"
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "gone"])
+def test_what_is_no_plain_file_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(OSError, match="no file" if kind != "gone" else "No such file"):
+        open_plain(path)
+
+
+def test_a_link_to_a_plain_file_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").symlink_to("a")
+    with open_plain(tmp_path / "b") as stream:
+        assert stream.read() == b"abc"
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,9 @@ def test_an_object_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(UserError, match="no JSON object"):
         read_json_object(tmp_path / "a.json")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(UserError, match="a.json: cannot be read .it is a pipe, no file.; write it again"):
+        read_json(tmp_path / "a.json")

@@ -177,7 +177,7 @@ def read_source(task: _Task, placeholders: re.Pattern[str]) -> dict[str, int]:
         for package in task.packages:
             error = unpack(package, root / package.name, lambda name: reader.files.fullmatch(name) is not None)
             if error is not None:
-                say(f"extract: {package.path} cannot be unpacked; going on without it ({error})")
+                say(f"extract: {package.path} cannot be unpacked and is left out ({error})")
         task.folder.mkdir()
         files: dict[str, TextIO] = {}
         for entry in _entries(task, root):
@@ -198,7 +198,7 @@ def _entries(task: _Task, root: Path) -> Iterator[Entry]:
     try:
         yield from READERS[task.source.reader].read(root, task.languages)
     except Exception as error:  # noqa: BLE001 (see fault_of_package)
-        say(f"extract: {task.source.name} cannot be read further; going on with what was read ({fault_of_package(error)})")
+        say(f"extract: {task.source.name} cannot be read to its end; using what was read ({fault_of_package(error)})")
 
 
 def join_by_english(folder: Path, split: str, pair: str) -> None:

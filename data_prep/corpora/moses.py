@@ -64,7 +64,7 @@ def _part(split: str | None, source: str, target: str, sides: dict[str, Path]) -
     if source != target and len(sides) < 2:
         (path,) = sides.values()
         missing = target if source in sides else source
-        raise UserError(f"{path} has no file with its {missing} lines beside it: add .../{source}-{target}.{missing}")
+        raise UserError(f"{path} has no file with its {missing} lines: add .../{source}-{target}.{missing}")
     return Part.of(tuple(sides[language] for language in dict.fromkeys((source, target))), (source, target), split)
 
 

@@ -74,11 +74,11 @@ class BadLines:
             say(f"skipped: {message}")
 
     def check(self, part: Part, good: int) -> None:
-        """Say how many there were; UserError where they are so many that the file must be something else."""
+        """Print their number; UserError if there are so many that the file must be something else."""
         if self.count > MOST_BAD_LINES * (self.count + good):
             raise UserError(
                 f"{part.name}: {self.count:,} of {self.count + good:,} lines cannot be read, more than "
-                f"{MOST_BAD_LINES:.0%}; mend the file or take it out"
+                f"{MOST_BAD_LINES:.0%}; correct the file or remove it"
             )
         if self.count:
             say(f"{part.name}: {self.count:,} of {self.count + good:,} lines skipped")
@@ -147,7 +147,7 @@ def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -
     for part in chosen:
         if part.pair not in trained and part.pair in pairs.trained:
             raise UserError(
-                f"{part.paths[0]} has no training text beside it: add that of {part.pair}, or give --zero-shot {part.pair}"
+                f"{part.paths[0]} has no training text: add that of {part.pair}, or give --zero-shot {part.pair}"
             )
     if request.benchmark is None:
         return OwnCorpus(

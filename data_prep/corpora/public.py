@@ -158,7 +158,7 @@ class PublicCorpus:
                     raise UserError(
                         f"{dataset.url} is gone from its server: {dataset.name} is needed as {dataset.split}"
                     )
-                say(f"fetch: {dataset.url} is gone from its server; going on without it")
+                say(f"fetch: {dataset.url} is no longer on its server and is left out")
         check_space(self.cache, SPACE_A_BYTE * total, f"downloads of {total / 1e9:.1f} GB and the text in them")
         return missing
 

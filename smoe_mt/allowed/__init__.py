@@ -1,4 +1,5 @@
-"""What every setting may be: one table for flags and configs, read before torch, data or a model is.
+"""The allowed values of every setting: one table for flags and configs, applied before torch, data or a model is loaded.
 
-`kinds` are the sorts of values, `keys` the table of config keys, `flags` what argparse needs, `overrides` and `config` the doors.
+`kinds` are the types of values, `keys` the table of config keys, `flags` the types for argparse; `overrides` checks single overrides,
+`config` whole configurations.
 """

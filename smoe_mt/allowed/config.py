@@ -1,4 +1,4 @@
-"""A whole configuration, or the flags that stand for one: every key of the table, then what keys say together."""
+"""Checks a whole configuration, given as a config or as flags: each key of the table, then combinations of keys."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_flags(values: Mapping[str, Any]) -> None:
 
 
 def _plain(cfg: Any, group: str) -> dict[str, Any]:
-    """The values of a group that can be told now."""
+    """The values of a group that need no interpolation."""
     from omegaconf import DictConfig, ListConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -88,7 +88,11 @@ def _plain(cfg: Any, group: str) -> dict[str, Any]:
 
 
 def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    _check_precision(groups["common"])
+    common = groups["common"]
+    # fairseq means a TPU where bf16 is asked for and no GPU is found; `launch_ranks` has the words for that.
+    if common.get("tpu") and not common.get("bf16"):
+        raise UserError("common.tpu=true: it must be false: trainings run on GPUs and CPUs")
+    _check_precision(common)
     _check_batches(groups["dataset"])
     check_model(groups["model"])
     _check_schedule(groups)
@@ -125,16 +129,13 @@ def _check_schedule(groups: Mapping[str, Mapping[str, Any]]) -> None:
     rates = optimization.get("lr") or []
     peak = max(rates) if isinstance(rates, list) and rates else None
     name, end = schedule.get("_name"), optimization.get("max_update") or 0
-    if name == "polynomial_decay" and schedule.get("total_num_update", 1) <= warmup:
-        raise UserError(
-            f"lr_scheduler.warmup_updates={warmup}: it must be below lr_scheduler.total_num_update, "
-            f"{schedule['total_num_update']:g}, where the learning rate ends"
-        )
+    if name == "polynomial_decay":
+        end = min(end or math.inf, schedule.get("total_num_update", math.inf))
     for lower in ("min_lr", "end_learning_rate"):
         if peak is not None and schedule.get(lower, 0) > peak:
             raise UserError(f"lr_scheduler.{lower}={schedule[lower]:g} is above the peak, optimization.lr={peak:g}")
     if 0 < end <= warmup:
         logger.warning(
-            f"lr_scheduler.warmup_updates={warmup:,}: the training ends after {end:,} updates (optimization.max_update), "
-            "before the learning rate has reached its peak"
+            f"lr_scheduler.warmup_updates={warmup:,}: the schedule ends after {end:,} updates, before the learning rate has "
+            "reached its peak"
         )

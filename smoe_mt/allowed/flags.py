@@ -1,4 +1,4 @@
-"""argparse types: a flag's value is read and checked where it is parsed, and a wrong one is told in one line."""
+"""argparse types: a flag's value is checked while it is parsed, and a wrong one is reported in one line."""
 
 from __future__ import annotations
 

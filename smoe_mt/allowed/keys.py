@@ -1,7 +1,7 @@
-"""The table: config keys, ours and fairseq's, and what each may be.
+"""The table of config keys, ours and fairseq's, with the values that each accepts.
 
 A flag of fairseq-train is called as the last part of its key: ``dataset.max_tokens`` is ``--max-tokens``. Bounds are wide: beyond
-them there is no training that makes sense, or fairseq or torch would stop in the midst of it.
+them no training makes sense, or fairseq or torch would fail during it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ TOKENS = Whole(1, 10**9)
 PATH = Text()
 
 NOT_HERE = "it needs what is no part of this installation"
-CPU_OR_GPU = Only(False, "trainings run on GPUs and CPUs")
 LETTERS = Text(empty=True)
 SCHEDULERS = (
     "cosine",
@@ -59,7 +58,7 @@ COMMON: Mapping[str, Kind] = {
     "azureml_logging": Maybe(Only(False, NOT_HERE)),
     "seed": Whole(0, 2**31 - 1),
     "cpu": Flag(),
-    "tpu": CPU_OR_GPU,
+    "tpu": Flag(),
     "bf16": Flag(),
     "memory_efficient_bf16": Flag(),
     "fp16": Flag(),
@@ -187,7 +186,7 @@ RANKS: Mapping[str, Kind] = {
     "zero_sharding": PATH,
     "fp16": Flag(),
     "memory_efficient_fp16": Flag(),
-    "tpu": CPU_OR_GPU,
+    "tpu": Flag(),
     "cpu_offload": Only(False, NOT_HERE),
     "use_sharded_state": Only(False, "large checkpoints are task.sharded_checkpoints=true"),
 }
@@ -199,7 +198,7 @@ OPTIMIZER: Mapping[str, Kind] = {
     "momentum": Real(0, 1, below=True),
     "use_old_adam": Flag(),
     "fp16_adam_stats": Only(False, NOT_HERE),
-    "tpu": CPU_OR_GPU,
+    "tpu": Flag(),
 }
 
 SCHEDULE: Mapping[str, Kind] = {

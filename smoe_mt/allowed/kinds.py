@@ -1,6 +1,6 @@
-"""Sorts of values: each says in words what it takes, and reads a value as a config, a flag or an override gives it.
+"""Types of values: each states in words what it accepts, and parses a value from a config, a flag or an override.
 
-No torch here, nor anything that is slow to import: a wrong flag is told at once.
+No torch here, nor anything that is slow to import: a wrong flag is reported at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NotAllowed(ValueError):
 
 
 class Kind(Protocol):
-    """A sort of values."""
+    """A type of values."""
 
     @property
     def wanted(self) -> str:

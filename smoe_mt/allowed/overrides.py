@@ -75,7 +75,7 @@ def _takes_list(kind: Kind) -> bool:
 
 
 def check(key: str, value: object, kind: Kind) -> None:
-    """UserError for a value that its key does not take. References to other keys are told apart once they are resolved."""
+    """UserError for a value that its key does not take. References to other keys are checked once they are resolved."""
     if isinstance(value, str) and ("${" in value or value == "???"):
         return
     wrong = refusal(kind, value)

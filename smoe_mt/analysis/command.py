@@ -27,8 +27,8 @@ SENTENCES = "sentences.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
-    parser.add_argument("run", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
+    """Add the command's arguments."""
+    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint file")
     add_data_arguments(parser)
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
@@ -38,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-count",
         type=flags.positive_int,
         default=5,
-        help="a token of a direction counts among those of highest and lowest mean from so many occurrences on "
-        "(default: %(default)s)",
+        help="leave tokens that occur fewer than MIN_COUNT times in a direction out of the tables of tokens (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-tokens", type=flags.positive_int, default=4096, help="tokens of a side in a batch (default: %(default)s)"
+        "--max-tokens",
+        type=flags.positive_int,
+        default=4096,
+        help="source or target tokens in a batch (default: %(default)s)",
     )
     parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
 

@@ -1,4 +1,4 @@
-"""``smoe-mt flops``: what a model costs, by its config or measured on a split, beside the paper's tables."""
+"""``smoe-mt flops``: what a model costs, by its config or measured on a split, next to the paper's tables."""
 
 from __future__ import annotations
 
@@ -60,26 +60,30 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument(
         "what", nargs="*", metavar="RUN|KEY=VALUE", help="trained runs to measure, or overrides such as model=smoe_4_12"
     )
-    parser.add_argument("--benchmark", choices=list(COSTS), help="all rows of this table, beside the paper's numbers")
+    parser.add_argument(
+        "--benchmark", choices=list(COSTS), help="all rows of the paper's table, next to the paper's numbers"
+    )
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
-    parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
+    parser.add_argument("--config-dir", help="a folder of your own configs (default: those of smoe_mt)")
     parser.add_argument(
         "--vocab-size", type=flags.vocabulary_size, help="dictionary entries (default: the benchmark's)"
     )
     parser.add_argument(
-        "--context", type=flags.positive_int, help="tokens that attention looks at (default: fitted to the paper)"
+        "--context",
+        type=flags.positive_int,
+        help="tokens that a query attends to (default: fitted to the paper's FLOPs)",
     )
-    parser.add_argument("--data", type=flags.path, help="of a RUN: its data folder, where it is not where it was in training")
-    parser.add_argument("--split", default="test", help="of a RUN: split to measure on (default: %(default)s)")
+    parser.add_argument("--data", type=flags.path, help="for a RUN: its data folder, if it has moved since training")
+    parser.add_argument("--split", default="test", help="for a RUN: split to measure on (default: %(default)s)")
     parser.add_argument(
-        "--limit", type=flags.positive_int, help="of a RUN: only the first LIMIT sentences of each direction"
+        "--limit", type=flags.positive_int, help="for a RUN: only the first LIMIT sentences of each direction"
     )
     parser.add_argument(
-        "--device", type=flags.device, default="auto", help="of a RUN: auto, cpu or cuda (default: %(default)s)"
+        "--device", type=flags.device, default="auto", help="for a RUN: auto, cpu or cuda (default: %(default)s)"
     )
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(default: %(default)s)")
 
@@ -154,7 +158,7 @@ def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """A table beside the paper's where there is one, else each model's terms."""
+    """A table next to the paper's numbers if it has them, else the terms of each model."""
     if rows[0].published is not None:
         return "\n".join([_comparison(rows), "", FORMULA, NOT_EXPLAINED])
     return "\n\n".join([*(_terms(row) for row in rows), FORMULA])

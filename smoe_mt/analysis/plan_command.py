@@ -24,7 +24,7 @@ ASSUMED = f"""Links, memory and peak FLOP/s of a preset are its data sheet's; th
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -32,19 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as model=smoe_4_12 dataset.max_tokens=8192 task.tokens_per_update=0 common.bf16=true",
     )
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="name of a config (default: %(default)s)")
-    parser.add_argument("--config-dir", help="folder of configs of your own (default: those of smoe_mt)")
+    parser.add_argument("--config-dir", help="a folder of your own configs (default: those of smoe_mt)")
     parser.add_argument(
         "--vocab-size", type=flags.vocabulary_size, help="dictionary entries (default: the benchmark's)"
     )
     parser.add_argument(
-        "--ranks", nargs="+", type=flags.ranks, default=DEFAULT_RANKS, metavar="N", help="devices, one rank each"
+        "--ranks",
+        nargs="+",
+        type=flags.ranks,
+        default=DEFAULT_RANKS,
+        metavar="N",
+        help="numbers of devices (one rank each); one row of the table for each N",
     )
     parser.add_argument(
         "--expert-parallel-size",
         nargs="+",
         type=flags.ranks,
         metavar="N",
-        help="a row for each (default: the config's)",
+        help="ranks that share the experts of a block; one row of the table for each N (default: the config's)",
     )
     parser.add_argument(
         "--length", type=flags.positive_int, default=32, help="tokens of a sentence (default: %(default)s)"
@@ -52,18 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
         type=flags.positive_float,
-        help="rows that experts compute a token, in each block (default: expected visits x top_k)",
+        help="rows that the experts of a block compute per token (default: expected visits x top_k)",
     )
     parser.add_argument(
         "--hardware",
         default=DEFAULT_HARDWARE,
         metavar="NAME|FILE",
-        help=f"{', '.join(DATA_SHEETS)}, or a JSON file with the fields that the next flags are called by (default: %(default)s)",
+        help=f"{', '.join(DATA_SHEETS)}, or a JSON file whose fields are named as the next options (default: %(default)s)",
     )
     for field in fields(Hardware):
         flag = "--" + field.name.replace("_", "-")
         number = flags.positive_int if field.type == "int" else flags.positive_float
-        parser.add_argument(flag, type=number, metavar="X", help="in place of the hardware's")
+        parser.add_argument(flag, type=number, metavar="X", help="replaces the value of --hardware")
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(default: %(default)s)")
 
 

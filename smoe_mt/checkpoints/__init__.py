@@ -1,1 +1,1 @@
-"""What is done with checkpoint files: read safely, looked into, averaged, converted, split over files and put together."""
+"""Checkpoint files: safe reading, inspection, averaging, conversion, sharding."""

@@ -1,4 +1,4 @@
-"""The zip archives that ``torch.save`` writes, and no others: entries as they are, one behind the other, each once.
+"""Accepts the zip archives that ``torch.save`` writes and no others: entries without compression or overlap, each once.
 
 torch maps or copies the bytes of an entry from where its own header says, compressed or not, and looks at no checksum. So
 an archive is read only where there is one way to read it.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from smoe_mt.errors import UserError
+from smoe_mt.files import open_plain
 
 BLOCK = 1 << 20
 END = struct.Struct("<4s4H2LH")
@@ -25,7 +26,7 @@ LARGE = 0xFFFFFFFF  # size of an entry that has its real one in the extra field
 
 def is_archive(path: Path) -> bool:
     """Whether a file begins as a zip archive does, which is what torch goes by."""
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         return stream.read(4) == b"PK\x03\x04"
 
 
@@ -72,7 +73,7 @@ def _check_entry(stream: BinaryIO, entry: zipfile.ZipInfo) -> int:
 
 
 def compare_check_sums(path: Path, progress: Callable[[int], Any]) -> None:
-    """Read all entries; `progress` is told how many bytes. zipfile.BadZipFile for one that is not what was written."""
+    """Read all entries; `progress` is called with the number of bytes read. zipfile.BadZipFile for one that is not what was written."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             with archive.open(entry) as stream:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside its settings, held to the forms that training writes before anything is made of it."""
+"""Checks what a checkpoint contains besides its settings: only the forms that training writes are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that ``smoe-mt export`` writes, and how it is read: checked file by file, and nothing in it can run.
+"""The folder that ``smoe-mt export`` writes, and how it is read: every file is checked, and no code is run.
 
 - config.json: settings of the model, sizes and SHA-256 of the files below
 - model.safetensors: weights, each once; its metadata names the weights that are tied to another (name -> kept name)
@@ -104,7 +104,7 @@ def _is_file(path: Path) -> bool:
 
 
 def fingerprint(path: Path, progress: Callable[[int], Any] = lambda _: None) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file; `progress` is told how many bytes were read."""
+    """Size in bytes and SHA-256 of a file; `progress` is called with the number of bytes read."""
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path, progress)}
 
 

@@ -189,7 +189,8 @@ def _symbols(state: Mapping[str, Any], given: str | Path | None, rows: int, path
 
 def _dictionary_beside(task: Mapping[str, Any], path: Path) -> Path:
     folder = Path(str(task.get("data") or "").split(":")[0])
-    found = sorted(folder.glob("dict.*.txt")) or sorted(folder.glob("dict.txt")) if task.get("data") else []
+    names = [*folder.glob("dict.*.txt")] or [*folder.glob("dict.txt")] if task.get("data") else []
+    found = sorted(name for name in names if name.is_file())
     if not found:
         raise UserError(
             f"{path}: its dictionary is needed, and its data folder {folder} is not there; `smoe-mt checkpoint convert` takes "
@@ -207,7 +208,13 @@ def _languages(task: Mapping[str, Any]) -> list[str]:
     if task.get("langs"):
         return _listed(task["langs"])
     if task.get("lang_dict") and Path(str(task["lang_dict"])).is_file():
-        return [line.strip() for line in Path(task["lang_dict"]).read_text("utf-8").splitlines() if line.strip()]
+        try:
+            lines = Path(task["lang_dict"]).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{task['lang_dict']}: the list of languages that the checkpoint names cannot be read ({error})"
+            ) from error
+        return [line.strip() for line in lines if line.strip()]
     return sorted({language for pair in _listed(task.get("lang_pairs") or ()) for language in pair.split("-")})
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint that was checked, in the form in which fairseq goes on with it."""
+"""A checkpoint that was checked, in the form that fairseq expects."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ BUFFERS = (".version", "._float_tensor")  # fairseq's, which are no parameters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument("model", metavar="FILE", help="a checkpoint, a run folder, or an exported folder")
     parser.add_argument("--format", default="text", choices=("text", "json"), help="default: %(default)s")
     parser.add_argument("--weights", action="store_true", help="name, shape and type of each weight as well")

@@ -1,7 +1,7 @@
-"""How every part of the project reads a checkpoint: nothing in it can run, and a damaged one is a user's error.
+"""How every part of the project reads a checkpoint: no code is run, and a damaged file is reported in one line.
 
 A checkpoint is a file that ``torch.save`` wrote (loaded with torch's ``weights_only`` safety on), alone or with a folder of
-tensors beside it (``sharded``), or the safetensors file of an exported folder.
+tensors next to it (``sharded``), or the safetensors file of an exported folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def allow_namespaces() -> None:
 def open_checkpoint(path: str | Path, foreign: bool = False, mapped: bool = True) -> dict[str, Any]:
     """What a checkpoint holds, checked (`checked_state`); tensors stay on the disk until they are used, if `mapped`.
 
-    Those of a folder beside it are on the device "meta": `read_checkpoint` reads them. `foreign`: also of fairseq's
+    Those of a folder next to it are on the device "meta": `read_checkpoint` reads them. `foreign`: also of fairseq's
     transformer. Raises UserError for a damaged file, and for one that is no checkpoint of smoe_mt.
     """
     path = Path(path)

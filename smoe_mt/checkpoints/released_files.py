@@ -35,7 +35,7 @@ def read_released(path: Path) -> dict[str, Any]:
     )
     ranks = _rank_files(path, stem)
     if not ranks or experts < 1:
-        raise UserError(f"{shared}: there are no files of ranks beside it, or it has no gates")
+        raise UserError(f"{shared}: there are no files of ranks next to it, or it has no gates")
     for rank, file in enumerate(ranks[:experts]):
         rank_state = read_checkpoint(file, foreign=True)
         here = max(1, experts // len(ranks))  # experts of a rank

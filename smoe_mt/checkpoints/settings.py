@@ -1,4 +1,4 @@
-"""The one door for settings that a file brings: whoever reads a checkpoint or an exported folder takes them from here.
+"""The only door for settings in files: every reader of a checkpoint or an exported folder gets its settings from here.
 
 fairseq builds whatever model, task or criterion a checkpoint names, evaluates strings among their settings, resolves
 interpolations such as ``${oc.env:HOME}``, and prefers an old ``args`` to ``cfg``. So no settings reach it but these:
@@ -192,7 +192,7 @@ def _known(section: Settings, name: str, dataclass: type, path: Path) -> Setting
 
 
 class Budget:
-    """Copies plain values: so many in all, so deep at most. UserError for others, which name the file `path`."""
+    """Copies plain values, up to a number of values and a depth. UserError for others, which name the file `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._left = path, MOST_VALUES

@@ -1,7 +1,7 @@
-"""Checkpoints of large models: the tensors lie in files of their own, which all ranks write side by side.
+"""Checkpoints of large models: the tensors are in files of their own, which all ranks write at the same time.
 
 `checkpoint_*.pt` stays the file that fairseq names, copies and deletes. Of weights and optimiser state it has shapes only
-(tensors on torch's device "meta"), and under `shards` the name of the folder beside it where they are, with the SHA-256 of each
+(tensors on torch's device "meta"), and under `shards` the name of the folder next to it that holds them, with the SHA-256 of each
 of its files. torch.distributed.checkpoint writes and reads the folder, in its safetensors form: whole logical tensors, whatever
 the number of ranks that wrote or will read them, and nothing that could run.
 """
@@ -266,7 +266,7 @@ def _on_all_ranks(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def remove_unnamed(run_folder: Path, name_of_folder: Callable[[Path], str | None]) -> list[Path]:
-    """Remove the folders of tensors that no checkpoint beside them names any more, and return them.
+    """Remove the folders of tensors that no checkpoint next to them names any more, and return them.
 
     `name_of_folder`: of a checkpoint, None for one without. While a checkpoint cannot be read, nothing is removed.
     """
@@ -296,7 +296,7 @@ def _remove_tensors(folder: Path) -> None:
 
 
 def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, mine: Mine = range) -> None:
-    """Read the tensors of these parts of a checkpoint from the folder beside `path`; of one that is one file, nothing.
+    """Read the tensors of these parts of a checkpoint from the folder next to `path`; of one that is one file, nothing.
 
     Each rank reads what it needs, alone: of experts its own. Raises UserError for a damaged folder.
     """

@@ -1,4 +1,4 @@
-"""The size of a model against what a file holds: a model that the file could not fill is not built."""
+"""Compares the size of a model with its file: a model with more parameters than the file has numbers is not built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that verbs write."""
+"""Checkpoints that commands write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(state: dict[str, Any], out: Path) -> int:
 
 
 def write_sharded(state: dict[str, Any], out: Path) -> int:
-    """The same with the tensors in a folder beside `out`."""
+    """The same with the tensors in a folder next to `out`."""
     out = output_file(out)
     skeleton, tensors, tied = split(state)
     folder = free_folder(out.parent, updates_of(state))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
+from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
 
 MEAN = "mean:"  # in front of what is logged as a mean over target tokens
@@ -98,7 +99,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output |= routing_sums(routing, sample["direction"], self.directions)
             if model.training:
                 for name, value in losses.items():
-                    loss = loss + getattr(self.options, f"{name}_weight") * sample_size * value
+                    loss = loss + self._weight(name) * sample_size * value
         if not model.training:
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
@@ -115,6 +116,15 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             losses |= found.losses
             logged |= {name: value.detach() for name, value in found.logged.items()}
         return losses, logged
+
+    def _weight(self, name: str) -> float:
+        """Of the loss of this name. UserError where its system gives it none."""
+        weight: float | None = getattr(self.options, f"{name}_weight", None)
+        if weight is None:
+            raise UserError(
+                f"the loss {name!r} of the MoE blocks has no weight: declare it in loss_weights of its System"
+            )
+        return weight
 
     def _direction_sums(self, nll_BT: Tensor, sample: Mapping[str, Any]) -> dict[str, Tensor]:
         target = sample["target"]

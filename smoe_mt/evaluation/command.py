@@ -1,4 +1,4 @@
-"""``smoe-mt evaluate``: scores of one run or several, side by side, and which of them is better."""
+"""``smoe-mt evaluate``: scores of one or several runs in one table, and tests of which run is better."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ from smoe_mt.memory import keep_freed_memory
 
 DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
+EXAMPLES = """examples:
+  smoe-mt evaluate runs/nordic --samples 5
+  smoe-mt evaluate runs/dense runs/smoe --compare
+  smoe-mt evaluate runs/seed1 runs/seed2 --ensemble
+  smoe-mt evaluate runs/nordic --source my.sv --reference my.fi --direction sv-fi"""
 
 SAYS_LITTLE = re.compile(
     r"seed\d+|checkpoint_\w+"
@@ -37,54 +42,67 @@ SAYS_LITTLE = re.compile(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
-    add_data_arguments(parser)
-    parser.add_argument("--split", help=f"split to translate (default: {DEFAULT_SPLIT})")
-    parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
-    parser.add_argument("--source", help="translate this file instead of a split, one sentence a line")
-    parser.add_argument("--reference", help="its translations, line by line")
-    parser.add_argument("--direction", help="its direction, such as nso-en")
-    parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        default=[],
-        help=f"of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed here "
-        f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
-    )
-    parser.add_argument(
-        "--tokenize",
-        default=AUTO,
-        help="sacreBLEU's tokenizer for BLEU (default: %(default)s, the one for the target language: zh, ja-mecab, ko-mecab, "
-        "char for others without spaces, else 13a)",
-    )
-    parser.add_argument(
-        "--compare",
-        action="store_true",
-        help=f"say which runs are better than the first at p < {LEVEL}, and where (paired bootstrap resampling)",
-    )
-    parser.add_argument(
-        "--resamples", type=flags.of(Whole(1, 10**6)), default=RESAMPLES, help="of --compare (default: %(default)s)"
-    )
-    parser.add_argument("--again", action="store_true", help="translate again what is already translated")
-    parser.add_argument("--out", help="folder for the results (default: RUN/evaluation/SPLIT)")
-    parser.add_argument(
-        "--samples", type=flags.count, default=0, help="number of translations of each run to print"
-    )
-    parser.add_argument("--baseline", choices=list(BASELINES), default="copy", help="what the table compares with")
-    add_decoding_arguments(parser)
+    """Add the command's arguments."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
     parser.add_argument(
         "--ensemble",
         action="store_true",
-        help="let all RUNs translate together, by the mean of their probabilities: one column",
+        help="evaluate all RUNs as one ensemble (mean of their probabilities), in one column",
     )
+    text = parser.add_argument_group("text to translate")
+    add_data_arguments(text)
+    text.add_argument("--split", help=f"split of the data folder (default: {DEFAULT_SPLIT})")
+    text.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    text.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
+    text.add_argument("--source", metavar="FILE", help="a file to translate instead of a split, one sentence a line")
+    text.add_argument("--reference", metavar="FILE", help="the reference translations of --source, line by line")
+    text.add_argument("--direction", help="the direction of --source, such as nso-en")
+    scores = parser.add_argument_group("scores")
+    scores.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        help=f"any of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed on this machine "
+        f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
+    )
+    scores.add_argument(
+        "--tokenize",
+        default=AUTO,
+        help="sacreBLEU's tokenizer for BLEU (default: %(default)s, by target language: zh, ja-mecab, ko-mecab, char for other "
+        "languages without spaces, else 13a)",
+    )
+    scores.add_argument(
+        "--compare",
+        action="store_true",
+        help=f"test which runs are better than the first one at p < {LEVEL}, and in which directions (paired bootstrap)",
+    )
+    scores.add_argument(
+        "--resamples",
+        type=flags.of(Whole(1, 10**6)),
+        default=RESAMPLES,
+        metavar="N",
+        help="number of resamples of --compare (default: %(default)s)",
+    )
+    scores.add_argument(
+        "--baseline",
+        choices=list(BASELINES),
+        default="copy",
+        help="column of the table to compare with; copy: the source itself (default: %(default)s)",
+    )
+    out = parser.add_argument_group("output")
+    out.add_argument("--out", metavar="FOLDER", help="folder for the results (default: RUN/evaluation/SPLIT)")
+    out.add_argument("--again", action="store_true", help="translate again instead of using stored hypotheses")
+    out.add_argument(
+        "--samples", type=flags.count, default=0, metavar="N", help="print N translations of each run (default: none)"
+    )
+    add_decoding_arguments(parser)
     parser.add_argument(
         "--expert-parallel-size",
         type=flags.ranks,
         default=1,
         metavar="N",
-        help="under torchrun: number of processes that share the experts of a model that is too large for one of them",
+        help="under torchrun: number of ranks that share the experts of a model that is too large for one of them",
     )
 
 
@@ -160,7 +178,7 @@ def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
     if args.split is not None or args.directions:
         raise UserError("--source takes the place of a split: leave out --split and --directions")
     parallel_files = ParallelFiles(Path(args.source), Path(args.reference), args.direction)
-    parallel_files.lines()  # what is wrong with them is said before a model is loaded
+    parallel_files.lines()  # errors in the files are found before a model is loaded
     return parallel_files
 
 

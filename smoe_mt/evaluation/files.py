@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: hypotheses as they come, one TSV a direction for people, and scores.json last.
 
-A record beside the hypotheses says what they were made from, so that those that are there need not be made again.
+A record next to the hypotheses says what they were made from, so that they can be reused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
-from smoe_mt.files import CannotWrite, write_json, write_text
+from smoe_mt.files import CannotWrite, open_plain, write_json, write_text
 from smoe_mt.json_files import read_json_object
 from smoe_mt.tasks.data_folder import DIRECTION
 
@@ -48,7 +48,8 @@ class Results:
         if entry is None or entry.get("sources") != checksum(text.sources):
             return None
         try:
-            lines = self._file(text.direction, ".hyp").read_bytes().decode("utf-8").split("\n")[:-1]
+            with open_plain(self._file(text.direction, ".hyp")) as stream:
+                lines = stream.read().decode("utf-8").split("\n")[:-1]
         except (OSError, UnicodeDecodeError):
             return None
         return tuple(lines) if entry.get("hypotheses") == checksum(lines) else None
@@ -82,7 +83,7 @@ class Results:
         return self.folder / HYPOTHESES / f"{direction}{suffix}"
 
     def _forget(self) -> None:
-        """Remove an earlier evaluation: its scores first, so that they never stand beside other hypotheses."""
+        """Remove an earlier evaluation: its scores first, so that they never belong to other hypotheses."""
         folder, record = self.folder / HYPOTHESES, _entries(_read_json(self.folder / HYPOTHESES / RECORD))
         directions = {*record, *_entries(_read_json(self.folder / SCORES))}
         (self.folder / SCORES).unlink(missing_ok=True)
@@ -145,14 +146,15 @@ def _entries(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _sha256(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_plain(path) as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
     except OSError:
         return None
 
 
 def _begins_with(path: Path, text: str) -> bool:
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             return stream.read(len(text)) == text.encode("utf-8")
     except OSError:
         return False

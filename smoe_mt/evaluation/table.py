@@ -94,7 +94,7 @@ def _run_names(names: Sequence[str], columns: Sequence[Sequence[str]], first: in
 
 
 def samples(evaluation: Evaluation, count: int) -> str:
-    """`count` translations, or all, beside source and reference, in turn from all directions, evenly over each."""
+    """`count` translations, or all, with source and reference, in turn from all directions, evenly over each."""
     chosen = []
     per_direction = -(-count // len(evaluation.corpora))
     for turn in range(min(per_direction, max(len(corpus.sources) for corpus in evaluation.corpora))):

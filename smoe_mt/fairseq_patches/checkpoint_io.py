@@ -48,7 +48,7 @@ def path_manager_copy(original: Any) -> Any:
 
 
 def survive_a_full_disk(original: Any) -> Any:
-    """Saving that says loudly that there is no room, and goes on."""
+    """Saving that logs a full disk as an error and continues."""
 
     @wraps(original)
     def save_checkpoint(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -62,8 +62,8 @@ def survive_a_full_disk(original: Any) -> Any:
                 raise
             _restore_best(save_checkpoint, before)
             logger.error(
-                f"CHECKPOINT NOT SAVED: no room left in {cfg.save_dir} ({error.strerror}). The training goes on, and the "
-                "checkpoints saved before are whole; make room before the next one"
+                f"CHECKPOINT NOT SAVED: no space left in {cfg.save_dir} ({error.strerror}). The training continues, and "
+                "earlier checkpoints are intact; free some space before the next one"
             )
             return None
 
@@ -100,7 +100,7 @@ PATCHES = (
     Patch(
         "fairseq.checkpoint_utils.load_checkpoint_to_cpu",
         checked_loading,
-        "a damaged checkpoint is a user's error, and tensors may lie in a folder beside it",
+        "a damaged checkpoint is reported in one line, and tensors may be in a folder next to it",
         ("path", "arg_overrides", "load_on_all_ranks"),
     ),
 )

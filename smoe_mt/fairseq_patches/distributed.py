@@ -35,7 +35,7 @@ def is_training(main: Callable[..., Any]) -> bool:
 
 
 def add_defaults(original: Any) -> Any:
-    """Checks the settings and joins the ranks where fairseq-hydra-train, in the midst of whose main function the plugin is imported, comes next."""
+    """Checks the settings and joins the ranks at the next step of fairseq-hydra-train, whose main function imports the plugin."""
 
     @wraps(original)
     def joined(cfg: Any) -> None:

@@ -67,7 +67,7 @@ PATCHES = (
     Patch(
         "fairseq.options.parse_args_and_arch",
         parse_args_and_arch,
-        "a wrong flag is one line, and is told before data is opened",
+        "a wrong flag is reported in one line, before data is opened",
         ("parser", "input_args", "parse_known", "suppress_defaults", "modify_parser"),
     ),
 )

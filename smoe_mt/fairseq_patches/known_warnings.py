@@ -28,5 +28,5 @@ def suppress_known_warnings() -> None:
 
 
 SETTINGS = (
-    Setting("warnings.filters", suppress_known_warnings, "eight warnings that fairseq causes and its user cannot mend"),
+    Setting("warnings.filters", suppress_known_warnings, "eight warnings that fairseq causes and its user cannot avoid"),
 )

@@ -1,4 +1,4 @@
-"""No writer of logs or curves ends a training: what cannot be written is said once, and training goes on without it.
+"""No writer of logs or curves ends a training: what cannot be written is reported once, and training continues without it.
 
 TensorBoard writes from a thread of its own, and raises what went wrong there at a later call: add_scalar, flush or close. Python's
 logging prints a stack trace for each line that it cannot write.
@@ -60,11 +60,11 @@ class CurvesIfPossible:
 
 
 def say_once(what: str, error: BaseException) -> None:
-    """A warning, once in a process; training goes on."""
+    """A warning, once in a process; training continues."""
     if what not in _unwritable:
         _unwritable.add(what)
         reason = getattr(error, "strerror", None) or error
-        logger.warning(f"{what} ({reason}); training goes on")
+        logger.warning(f"{what} ({reason}); training continues")
 
 
 def excepthook(previous: Any) -> Any:
@@ -89,7 +89,7 @@ def handle_error(original: Any) -> Any:
         what = f"the log cannot be written to {getattr(self, 'baseFilename', 'its stream')}"
         if what not in _unwritable:
             _unwritable.add(what)
-            _to_the_screen(f"warning: {what} ({error.strerror}); training goes on")
+            _to_the_screen(f"warning: {what} ({error.strerror}); training continues")
 
     return handle
 

@@ -12,13 +12,13 @@ from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.json_files import read_json_object
 from smoe_mt.moe import SYSTEMS
-from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.registry import DENSE, VARIABLE
 from smoe_mt.moe.system import NUM_EXPERTS
 from smoe_mt.text_table import markdown_table
 
 
 def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
-    """split -> content of scores.json, of the evaluations of this checkpoint that stand beside it.
+    """split -> content of scores.json, of the evaluations of this checkpoint that are stored next to it.
 
     Those that cannot be read, or are of another number of updates, are left out with a warning.
     """
@@ -54,7 +54,7 @@ def model_card(
         _data(corpus),
         "## Scores",
         "\n\n".join(_scores(split, one) for split, one in scores.items())
-        or "None were beside the checkpoint when it was exported.",
+        or "There were none next to the checkpoint when it was exported.",
         "## Model",
         markdown_table(("setting", "value"), _settings(config)),
         "## Licence",
@@ -86,7 +86,10 @@ def _summary(config: Mapping[str, Any]) -> str:
 
 def _use(config: Mapping[str, Any]) -> str:
     source, target = config["directions"][0].split("-")
-    return (
+    moe = config["config"]["model"]["moe"]
+    elsewhere = moe != DENSE and not SYSTEMS.is_of_the_package(moe)
+    needed = f"`{moe}` is no system of smoe_mt: name the file that registers it in `{VARIABLE}` first.\n\n"
+    return (needed if elsewhere else "") + (
         f"```python\nfrom smoe_mt import Translator\n\ntranslator = Translator.from_pretrained({config['name']!r})"
         "  # the path of this folder\n"
         f'translator.translate(["..."], source="{source}", target="{target}")\n```\n\n'

@@ -1,4 +1,4 @@
-"""What can be told of a translation besides its text: the n best, their scores, and how many strata processed each piece."""
+"""Details of a translation: the n best candidates, their scores, and how many strata processed each piece."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from smoe_mt.generation.command import add_data_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
     parser.add_argument("out", metavar="OUT", help="folder to write")
     add_data_arguments(parser)

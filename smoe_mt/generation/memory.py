@@ -1,4 +1,4 @@
-"""How much memory a search takes, so that no more of them run side by side than there is room for."""
+"""How much memory a search takes, to limit the number of searches that run at the same time."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from fairseq.models.transformer import TransformerConfig
 from torch import Tensor, nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.moe import SYSTEMS, BlockPlace, Routing
+from smoe_mt.moe import SYSTEMS, BlockPlace, MoEBlock, Routing
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 
 
@@ -38,6 +38,8 @@ def build_block(cfg: TransformerConfig, side: str, layer: int) -> nn.Module:
     place = BlockPlace(side, layer, sizes.embed_dim, sizes.ffn_embed_dim, groups)
     try:
         block: nn.Module = SYSTEMS[str(cfg.moe)].build(cfg, place)
+        if not isinstance(block, MoEBlock):
+            raise UserError(f"--moe {cfg.moe}: its build function returned a {type(block).__name__}, not a MoEBlock")
         ranks = getattr(cfg, "expert_ranks", None)
         if ranks is not None:  # block by block, so that no rank ever has all of a model
             shard_experts(block, ranks)
@@ -45,7 +47,7 @@ def build_block(cfg: TransformerConfig, side: str, layer: int) -> nn.Module:
         raise
     except ValueError as error:
         raise UserError(f"--moe {cfg.moe}: {error}") from None
-    if getattr(block, "has_residual", False):
+    if block.has_residual:
         return block
     # The release variant has its dropout inside the experts.
     return PreNormBlock(block, sizes.embed_dim, cfg.dropout if cfg.variant == "paper" else 0.0)

@@ -94,8 +94,8 @@ class SharedSettings(FairseqDataclass):
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
-            "help": "loop: a product per expert; grouped: one grouped product (GPU); "
-            "triton: own kernels (GPU); auto: the fastest"
+            "help": "loop: one product for each expert; grouped: one grouped product (for GPUs); "
+            "triton: own kernels (for GPUs); auto: triton on a GPU, else loop"
         },
     )
     moe_debug: bool = field(

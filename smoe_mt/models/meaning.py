@@ -1,4 +1,4 @@
-"""Which settings of a model say what it computes from its weights."""
+"""The settings of a model that decide what it computes from its weights."""
 
 from __future__ import annotations
 

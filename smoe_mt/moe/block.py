@@ -1,4 +1,4 @@
-"""What a transformer layer sees of a block: the block itself, and what a pass through it tells besides its output."""
+"""The interface of a block to a transformer layer: the block, and the routing record that a pass returns with the output."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Routing:
     sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def balance_loss(self) -> Tensor:
-        """The loss called "balance"."""
-        return self.losses["balance"]
-
-    @property
     def gate_sum(self) -> Tensor | None:
         """Conditional routing alone: sum of its mixing gate over the tokens, else None."""
         return self.sums.get("gate")
+
+    @property
+    def balance_loss(self) -> Tensor:
+        """The loss called "balance"."""
+        return self.losses["balance"]
 
     @property
     def units(self) -> Tensor:

@@ -1,9 +1,9 @@
 """From choices to rows sorted by expert, and back to tokens: linear in tokens, no tokens x experts x capacity tensor.
 
 A slot is a (token, choice) pair. All first choices are placed before all second choices, each in token order or by a
-priority of their own; an expert serves its first ``capacity`` slots, the others are dropped. A stable sort by expert of the choice-major list of slots
-gives that order, and each token knows in which row each of its slots went, so that both ways are gathers, forward and
-backward: nothing is added up in memory by several threads, and results are the same every time.
+priority of their own; an expert serves its first ``capacity`` slots, the others are dropped. A stable sort by expert of the
+choice-major list of slots gives that order. Each token knows the row of each of its slots, so both ways are gathers, forward
+and backward: no two threads add to one place in memory, and results are the same every time.
 """
 
 from __future__ import annotations

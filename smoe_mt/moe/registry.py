@@ -1,10 +1,10 @@
-"""All systems by name. One that is written elsewhere is registered by one call in a file of its own:
+"""All systems by name. A file of your own registers another one with one call:
 
     from smoe_mt.moe import System, register_system
     register_system(System(name="mine", ...))
 
-``SMOE_MT_SYSTEMS=mine.py`` in the environment lets every command, and every process that a command starts, read that file:
-several are separated as in PATH, and each is a file or a module that can be imported.
+``SMOE_MT_SYSTEMS=mine.py`` in the environment makes every command, and every process that it starts, read that
+file. Several entries are separated as in PATH; each is a file or a module that can be imported.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Systems(Mapping[str, System]):
 
     def __init__(self, *known: System) -> None:
         self._known = {system.name: system for system in known}
+        self._of_the_package = frozenset(self._known)
         self._read = False
         self._closed = False
 
@@ -43,8 +44,12 @@ class Systems(Mapping[str, System]):
         return self._known[name]
 
     def unknown(self, name: str) -> str:
-        """What an error says of a name that there is not."""
+        """The message for an unknown name."""
         return f"unknown system {name!r}: there are {', '.join(self)} ({VARIABLE}=FILE.py adds those of a file)"
+
+    def is_of_the_package(self, name: str) -> bool:
+        """Whether no file of somebody else is needed for it."""
+        return name in self._of_the_package
 
     def get(self, name: str, default: Any = None) -> Any:
         """As a dictionary's: nothing is raised."""

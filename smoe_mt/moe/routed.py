@@ -122,7 +122,7 @@ def routed(
     return RoutedOutput(
         y_TD=experts(x_TD, weights_TK, plan, first_expert),
         lead_T=choices.lead_T,
-        losses=router.losses(probs_TE, choices, lead_E, active_T),
+        losses=router.losses(x_TD, probs_TE, choices, lead_E, active_T),
         load=GateLoad(asked=plan.asked_E, served=plan.served_E, tokens=lead_E),
         entropy=mean_entropy(probs_TE, active_T),
         units=_units(choices, visible, first_expert, sizes),

@@ -1,4 +1,4 @@
-"""How many experts a block has, as people write it: one structure for all blocks, or one for each."""
+"""Parses numbers of experts as users write them: one structure for all blocks, or one for each block."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""What is known of a system: a record. ``systems/`` has one file for each, ``registry.py`` finds them by name."""
+"""The record that describes a system. ``systems/`` has one file for each system, ``registry.py`` finds them by name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.errors import UserError
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.strata import experts_of_blocks, strata_of_blocks
 
@@ -55,7 +57,7 @@ class ModelLoss:
 
 @dataclass(frozen=True)
 class System:
-    """A kind of MoE model. All that any part of the project wants to know of it is asked here.
+    """A kind of MoE model. Every part of the project asks this record.
 
     name             value of ``--moe``
     title            in words, for model cards
@@ -76,6 +78,9 @@ class System:
     rows_vary        the rows of a token depend on what the gates decide
     ignores          shared settings that it does not read
     defaults         of shared settings that are unset (None), what it takes
+
+    Raises:
+        UserError: a name that is no flag's value, an unknown ``experts_setting``, or an option that is a number without a range.
     """
 
     name: str
@@ -95,11 +100,25 @@ class System:
     ignores: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise UserError(f"system {self.name!r}: a name has small letters, digits and underscores alone")
+        if self.experts_setting not in (NUM_EXPERTS, STRATA):
+            raise UserError(
+                f"system {self.name!r}: experts_setting is {NUM_EXPERTS!r} or {STRATA!r}, not {self.experts_setting!r}"
+            )
+        for options in filter(None, (self.options, self.loss_options)):
+            for each in fields(options):
+                if type(each.default) in (int, float) and "range" not in each.metadata:
+                    raise UserError(
+                        f"system {self.name!r}: option {each.name} is a number and needs a range in its metadata"
+                    )
+
     def groups(self, settings: Mapping[str, Any], blocks: int) -> tuple[tuple[int, ...], ...]:
         """The experts of each block of a model: of each stratum or layer, or of the one gate.
 
         Raises:
-            ValueError: numbers that make no sense, or do not fit so many blocks.
+            ValueError: numbers that make no sense, or do not fit the number of blocks.
         """
         if self.experts_setting == STRATA:
             return strata_of_blocks(settings[STRATA], blocks)

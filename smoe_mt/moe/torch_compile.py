@@ -1,4 +1,4 @@
-"""Blocks beside torch.compile: the rest of a model may be compiled, its blocks run as they are.
+"""Blocks and torch.compile: the rest of a model may be compiled, its blocks run uncompiled.
 
 Their time is in products that a compiler leaves as they are, and how many rows each has changes at every pass.
 """

@@ -74,7 +74,7 @@ BENCHMARKS = {
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """UserError, naming the known ones, for one that there is not."""
+    """UserError, naming the known ones, for an unknown one."""
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark '{name}': give --benchmark {' or '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

@@ -1,1 +1,1 @@
-"""One page about one run or several: scores beside the paper's, curves, what the strata do, data and configuration."""
+"""One page about one run or several: scores with the paper's, curves, what the strata do, data and configuration."""

@@ -21,15 +21,15 @@ WRITERS = {".html": write_html, ".htm": write_html, ".md": write_markdown}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder (--save-dir) or checkpoint file")
+    """Add the command's arguments."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
     parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
-    parser.add_argument("--data", type=flags.path, help="data folder, where it is not where it was in training")
+    parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
     parser.add_argument(
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
     )
     parser.add_argument(
-        "--device", type=flags.device, default="auto", help="auto, cpu or cuda, for an analysis (default: %(default)s)"
+        "--device", type=flags.device, default="auto", help="device of an analysis: auto, cpu or cuda (default: %(default)s)"
     )
 
 

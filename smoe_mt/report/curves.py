@@ -44,9 +44,10 @@ def _natural(tag: str) -> list[str]:
 def read_curves(run: Run) -> Curves | None:
     """The curves of a run, or None where it has neither events nor a log."""
     for folder in _event_folders(run):
-        if any(folder.glob("*/events.out.tfevents.*")):
+        events = [*folder.glob("*/events.out.tfevents.*")]
+        if events and all(file.is_file() for file in events):  # a pipe, or a link to a device, would have no end
             return Curves({part: _events(folder / part) for part in PARTS}, str(folder))
-    logs = sorted(run.folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(filter(Path.is_file, run.folder.glob("*.log")), key=lambda path: path.stat().st_mtime)
     for log in reversed(logs):
         with log.open(encoding="utf-8", errors="replace") as lines:
             series = parse_log(iter(lambda: lines.readline(LONGEST_LINE), ""))

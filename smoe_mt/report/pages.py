@@ -25,7 +25,7 @@ def sections(
     curves: Mapping[str, Curves | None],
     split: str,
 ) -> list[Section]:
-    """All sections; what is missing is said where it would stand. Analyses and curves by the names of the runs."""
+    """All sections; a section that lacks its input says so. Analyses and curves by the names of the runs."""
     return [
         Section("Runs", [overview(runs)]),
         Section("Scores", _scores(runs)),

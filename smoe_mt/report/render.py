@@ -1,4 +1,4 @@
-"""A report as one HTML file or as Markdown with its pictures beside it."""
+"""A report as one HTML file, or as Markdown with a folder of pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_html(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 
 def write_markdown(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """`path`, and a folder beside it, named after it, with the pictures as PNG."""
+    """Write `path`, and a folder of the same name with the pictures as PNG."""
     environment = _environment(autoescape=False)
     pictures = path.with_name(f"{path.stem}_files")
     for block in (block for section in sections for block in section.blocks):

@@ -1,4 +1,4 @@
-"""Tables of a report: scores, scores beside the paper's, the data card."""
+"""Tables of a report: scores, scores with the paper's, the data card."""
 
 from __future__ import annotations
 

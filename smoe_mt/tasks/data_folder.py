@@ -1,4 +1,4 @@
-"""The folder that `smoe-mt prepare` writes: what lies in it, checked at the door.
+"""The folder that `smoe-mt prepare` writes: its parts, checked when it is opened.
 
 Everything is found relative to the folder, so that it can be moved or copied to another machine. No file is used before
 `verification` has found it to be what was prepared.
@@ -241,7 +241,7 @@ def _read_card(path: Path) -> dict[str, Any]:
     file = path / "corpus.json"
     if not file.is_file():
         raise UserError(
-            f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again, it goes on"
+            f"{path} has no corpus.json: preparing it did not finish; run `smoe-mt prepare` again to finish it"
         )
     card = read_json(file, "prepare the data folder again")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
@@ -250,10 +250,10 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not what was prepared (its own SHA-256 differs): prepare the data folder again")
     if not card.get("pairs") or not isinstance(card.get("splits"), dict):
         raise UserError(f"{file} names no pairs or no splits: prepare the data folder again")
-    if not _is_sound(card):
-        raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
     for name in (*card["pairs"], *card["splits"]):
         checked_name(name, file)  # parts of the names of files
+    if not _is_sound(card):
+        raise UserError(f"{file}: pairs, splits or checksums make no sense: prepare the data folder again")
     return card
 
 

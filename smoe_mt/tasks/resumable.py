@@ -1,4 +1,4 @@
-"""An iterator over an epoch's batches that can stop and go on anywhere."""
+"""An iterator over an epoch's batches that can stop and continue anywhere."""
 
 from __future__ import annotations
 

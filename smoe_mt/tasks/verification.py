@@ -1,4 +1,4 @@
-"""Whether the files of a data folder are what `smoe-mt prepare` wrote, found out once and then remembered.
+"""Compares the files of a data folder with their checksums, once after each change.
 
 A file is read through once: its SHA-256 is compared with that in corpus.json, its offsets and token ids are checked against
 the sizes of file and vocabulary. What was found sound is remembered by size, inode and times of modification and change, in

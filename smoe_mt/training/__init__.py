@@ -1,1 +1,1 @@
-"""What fairseq's command lines and Trainer lack, as small named shims, and the memory of training on a CPU."""
+"""What fairseq's command lines and Trainer lack: ranks, faults, exact resumption, expert parallelism."""

@@ -56,4 +56,4 @@ def _say(wanted: int, max_tokens: int, ranks: int, freq: int) -> None:
     )
     if abs(got - wanted) > NEAR * wanted:
         fitting = wanted // (ranks * max(1, -(-wanted // (max_tokens * ranks))))
-        logger.warning(f"{wanted:,} tokens an update were asked for: dataset.max_tokens={fitting} would give them")
+        logger.warning(f"{wanted:,} tokens an update were requested: set dataset.max_tokens={fitting} to get them")

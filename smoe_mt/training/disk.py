@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps, and the disk that they need: said, and checked, before the first one is written."""
+"""Which checkpoints a run keeps, and the disk space that they need, which is logged and checked before the first one is written."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _by_updates(cfg: Any) -> int | None:
 
 
 def check_room(cfg: Any, model: nn.Module) -> None:
-    """Log what will be kept and its size. UserError where the disk has no room for what has an end."""
+    """Log what will be kept and its size. UserError if the disk is too small for checkpoints whose number is limited."""
     kept = kept_checkpoints(cfg)
     if not kept:
         return
@@ -76,7 +76,7 @@ def check_room(cfg: Any, model: nn.Module) -> None:
         f"checkpoints kept in {folder}: {parts}; {readable(size)} each, {readable(total)} in all{endless}; "
         f"{readable(free)} free"
     )
-    # A checkpoint is written beside the one that it replaces.
+    # A checkpoint is written before the one that it replaces is removed.
     there = (*Path(folder).glob("checkpoint*.pt"), *Path(folder).glob("shards_*/*"))
     needed = total + size - _bytes_of(there)
     if needed > free:

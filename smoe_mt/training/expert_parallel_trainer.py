@@ -1,4 +1,4 @@
-"""fairseq's Trainer for ranks that do not all have the same: each some experts, or each a part of a checkpoint to write."""
+"""fairseq's Trainer for ranks that differ: each holds some of the experts, or writes a part of the checkpoint."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ExpertParallelTrainer(Trainer):
     # --- checkpoints ---
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As fairseq's; of tensors that lie beside the file a rank reads what it needs."""
+        """As fairseq's; of tensors in other files a rank reads what it needs."""
         without_optimiser = bool(args[0] if args else kwargs.get("reset_optimizer"))
 
         def fill_own(state: dict[str, Any], path: Path) -> None:
@@ -107,7 +107,7 @@ class ExpertParallelTrainer(Trainer):
         """As fairseq's, in the form that was asked for."""
         apart = self._expert_ranks is not None or (self._shards is not None and self._shards.ranks > 1)
         if apart and sys.exc_info()[0] is not None:
-            logger.error("no checkpoint of the crash: what the other ranks have of it cannot be had any more")
+            logger.error("no checkpoint of the crash: the other ranks' parts of it can no longer be collected")
             return None
         if self._shards is None:
             return super().save_checkpoint(filename, extra_state)
@@ -119,7 +119,7 @@ class ExpertParallelTrainer(Trainer):
         rest = utils.move_to_cpu({key: value for key, value in state.items() if key not in PARTS})
         whole = {**rest, **{part: state[part] for part in PARTS if part in state}}
         assert self._shards is not None
-        logger.info(f"Saving checkpoint to {filename}, its tensors beside it")
+        logger.info(f"Saving checkpoint to {filename}, its tensors to a folder next to it")
         written = self._shards.write(whole, Path(filename).parent, self.get_num_updates())
         checkpoint_utils.torch_persistent_save(written, filename)
         return str(Path(filename).absolute())

@@ -116,4 +116,4 @@ def _open_group(settings: Any, launch: Launch, seconds: int) -> None:
     rank_failure.start_heartbeat(os.environ, launch.rank, launch.size)
     distributed_utils.get_global_group._global_group = group
     warnings.filterwarnings("ignore", message="Distributed is already initialized")
-    logger.info(f"{launch.size} ranks ({settings.distributed_backend}); none waits for another longer than {seconds} s")
+    logger.info(f"{launch.size} ranks ({settings.distributed_backend}); a rank waits at most {seconds} s for another")

@@ -1,4 +1,4 @@
-"""Half precision: what fairseq offers on a GPU alone is refused on a CPU, or made to work there."""
+"""Half precision: what fairseq supports on GPUs only is refused on a CPU, or made to work there."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def prepare_precision(cfg: Any) -> None:
                 "where the processor is faster so)"
             )
     if common.fp16 and not (common.memory_efficient_fp16 or common.fp16_no_flatten_grads):
-        logger.info("common.fp16_no_flatten_grads: true, for fairseq flattens the gradients on GPUs only")
+        logger.info("common.fp16_no_flatten_grads is set to true: fairseq flattens gradients on GPUs only")
         with open_dict(cfg):
             common.fp16_no_flatten_grads = True

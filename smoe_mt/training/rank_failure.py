@@ -95,7 +95,7 @@ class Heartbeats:
             pass  # the store has gone already
 
 
-AGAIN = "the others end too; started again, the training goes on from its last checkpoint"
+AGAIN = "the others end too; start the run again to continue from its last checkpoint"
 _heartbeats: list[Heartbeats] = []
 
 
@@ -113,7 +113,11 @@ def start_heartbeat(environment: Mapping[str, str], rank: int, size: int) -> Non
 def diagnose_peer_failure(error: BaseException | None) -> UserError | None:
     """What to say of an error that other ranks are the cause of; None for another one."""
     for one in _chain(error):
-        if not _heartbeats or not isinstance(one, RuntimeError) or not any(word in str(one) for word in COLLECTIVE_BROKEN):
+        if (
+            not _heartbeats
+            or not isinstance(one, RuntimeError)
+            or not any(word in str(one) for word in COLLECTIVE_BROKEN)
+        ):
             continue
         try:
             gone = _heartbeats[0].gone()

@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: the newest whole one, should the last be damaged."""
+"""The checkpoint that a run continues from: the newest intact one if the last is damaged."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def whole_checkpoint(path: str | Path) -> Path:
         except UserError as error:
             logger.error(f"DAMAGED CHECKPOINT: {error}")
             continue
-        logger.error(f"DAMAGED CHECKPOINT: {reason}. The training goes on from {other} instead")
+        logger.error(f"DAMAGED CHECKPOINT: {reason}. The training continues from {other} instead")
         return other
     raise UserError(
-        f"{reason}; there is no whole checkpoint beside it (move it away to start from the beginning)"
+        f"{reason}; there is no intact checkpoint next to it (move it away to start from the beginning)"
     ) from (reason)
 
 

@@ -1,4 +1,4 @@
-"""fairseq's own loading, by way of ours: a checkpoint's bytes and settings are checked, tensors may lie beside it."""
+"""fairseq's loading through ours: a checkpoint's bytes and settings are checked, and its tensors may be in a folder next to it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def checked_loading(original: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def filled_by(function: Fill) -> Iterator[None]:
-    """Within, a training takes up what was checked before: no settings are used, and `function` reads the tensors that lie beside it."""
+    """Inside, a training loads a checkpoint that was checked before: no settings are used, and `function` reads tensors of other files."""
     _fill.append(function)
     try:
         yield

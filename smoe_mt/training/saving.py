@@ -1,4 +1,4 @@
-"""Writes a checkpoint whole or not at all, and says what a failed write was."""
+"""Writes a checkpoint whole or not at all, and reports why a write failed."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class SMoETrainer(ExpertParallelTrainer):
         )
         out_of_patience = 0 < patience <= early_stopping_state().get("num_runs", 0)
         if 0 < last <= updates or out_of_patience:
-            logger.info(f"this training had ended already, after {updates:,} updates")
+            logger.info(f"this training is already finished, after {updates:,} updates")
             with open_dict(self.cfg):
                 self.cfg.optimization.max_epoch = NO_EPOCH
 

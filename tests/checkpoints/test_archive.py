@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,13 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoint.pt"
     torch.save({"cfg": smallest_settings(), "model": {"one": torch.arange(64.0), "two": torch.ones(64)}}, path)
     return path
+
+
+@pytest.mark.parametrize("read", [open_checkpoint, check_whole])
+def test_a_pipe_is_not_waited_for(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="it is a pipe, no file"):
+        read(tmp_path / "checkpoint.pt")
 
 
 def zipped_again(path: Path, compression: int) -> None:

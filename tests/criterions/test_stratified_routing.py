@@ -52,6 +52,14 @@ def test_training_loss_is_translation_plus_weighted_balance(task: SimpleNamespac
     torch.testing.assert_close(log["loss"], translation.detach())
 
 
+def test_a_loss_without_a_weight_is_named(task: SimpleNamespace) -> None:
+    model = make_model(task)
+    tested = criterion(task)
+    del tested.options.balance_weight
+    with pytest.raises(UserError, match="the loss 'balance' of the MoE blocks has no weight: .*loss_weights"):
+        tested(model, SAMPLE)
+
+
 def test_validation_loss_is_the_translation_loss_alone(task: SimpleNamespace) -> None:
     model = make_model(task).eval()
     assert criterion(task, balance_weight=5.0)(model, SAMPLE)[0].equal(
@@ -127,7 +135,7 @@ def test_budget_loss_takes_all_blocks_together(task: SimpleNamespace) -> None:
     loss, size, log = criterion(task, balance_weight=0.0, cmr_weight=0.5, cmr_budget=0.9)(model, SAMPLE)
     translation, _, _ = criterion(task, balance_weight=0.0, cmr_weight=0.0)(model, SAMPLE)
     _, extra = model(**SAMPLE["net_input"])
-    mean = sum(r.gate_sum for r in extra["encoder_routing"] + extra["decoder_routing"]) / (8 + 6)
+    mean = sum(r.sums["gate"] for r in extra["encoder_routing"] + extra["decoder_routing"]) / (8 + 6)
     torch.testing.assert_close(loss, translation + 0.5 * size * (mean - 0.9).abs())
     torch.testing.assert_close(log["loss"], translation.detach())
     assert reduced([log, log])["cmr_gate"] == pytest.approx(mean.item(), abs=1e-3)

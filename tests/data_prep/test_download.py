@@ -34,7 +34,7 @@ def test_it_goes_on_where_the_connection_broke_off(server: Server, tmp_path: Pat
 def test_after_three_breaks_another_run_goes_on(server: Server, tmp_path: Path) -> None:
     server.files["/a"] = DATA
     server.hang_up_after = [1000, 1000, 1000]
-    with pytest.raises(UserError, match="broke off 3 times; run again, it goes on"):
+    with pytest.raises(UserError, match="broke 3 times; run again to continue"):
         download(f"{server.url}/a", tmp_path / "a")
     assert not (tmp_path / "a").exists() and left_to_fetch(tmp_path / "a", len(DATA)) == len(DATA) - 3000
     download(f"{server.url}/a", tmp_path / "a")

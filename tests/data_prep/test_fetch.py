@@ -71,7 +71,7 @@ def test_a_missing_package_costs_itself_only(
     fake_client("apt-get", 'if test "$2" = gone; then echo "E: no such package" >&2; exit 100; fi\n' + APT)
     found = fetch([("deb", "gone"), ("deb", "here")], tmp_path / "cache")
     assert [package.name for package in found] == ["here"]
-    assert "could not bring gone" in (said := capsys.readouterr().err) and "E: no such package" in said
+    assert "could not fetch gone" in (said := capsys.readouterr().err) and "E: no such package" in said
 
 
 def test_without_a_network_it_gives_a_client_up(

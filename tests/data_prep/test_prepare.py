@@ -62,7 +62,7 @@ def test_again_is_recognised_as_complete(toy: Path, tmp_path: Path, capsys: pyte
     prepare(f"tsv:{toy}", tmp_path / "data")
     before = (tmp_path / "data" / "spm.model").stat().st_mtime_ns
     prepare(f"tsv:{toy}", tmp_path / "data")
-    assert "complete already" in capsys.readouterr().err
+    assert "already complete" in capsys.readouterr().err
     assert (tmp_path / "data" / "spm.model").stat().st_mtime_ns == before
 
 

@@ -59,7 +59,7 @@ def test_a_full_disk_ends_curves_and_is_said_once(
     for step in range(50):
         bar.log({"loss": 1.0, "num_updates": step}, tag="train", step=step)
     progress_bar._close_writers()
-    said = [message for message in caplog.messages if "training goes on" in message]
+    said = [message for message in caplog.messages if "training continues" in message]
     assert len(said) == 1 and str(tmp_path) in said[0] and "No space left" in said[0]
     assert "Traceback" not in capsys.readouterr().err
 
@@ -83,7 +83,7 @@ def test_a_log_file_on_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[st
     for _ in range(3):
         handler.handle(logging.LogRecord("x", logging.INFO, "", 0, "line", (), None))
     error = capsys.readouterr().err
-    assert error == "warning: the log cannot be written to /dev/full (No space left on device); training goes on\n"
+    assert error == "warning: the log cannot be written to /dev/full (No space left on device); training continues\n"
 
 
 def test_other_errors_of_logging_keep_their_trace(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,11 +50,12 @@ def test_data_scores_size_directions_and_licence() -> None:
         "The weights: CC-BY-4.0. The text that they were trained and tested on: MPL-2.0.",
     ):
         assert expected in card
+    assert "SMOE_MT_SYSTEMS" not in card
 
 
 def test_what_is_not_known_is_said() -> None:
     card = model_card(CONFIG, {"pairs": ["fi-sv"], "splits": {}}, {}, None)
-    assert "None were beside the checkpoint" in card
+    assert "There were none next to the checkpoint" in card
     assert "stated no licence" in card and 'license: "other"' in card
 
 

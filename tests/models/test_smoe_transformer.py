@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from smoe_mt.checkpoints.upcycle import upcycled_state
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.config import MOE_KINDS
+from smoe_mt.moe import SYSTEMS
 
 Make = Callable[..., SMoETransformerModel]
 Input = dict[str, torch.Tensor]
@@ -176,6 +178,13 @@ def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:
 def test_settings_that_make_no_sense_are_named(make_model: Make, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_model(**({"strata": "2,2"} | settings))
+
+
+def test_a_system_that_builds_no_block_is_named(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = replace(SYSTEMS["vanilla"], build=lambda cfg, place: torch.nn.Linear(2, 2))
+    monkeypatch.setattr("smoe_mt.models.blocks.SYSTEMS", {"vanilla": record})
+    with pytest.raises(UserError, match="--moe vanilla: its build function returned a Linear, not a MoEBlock"):
+        make_model(moe="vanilla")
 
 
 def test_bf16_on_the_cpu_is_for_training_alone(make_model: Make, net_input: Input) -> None:

@@ -95,8 +95,7 @@ def test_equals_the_released_code(name: str) -> None:
 def test_the_budget_loss_of_conditional_routing_is_the_released_codes() -> None:
     case, x, _, routing = run("cmr_train")
     want = case["expected"]["cmr"]
-    assert routing.gate_sum is not None
-    loss = (routing.gate_sum / routing.visits.sum() - want["budget_p"]).abs()
+    loss = (routing.sums["gate"] / routing.visits.sum() - want["budget_p"]).abs()
     (grad_x,) = torch.autograd.grad(loss, x)
-    for got, name in ((routing.gate_sum, "gate_sum"), (loss, "budget_loss"), (grad_x, "grad_x_budget")):
+    for got, name in ((routing.sums["gate"], "gate_sum"), (loss, "budget_loss"), (grad_x, "grad_x_budget")):
         torch.testing.assert_close(got, tensor(want[name]), rtol=1e-9, atol=1e-9)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +24,6 @@ register_system(replace(SYSTEMS["vanilla"], name="mine"))
 
 
 def named(name: str) -> System:
-    from dataclasses import replace
-
     return replace(RECORD, name=name)
 
 
@@ -76,3 +76,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None
         (tmp_path / "mine.py").write_text(content)
     done = asked("import smoe_mt.moe as m; list(m.SYSTEMS)", str(tmp_path / "mine.py"))
     assert words in done.stderr and "mine.py" in done.stderr
+
+
+@dataclass(frozen=True)
+class NoRange:
+    mine_size: int = field(default=3, metadata={"help": "mine: a size"})
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"name": "my moe"}, "small letters, digits and underscores"),
+        ({"experts_setting": "groups"}, "experts_setting is 'num_experts' or 'strata', not 'groups'"),
+        ({"options": NoRange}, "option mine_size is a number and needs a range"),
+        ({"loss_options": NoRange}, "option mine_size is a number and needs a range"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(record: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        replace(RECORD, **record)
+
+
+def test_fairseq_train_names_a_file_that_cannot_be_imported_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("1 / 0")
+    code = "import smoe_mt.tasks.fairseq_user_dir"  # what fairseq does with --user-dir
+    done = asked(code, str(tmp_path / "mine.py"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "mine.py cannot be imported: ZeroDivisionError" in done.stderr

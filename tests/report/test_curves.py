@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -105,6 +106,18 @@ def test_a_log_where_there_are_no_events(tmp_path: Path) -> None:
     curves = read_curves(make_run(tmp_path))
     assert curves is not None and curves.of("valid", "bleu") == [(200, 1.56)]
     assert load_picture(make_run(tmp_path), curves, 1) is None
+
+
+@pytest.mark.parametrize("name", ["z.log", "tensorboard/valid/events.out.tfevents.1"])
+def test_neither_a_pipe_nor_a_device_is_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert read_curves(make_run(tmp_path)) is None
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "a.log").write_text(TEXT)
+    curves = read_curves(make_run(tmp_path))
+    assert curves is not None and curves.source.endswith("a.log")
 
 
 def test_neither(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-Way = Callable[[bytes, random.Random], bytes | None]
+Way = Callable[[bytes, random.Random], bytes]
 
 
 def _flip(content: bytes, rng: random.Random) -> bytes:
@@ -65,28 +66,36 @@ WAYS: Mapping[str, Way] = {
     "deep": lambda content, rng: b"[" * 100_000,
     "object": lambda content, rng: rng.choice((b"{}", b"[]", b"null", b"1", b'"x"', b"NaN")),
     "long line": lambda content, rng: b"a" * 1_000_000,
-    "folder": lambda content, rng: None,
-    "gone": lambda content, rng: None,
 }
+#: What stands in the file's place instead.
+IN_PLACE: Mapping[str, Callable[[Path], None]] = {
+    "gone": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "pipe": lambda path: os.mkfifo(path),
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+}
+NAMES = (*WAYS, *IN_PLACE)
 
 
 @contextmanager
 def damaged(file: str, how: str) -> Iterator[None]:
-    """The file damaged in a way of ``WAYS``, as in "flip 17"; as it was when the block ends. Without a file, nothing."""
+    """The file damaged in a way of ``NAMES``, as in "flip 17"; as it was when the block ends. Without a file, nothing."""
     if not file:
         yield
         return
     path, (way, _, number) = Path(file), how.rpartition(" ")
     content = path.read_bytes()
-    changed = WAYS[way](content, random.Random(int(number)))
     path.unlink()
-    if changed is not None:
-        path.write_bytes(changed)
-    elif way == "folder":
-        path.mkdir()
+    if way in IN_PLACE:
+        IN_PLACE[way](path)
+    else:
+        path.write_bytes(WAYS[way](content, random.Random(int(number))))
     try:
         yield
     finally:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        path.unlink(missing_ok=True)
         path.write_bytes(content)

@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def make_home(path: Path, run: Path | None = None, data: Path | None = None) -> 
     (path / "corpus" / "aa-en.tsv").write_text("".join(f"wort {i} und\tword {i} and\n" for i in range(60)))
     shutil.copytree(launch.configs(), path / "configs")
     (path / "hardware.json").write_text(HARDWARE)
+    (path / "run" / "train.log").write_text("".join(LOG.format(update=update) for update in range(1, 11)))
     with working_in(path):
         for line in ("evaluate run --data data --limit 2 --beam 1", "analyse run --data data --limit 2", "export run export --data data"):
             outcome = call(lambda line=line: cli.main([*line.split()]))
@@ -110,6 +112,7 @@ def make_home(path: Path, run: Path | None = None, data: Path | None = None) -> 
 
 HARDWARE = """{"flops_per_s": 1e12, "memory_bytes": 1e9, "memory_bytes_per_s": 1e9, "within_bytes_per_s": 1e9,
 "between_bytes_per_s": 1e9, "latency_s": 1e-5, "devices_per_machine": 8}"""
+LOG = "2024-01-01 00:00:00 | INFO | train_inner | epoch 001: {update} / 10 loss=5.2, ppl=37, num_updates={update}, lr=0.01\n"
 
 #: A command line of each verb that works; options and values are put on top.
 WORKING = {
@@ -140,9 +143,15 @@ READ_BY = {
     "data/corpus.json": "evaluate run --data data --limit 1 --beam 1 --processes 1 --out out/evaluation",
     "data/directions.txt": "translate -m run --data data -s aa -t en text.txt --beam 1 --processes 1",
     "data/text/test.aa-en.en": "evaluate run --data data --limit 1 --beam 1 --processes 1 --out out/evaluation",
+    "data/dict.txt": "translate -m run --data data -s aa -t en text.txt --beam 1 --processes 1",
+    "data/test.aa-en.en.bin": "evaluate run --data data --limit 1 --beam 1 --processes 1 --out out/evaluation",
+    "data/test.aa-en.en.idx": "analyse run --data data --limit 1 --out out/analysis",
+    "run/checkpoint_best.pt": "checkpoint inspect run",
+    "run/train.log": "report run --data data --out out/report.html",
     "run/evaluation/test/scores.json": "report run --data data --out out/report.html",
     "run/analysis/test/requested_capacity.json": "report run --data data --out out/report.html",
     "run/analysis/test/sentences.json": "report run --data data --out out/report.html",
+    "export/model.safetensors": "checkpoint inspect export",
     "export/config.json": "translate -m export -s aa -t en text.txt --beam 1 --processes 1",
 }
 TRAINING = ("--config", "quickstart", "task.data=data", "common.cpu=true", "checkpoint.save_dir=out/training")
@@ -162,8 +171,10 @@ def input_number(number: int, seed: int, real: int = 300) -> Input:
         return Input("fairseq-train", tuple(_flags(rng)))
     if door == "damaged":
         file = rng.choice(list(READ_BY))
-        verb, *rest = READ_BY[file].split()
-        return Input(verb, tuple(rest), file, f"{rng.choice(list(damage.WAYS))} {rng.randrange(10**6)}")
+        verb = next(verb for verb in WORKING if READ_BY[file].startswith(verb))
+        rest = READ_BY[file].removeprefix(verb).split()
+        ways = [way for way in damage.NAMES if (file, way) != ("hardware.json", "pipe")]  # which a person named: it is waited for
+        return Input(verb, tuple(rest), file, f"{rng.choice(ways)} {rng.randrange(10**6)}")
     return _command_line(rng)
 
 
@@ -214,7 +225,7 @@ def _command_line(rng: random.Random) -> Input:
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb."""
     parser = cli.Parser(prog="fuzz")
-    cli.importlib.import_module(cli.VERBS[verb].module).add_arguments(parser)
+    import_module(cli.COMMANDS[verb].module).add_arguments(parser)
     return parser
 
 

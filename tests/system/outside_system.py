@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smoe_mt.moe import BlockPlace, ExpertBank, MoE, Router, System, TopK, Weighting, common_settings, register_system
-from smoe_mt.moe.routers import Choices
+from smoe_mt.moe.routers import Choices, at_least_float32
 
 
 class CosineRouter(Router):
@@ -23,20 +23,22 @@ class CosineRouter(Router):
     loss_names = ("balance", "alike")
 
     def __init__(self, embed_dim: int, num_experts: int, top_k: int, scale: float) -> None:
-        super().__init__(num_experts, TopK(top_k), Weighting.UNIFORM, "the cosine gate")
+        super().__init__(num_experts, TopK(top_k), Weighting.UNIFORM)
         self.scale = scale
         self.directions = nn.Parameter(torch.randn(num_experts, embed_dim))
 
     def scores(self, x_TD: Tensor) -> Tensor:
-        directions = F.normalize(self.directions, dim=1).to(x_TD.dtype)
-        return (self.scale * F.linear(F.normalize(x_TD, dim=1), directions)).softmax(dim=1)
+        with torch.autocast(x_TD.device.type, enabled=False):
+            x_TD = at_least_float32(x_TD)
+            directions = F.normalize(self.directions.to(x_TD.dtype), dim=1)
+            return (self.scale * F.linear(F.normalize(x_TD, dim=1), directions)).softmax(dim=1)
 
     def losses(
-        self, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
     ) -> Mapping[str, Tensor]:
         unit = F.normalize(self.directions, dim=1)
         alike = (unit @ unit.t() - torch.eye(self.num_experts, dtype=unit.dtype)).square().mean()
-        return {**super().losses(probs_TE, choices, lead_E, active_T), "alike": alike}
+        return {**super().losses(x_TD, probs_TE, choices, lead_E, active_T), "alike": alike}
 
 
 class GatedExperts(ExpertBank):
@@ -62,7 +64,9 @@ class GatedExperts(ExpertBank):
 
 @dataclass(frozen=True)
 class CosineOptions:
-    cosine_scale: float = field(default=8.0, metadata={"help": "cosine: what a cosine is multiplied with"})
+    cosine_scale: float = field(
+        default=8.0, metadata={"help": "cosine: what a cosine is multiplied with", "range": (0, 1000)}
+    )
     cosine_units: Literal["half", "all"] = field(
         default="half", metadata={"help": "cosine: hidden units of an expert, of those of an FFN"}
     )
@@ -71,9 +75,12 @@ class CosineOptions:
 def build(cfg: Any, place: BlockPlace) -> MoE:
     units = place.ffn_dim // 2 if str(cfg.cosine_units) == "half" else place.ffn_dim
     bank = GatedExperts(place.num_experts, place.embed_dim, units)
-    block = MoE(num_experts=place.num_experts, **common_settings(cfg, place), experts=bank)
-    block.gate = CosineRouter(place.embed_dim, place.num_experts, cfg.top_k, cfg.cosine_scale)
-    return block
+    return MoE(
+        num_experts=place.num_experts,
+        **common_settings(cfg, place),
+        router=lambda experts: CosineRouter(place.embed_dim, experts, cfg.top_k, cfg.cosine_scale),
+        experts=bank,
+    )
 
 
 SYSTEM = register_system(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import smoe_mt
+from smoe_mt.moe.systems import SYSTEMS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -89,3 +93,25 @@ def test_markers_are_registered() -> None:
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for marker in ("slow", "ranks", "gpu"):
         assert f'"{marker}: ' in settings
+
+
+@pytest.mark.slow
+def test_the_example_of_a_new_system_conforms(tmp_path: Path) -> None:
+    """The code of docs/new_system.md, in a file of its own, passes the suite that the page names."""
+    page = (ROOT / "docs" / "new_system.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# mine\.py\n.*?)```", page, re.DOTALL)
+    file = tmp_path / "mine.py"
+    file.write_text(code, encoding="utf-8")
+    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/moe/test_conformance.py", "-k", "mine"]
+    environment = {**os.environ, "SMOE_MT_SYSTEMS": str(file), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(suite, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_docs_have_every_system(name: str) -> None:
+    """A row in the tables of the README and of the page of systems, and a section there."""
+    systems = (ROOT / "docs" / "systems.md").read_text(encoding="utf-8")
+    for text in ((ROOT / "README.md").read_text(encoding="utf-8"), systems):
+        assert f"| `{name}` |" in text
+    assert re.search(rf"^## .*\b{name}\b", systems, re.MULTILINE)

@@ -42,7 +42,8 @@ def test_one_line_of_error_is_well() -> None:
 def test_a_damaged_file_is_put_back(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text('{"a": [1]}')
-    for way in fuzz.damage.WAYS:
+    for way in fuzz.damage.NAMES:
         with fuzz.damage.damaged(str(file), f"{way} 3"):
             assert way != "empty" or not file.read_text()
+            assert way != "pipe" or file.is_fifo()
         assert file.read_text() == '{"a": [1]}'

@@ -25,6 +25,7 @@ from smoe_mt.checkpoints.checked import checked_state
 from smoe_mt.checkpoints.schema import TASK
 from smoe_mt.checkpoints.settings import own_architectures
 from smoe_mt.checkpoints.writing import write_sharded
+from smoe_mt.checksums import sealed
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import read_for_fairseq
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
@@ -305,7 +306,8 @@ def test_an_exported_folder_is_not_believed(
     folder = Path(shutil.copytree(exported, tmp_path / "hostile"))
     config = json.loads((folder / "config.json").read_text())
     config["config"][section] |= values | ({"conv_feature_layers": code(canary)} if "_name" in values else {})
-    (folder / "config.json").write_text(json.dumps(config))
+    del config["sha256"]
+    (folder / "config.json").write_text(json.dumps(sealed(config)))
     assert section in check(verb, folder / "model.safetensors", trained_run, tmp_path, canary)
 
 

@@ -91,10 +91,10 @@ def test_killed_while_saving(renaming: int, start: Start, uninterrupted: Path, t
     command = [sys.executable, "-c", KILL_BEFORE_RENAMING, str(renaming), *arguments(toy_text, tmp_path)]
     killed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert killed.returncode == KILLED, killed.stderr[-2000:]
-    assert len(list(tmp_path.glob("*.partial"))) == 1
+    assert len(list(tmp_path.glob(".*.smoe-tmp-*"))) == 1
     assert updates(tmp_path) < 6
     start(tmp_path)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.smoe-tmp-*"))
     assert same(weights(tmp_path), weights(uninterrupted))
     assert same(weights(tmp_path, "checkpoint_best.pt"), weights(uninterrupted, "checkpoint_best.pt"))
 
@@ -212,8 +212,8 @@ def test_a_full_disk(
     monkeypatch.setattr(SMoETrainer, "save_checkpoint", save)
     start(tmp_path)
     assert len(best) == 1 and checkpoint_utils.save_checkpoint.best < best[0]
-    assert "CHECKPOINT NOT SAVED: no room left" in caplog.text
-    assert not (tmp_path / "checkpoint_1_4.pt").exists() and not list(tmp_path.glob("*.partial"))
+    assert "CHECKPOINT NOT SAVED: no space left" in caplog.text
+    assert not (tmp_path / "checkpoint_1_4.pt").exists() and not list(tmp_path.glob(".*.smoe-tmp-*"))
     assert same(weights(tmp_path), weights(uninterrupted))
 
 

@@ -258,7 +258,7 @@ def test_a_full_disk_ends_no_rank(data: Path, uninterrupted: Path, tmp_path: Pat
 
     ranks = train_on(2, data, tmp_path, f"{DROPOUT} --max-update 4", change)
     ranks.succeed()
-    assert "CHECKPOINT NOT SAVED: no room left" in ranks.log(0)
+    assert "CHECKPOINT NOT SAVED: no space left" in ranks.log(0)
     assert not (tmp_path / "checkpoint_1_2.pt").exists() and same_weights(tmp_path, uninterrupted)
 
 

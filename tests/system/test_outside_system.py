@@ -93,7 +93,8 @@ def test_every_command_knows_it(run: TrainedRun, tmp_path: Path) -> None:
     assert json.loads(out[4])["rows"][0]["expert_parameters"] == 6 * 4 * 3 * 512 * 1024
     inspected = json.loads(out[5])["model"]
     assert (inspected["moe"], inspected["cosine_units"], inspected["num_experts"]) == ("cosine", "half", "4,3")
-    assert "mixture of gated experts with a cosine gate" in (Path(exported) / "README.md").read_text()
+    card = (Path(exported) / "README.md").read_text()
+    assert "mixture of gated experts with a cosine gate" in card and f"registers it in `{VARIABLE}` first" in card
     assert (tmp_path / "report.html").is_file()
 
 
@@ -116,7 +117,9 @@ def test_it_conforms() -> None:
     conforms(FILE, "cosine")
 
 
-def test_the_system_of_the_documentation_conforms(tmp_path: Path) -> None:
-    code = re.findall(r"```python\n(# mine.py\n.*?)```", (REPOSITORY / "docs/systems.md").read_text("utf-8"), re.DOTALL)
-    (tmp_path / "mine.py").write_text(code[0], encoding="utf-8")
-    conforms(tmp_path / "mine.py", "mine")
+@pytest.mark.parametrize("name", ["mine", "any_number"])
+def test_the_systems_of_the_documentation_conform(name: str, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/new_system.md").read_text("utf-8")
+    (code,) = re.findall(rf"```python\n(# {name}\.py.*?)```", page, re.DOTALL)
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    conforms(tmp_path / f"{name}.py", name)

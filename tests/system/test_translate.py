@@ -70,7 +70,7 @@ def test_an_output_that_cannot_be_written(
 ) -> None:
     (tmp_path / "in.txt").write_text("fofo\n")
     assert translate(trained_run, str(tmp_path / "in.txt"), "-o", str(tmp_path / "no" / "out.txt")) == 2
-    assert "out.txt: cannot be written" in capsys.readouterr().err
+    assert "out.txt: there is no folder" in capsys.readouterr().err
 
 
 def test_directions_are_shown_and_chosen_at_the_prompt(

@@ -42,7 +42,7 @@ def test_what_does_not_come_out_is_said_with_what_would(caplog: pytest.LogCaptur
     with caplog.at_level(logging.INFO):
         spread_over_ranks(cfg)
     assert cfg.optimization.update_freq == [1] and "an update takes 26,000 tokens" in caplog.text
-    assert "dataset.max_tokens=1625 would" in caplog.text
+    assert "set dataset.max_tokens=1625 to" in caplog.text
     again = config(13_000, 1625, ranks=8)
     caplog.clear()
     spread_over_ranks(again)

@@ -107,7 +107,7 @@ def test_bfloat16_without_a_scale(kind: str, trained: dict[tuple[str, str], list
 
 def test_a_scale_that_cannot_be_lower_ends_the_run(data: Path, tmp_path: Path) -> None:
     """The gradient is infinite at any scale."""
-    options = "--fp16 --fp16-init-scale 4 --min-loss-scale 1 --lr 1e30 --max-update 9 --disable-validation"
+    options = "--fp16 --fp16-init-scale 4 --min-loss-scale 1 --lr 1000 --max-update 9 --disable-validation"
     cfg = config(data, tmp_path, options=options)
     ranks = fork(2, lambda _: start(cfg), tmp_path / "logs")
     assert ranks.wait() == [1, 1]

@@ -72,7 +72,7 @@ def test_in_place_of_a_damaged_one_the_newest_whole_one(run: Path, caplog: pytes
     cut(run / "checkpoint_1_6.pt")
     with caplog.at_level(logging.ERROR):
         assert whole_checkpoint(run / "checkpoint_last.pt").name == "checkpoint_1_4.pt"
-    assert "DAMAGED CHECKPOINT" in caplog.text and "goes on from" in caplog.text
+    assert "DAMAGED CHECKPOINT" in caplog.text and "continues from" in caplog.text
     cut(run / "checkpoint_1_4.pt")
     cut(run / "checkpoint_1_2.pt")
     assert whole_checkpoint(run / "checkpoint_last.pt").name == "checkpoint_best.pt"
@@ -81,7 +81,7 @@ def test_in_place_of_a_damaged_one_the_newest_whole_one(run: Path, caplog: pytes
 def test_none_is_whole(run: Path) -> None:
     for path in run.glob("*.pt"):
         cut(path)
-    with pytest.raises(UserError, match=r"checkpoint_last\.pt: not a whole .* no whole checkpoint beside it"):
+    with pytest.raises(UserError, match=r"checkpoint_last\.pt: not a whole .* no intact checkpoint next to it"):
         whole_checkpoint(run / "checkpoint_last.pt")
 
 

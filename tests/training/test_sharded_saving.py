@@ -108,7 +108,7 @@ def test_damaged_tensors_fall_back_to_the_checkpoint_before(run: Path, caplog: p
 def test_a_lost_folder_of_every_checkpoint_is_told(run: Path) -> None:
     for folder in run.glob("shards_*"):
         shutil.rmtree(folder)
-    with pytest.raises(UserError, match="is missing.*there is no whole checkpoint beside it"):
+    with pytest.raises(UserError, match="is missing.*there is no intact checkpoint next to it"):
         whole_checkpoint(run / "checkpoint_last.pt")
 
 

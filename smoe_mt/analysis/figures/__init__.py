@@ -1,4 +1,4 @@
-"""The figures of an analysis, in the order of a report. A new one is one file beside these and one line below."""
+"""The figures of an analysis, in the order of a report. To add one: a file in this folder and a line below."""
 
 from smoe_mt.analysis.figures import (
     capacity_by_block,

@@ -1,1 +1,1 @@
-"""Checkpoints made of checkpoints: averaged, converted, a mixture of experts started from a dense model."""
+"""Checkpoints made of checkpoints: averaged or converted."""

@@ -45,7 +45,7 @@ class Summary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument(
         "models",
         nargs="+",
@@ -94,8 +94,8 @@ def choose(models: Sequence[str], last: int | None, best: int | None) -> list[Su
         raise UserError(
             f"{models[0]} has {len(found)} checkpoints of different updates"
             + (" with a validation loss" if best is not None else "")
-            + f", and {wanted} are to be averaged; ask for fewer (in training, checkpoint.save_interval_updates says how "
-            "often one is kept)"
+            + f", and {wanted} are to be averaged; ask for fewer (in training, checkpoint.keep_interval_updates says how "
+            "many are kept)"
         )
     return sorted(found[-wanted:], key=lambda one: one.updates)
 

@@ -30,12 +30,12 @@ from smoe_mt.files import output_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the verb."""
+    """Add the command's arguments."""
     parser.add_argument(
         "model", metavar="IN", help="a checkpoint, a run folder, an exported folder; of a released model any file"
     )
     parser.add_argument("out", metavar="OUT", help="checkpoint to write (OUT.pt)")
-    parser.add_argument("--sharded", action="store_true", help="tensors into a folder beside OUT.pt (for large models)")
+    parser.add_argument("--sharded", action="store_true", help="write the tensors to a folder next to OUT.pt (for large models)")
     parser.add_argument("--no-optimizer", action="store_true", help="leave out what only resuming a training needs")
     parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
     parser.add_argument("--data", type=flags.path, help="foreign models: the data folder that they will be used with")

@@ -1,4 +1,4 @@
-"""The metrics that an evaluation can compute. A new one is one file beside these and one line below."""
+"""The metrics that an evaluation can compute. To add one: a file in this folder and a line below."""
 
 from smoe_mt.evaluation.metrics import bleu, chrf, copied, length, off_target, piece_bleu, spbleu
 from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score

@@ -1,4 +1,4 @@
-"""An all-to-all that goes on by itself until it is waited for, with its gradient."""
+"""An asynchronous all-to-all with its gradient."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AllToAllSplit:
 
 
 def start(rows: Tensor, received: Sequence[int], sent: Sequence[int], group_name: str) -> Tensor:
-    """An all-to-all along the first dimension that goes on by itself until ``wait``."""
+    """An asynchronous all-to-all along the first dimension; ``wait`` ends it."""
     exchange = torch.ops._c10d_functional.all_to_all_single
     pending: Tensor = exchange(rows.contiguous(), list(received), list(sent), group_name)
     return pending

@@ -27,7 +27,7 @@ class ExpertRanks:
     """The ranks that share out the experts of a model: dimension "expert" of a mesh.
 
     mesh    dimensions "replica" (ranks that hold the same experts) and "expert", as ``expert_mesh`` makes it
-    chunks  in training, experts are exchanged and computed in so many parts: while one part is computed, the tokens of the
+    chunks  in training, number of parts in which experts are exchanged and computed: while one part is computed, the tokens of the
             next are on their way. 1: no overlap
     """
 
@@ -62,9 +62,9 @@ class ExpertRanks:
         sent[:, 2 : 2 + rows_RL.size(1)] = rows_RL
         one_each = [1] * self.size
         received = wait(start(sent.to(device), one_each, one_each, self.group.group_name)).cpu()
-        spoke = received[received[:, 0] != NO_BLOCK, 1].tolist()
+        dtypes = received[received[:, 0] != NO_BLOCK, 1].tolist()
         return CountExchange(
-            sent[:, 2:], received[:, 0].tolist(), received[:, 2:], DTYPES[spoke[0]] if spoke else dtype
+            sent[:, 2:], received[:, 0].tolist(), received[:, 2:], DTYPES[dtypes[0]] if dtypes else dtype
         )
 
 

@@ -106,3 +106,19 @@ class Experts(FFNBank):
                 )
             state[name] = given[name].to(stack.dtype).expand_as(stack).clone()
         return state
+
+
+def experts_or(bank: ExpertBank | None, num_experts: int, embed_dim: int, ffn_dim: int, activation: str) -> ExpertBank:
+    """The experts of a block: the bank it was given, by default ``Experts``.
+
+    Raises:
+        ValueError: a bank with another number of experts, or for tokens of another size.
+    """
+    if bank is None:
+        return Experts(num_experts, embed_dim, ffn_dim, activation)
+    if (bank.num_experts, bank.embed_dim) != (num_experts, embed_dim):
+        raise ValueError(
+            f"the block has {num_experts} experts and embed_dim={embed_dim}, "
+            f"its {type(bank).__name__} {bank.num_experts} and embed_dim={bank.embed_dim}"
+        )
+    return bank

@@ -1,4 +1,4 @@
-"""Backend for banks that are no FFNs of one size: expert by expert, with autograd's own backward pass.
+"""Kernel for banks whose experts are not FFNs of one size: expert by expert, with autograd's own backward pass.
 
 Slower than the FFN kernels and keeps every expert's intermediate tensors, but right for whatever ``expert_output`` computes.
 """
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smoe_mt.errors import UserError
 from smoe_mt.moe.dispatch import Combine, Gather, Plan
 from smoe_mt.moe.experts.base import ExpertBank
 
@@ -42,10 +43,10 @@ def bind_any_bank(bank: ExpertBank, dtype: torch.dtype, backend: str, dropout: f
     """The local experts of any bank.
 
     Raises:
-        ValueError: ``grouped``, which computes FFNs of one size.
+        UserError: ``grouped``, which computes FFNs of one size.
     """
     if backend == "grouped":
-        raise ValueError(
+        raise UserError(
             f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto"
         )
     return BoundBank(bank, dtype, dropout)

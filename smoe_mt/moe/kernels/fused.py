@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoe_mt.errors import UserError
 from smoe_mt.moe.block import GateLoad, Routing
 from smoe_mt.moe.experts.base import ExpertBank
 from smoe_mt.moe.experts.ffn import FFNBank
@@ -52,7 +53,7 @@ def fused_pass(
     y is 0 at padding without norms, and x with them.
 
     Raises:
-        ValueError: ``triton`` was asked for, and these sizes or this precision can be computed by other backends alone.
+        UserError: ``triton`` was asked for, and these sizes or this precision can be computed by other backends alone.
     """
     return _run(parts, x, padding_mask) if fuses(parts, x, backend) else None
 
@@ -66,7 +67,7 @@ def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
     """Whether ``triton`` computes ``x``; where it was asked for and cannot, a line says why, once.
 
     Raises:
-        ValueError: as ``fused_pass``.
+        UserError: as ``fused_pass``.
     """
     if backend not in ("triton", "auto") or (backend == "auto" and x.device.type != "cuda"):
         return False
@@ -75,7 +76,7 @@ def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
         visible = max(router.num_experts for router in parts.routers)
         wrong = triton_refuses(compute_dtype(x), parts.bank.embed_dim, parts.bank.ffn_dim, visible)
         if wrong and backend == "triton":
-            raise ValueError(f"backend triton does not work here: {wrong}; choose auto, grouped or loop")
+            raise UserError(f"backend triton does not work here: {wrong}; choose auto, grouped or loop")
         refusal = wrong or _missing(x.device)
     if refusal is None:
         return x.numel() > 0

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smoe_mt.errors import UserError
 from smoe_mt.moe.dispatch import Plan
 from smoe_mt.moe.experts.activations import activation
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
@@ -51,11 +52,11 @@ def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: in
     """``loop`` or ``grouped``: ``backend`` itself, or what computes where ``auto`` and ``triton`` do not fuse the block.
 
     Raises:
-        ValueError: ``grouped`` where it cannot compute.
+        UserError: ``grouped`` where it cannot compute.
     """
     refusal = grouped_refuses(dtype, embed_dim, ffn_dim)
     if backend == "grouped" and refusal:
-        raise ValueError(f"backend grouped does not work here: {refusal}; choose auto or loop")
+        raise UserError(f"backend grouped does not work here: {refusal}; choose auto or loop")
     if backend == "triton":
         return "grouped" if device == "cuda" and not refusal else "loop"
     return "loop" if backend == "auto" else backend

@@ -1,4 +1,4 @@
-"""Experts side by side on the cores of a CPU: one expert a thread, instead of all threads on one expert after the other.
+"""Computes experts concurrently on the cores of a CPU: one thread for each expert, instead of all threads on one expert.
 
 An expert's product is small, and threads that share it wait for each other at its end; products of one thread each
 scale with the cores, and so does all the rest that is done per expert.
@@ -41,7 +41,7 @@ def free_threads(device: torch.device) -> int:
 
 
 def shared_out(costs: dict[int, int], threads: int) -> list[list[int]]:
-    """Experts for each thread, the dearest first to whoever has least; all in one list where that is too uneven."""
+    """Experts for each thread, the most expensive first, each to the thread with the least work; all in one list where that is too uneven."""
     everything = sorted(costs, key=lambda e: -costs[e])
     if threads < 2 or len(costs) < 2:
         return [everything]

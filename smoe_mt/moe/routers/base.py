@@ -11,7 +11,7 @@ least float32, whatever the precision of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -50,10 +50,6 @@ class Selection(Protocol):
         """ValueError where a gate, named ``where``, sees too few experts."""
         ...
 
-    def expected_choices(self, visible: int) -> float:
-        """Choices of a token whose probabilities are uniform over ``visible`` experts."""
-        ...
-
 
 class Weighting(Enum):
     """What a served choice weighs: its probability, that over the sum of the served ones, or 1 over their number."""
@@ -87,7 +83,7 @@ class Router(nn.Module):
     """Base of routers. A subclass writes ``scores``, and ``losses`` if it has others than the balance loss.
 
     num_experts  that it sees
-    where        how errors name it; whoever builds a model of several blocks may set it to say more
+    where        how errors name it; the block sets it, and a model of several blocks may set it to name block and gate
     debug        look for what is not finite at every pass; on a GPU the host waits for the answer
 
     Raises:
@@ -98,7 +94,12 @@ class Router(nn.Module):
     loss_names: tuple[str, ...] = ("balance",)
 
     def __init__(
-        self, num_experts: int, selection: Selection, weighting: Weighting, where: str, debug: bool = False
+        self,
+        num_experts: int,
+        selection: Selection,
+        weighting: Weighting,
+        where: str = "the gate",
+        debug: bool = False,
     ) -> None:
         super().__init__()
         selection.check(num_experts, where)
@@ -109,13 +110,22 @@ class Router(nn.Module):
         self.debug = debug
 
     def scores(self, x_TD: Tensor) -> Tensor:
-        """A probability of each expert; [T, E], at least float32."""
+        """A probability of each expert, computed in at least float32 (``at_least_float32``) and without autocast; [T, E].
+
+        They need not sum to 1, but lie in [0, 1].
+        """
         raise NotImplementedError
 
     def losses(
-        self, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
     ) -> Mapping[str, Tensor]:
-        """Differentiable scalars by name, of the tokens active_T; lead_E int64 [E] counts ``choices.lead_T`` of these."""
+        """Differentiable scalars by name, ``loss_names``, of the active tokens: means by ``mean_over(values_T, active_T)``.
+
+        x_TD      the tokens, for a loss of something else than the probabilities. A router keeps nothing of a pass in
+                  itself: it could not be copied then
+        probs_TE  their scores
+        lead_E    int64 [E], counts ``choices.lead_T`` of the active tokens
+        """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
 
     def forward(self, x_TD: Tensor) -> Tensor:
@@ -149,6 +159,10 @@ class Router(nn.Module):
             )
 
 
+#: Number of experts that it sees -> a router, with whatever selection and weighting it has.
+MakeRouter = Callable[[int], Router]
+
+
 class Gate(Router):
     """G = softmax(W x): ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D))."""
 
@@ -168,6 +182,29 @@ class Gate(Router):
     def scores(self, x_TD: Tensor) -> Tensor:
         """G over the visible experts; [T, E], at least float32."""
         return gate_probabilities(x_TD, self.weight)
+
+
+def gate_or(
+    make_router: MakeRouter | None,
+    embed_dim: int,
+    num_experts: int,
+    selection: Selection,
+    weighting: Weighting,
+    where: str,
+    debug: bool,
+) -> Router:
+    """The router of a block: what ``make_router`` makes, by default a ``Gate`` with this selection and weighting.
+
+    Raises:
+        ValueError: a router that sees another number of experts.
+    """
+    if make_router is None:
+        return Gate(embed_dim, num_experts, selection, weighting, where, debug)
+    router = make_router(num_experts)
+    if router.num_experts != num_experts:
+        raise ValueError(f"{where} should see {num_experts} experts: its router has scores of {router.num_experts}")
+    router.where, router.debug = where, debug
+    return router
 
 
 def at_least_float32(x: Tensor) -> Tensor:

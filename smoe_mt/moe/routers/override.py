@@ -1,6 +1,6 @@
 """Another selection or weighting for an evaluation pass, over the same weights: rank k, another top-k, another threshold.
 
-Nothing is written into the model: a router asks here what is in force, and each thread has its own answer.
+Nothing is written into the model: a router looks up the override that is in force in its thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""As many of the most probable experts as it takes for their probabilities to add up to a threshold (XMoE, HMoE's top-p)."""
+"""Threshold selection (XMoE, HMoE's top-p): the most probable experts, until their probabilities sum to a threshold."""
 
 from __future__ import annotations
 
@@ -52,5 +52,6 @@ class Threshold:
         """Any number of experts will do."""
 
     def expected_choices(self, visible: int) -> float:
+        """Choices of a token whose probabilities are uniform over ``visible`` experts."""
         wanted = max(1, math.ceil(self.threshold * visible - 1e-9))
         return min(wanted, self.most or visible, visible)

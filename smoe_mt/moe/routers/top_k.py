@@ -42,9 +42,6 @@ class TopK:
                 f"top_k={self.k} needs at least {self.k} experts to choose from, but {where} sees {visible}"
             )
 
-    def expected_choices(self, visible: int) -> float:
-        return self.k
-
 
 @dataclass(frozen=True)
 class RankK:
@@ -67,9 +64,6 @@ class RankK:
     def check(self, visible: int, where: str) -> None:
         if self.rank > visible:
             raise ValueError(f"rank {self.rank} needs at least {self.rank} experts, but {where} sees {visible}")
-
-    def expected_choices(self, visible: int) -> float:
-        return 1
 
 
 def choose(probs_TE: Tensor, top_k: int, second_choice: str = "argmax") -> Tensor:

@@ -1,4 +1,4 @@
-"""One file a system, one line here."""
+"""All systems of the package: one file and one line below for each."""
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System

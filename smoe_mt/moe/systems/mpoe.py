@@ -20,8 +20,8 @@ class MPOEOptions:
     mpoe_shape: str = field(
         default="",
         metadata={
-            "help": "mpoe: embedding and FFN dimension as products of as many factors, such as 4,4,8,4,1x4,4,8,4,4; "
-            "empty: five factors each, as even as can be"
+            "help": "mpoe: factors of the embedding and of the FFN dimension, equally many, such as 4,4,8,4,1x4,4,8,4,4; "
+            "empty: five factors each, as even as possible"
         },
     )
     mpoe_bond: int = field(
@@ -30,7 +30,7 @@ class MPOEOptions:
     mpoe_central_mask: float = field(
         default=0.0,
         metadata={
-            "help": "mpoe: probability that an update leaves the shared central tensors as they are",
+            "help": "mpoe: probability that an update gives the shared central tensors no gradient",
             "training_only": True,
             "range": (0, 1),
         },

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
-from smoe_mt.moe.experts.ffn import Experts
+from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
-from smoe_mt.moe.routers.base import Gate, Selection, Weighting
+from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting, gate_or
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.strata import expected_visits, parse_strata
 from smoe_mt.moe.system import STRATA, BlockPlace, ModelSettings, System, common_settings
@@ -40,7 +40,7 @@ class StratifiedMoE(MoEBlock):
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
-    selection, weighting, experts   as in ``MoE``
+    selection, weighting, experts, router   as in ``MoE``; ``router`` makes the gate of each stratum
 
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
 
@@ -68,6 +68,7 @@ class StratifiedMoE(MoEBlock):
         selection: Selection | None = None,
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
+        router: MakeRouter | None = None,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -81,10 +82,10 @@ class StratifiedMoE(MoEBlock):
         self.mask = ExpertOutputMask(eom_p)
         num_experts = sum(self.strata)
         self.first_experts = tuple(sum(self.strata[:i]) for i in range(len(self.strata)))
-        self.experts = Experts(num_experts, embed_dim, ffn_dim, activation) if experts is None else experts
+        self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         self.gates = nn.ModuleList(
-            Gate(embed_dim, num_experts - first, selection, weighting, f"the gate of stratum {i + 1}", debug)
+            gate_or(router, embed_dim, num_experts - first, selection, weighting, f"the gate of stratum {i + 1}", debug)
             for i, first in enumerate(self.first_experts)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(len(self.strata) + self.release))
@@ -140,8 +141,8 @@ class StratifiedMoE(MoEBlock):
         moved_TD = residual_TD + F.dropout(out.y_TD, self.dropout, self.training).to(x_TD.dtype)
         return GateOutput(moved_TD, self.next_gate[first + out.lead_T], out)
 
-    def _gate(self, i: int) -> Gate:
-        return cast(Gate, self.gates[i])
+    def _gate(self, i: int) -> Router:
+        return cast(Router, self.gates[i])
 
     def _routing(self, passes: Sequence[RoutedOutput | None], visits: Tensor, units: int | Tensor) -> Routing:
         """Collect the gates' shares; a gate that no token reached adds 0 (release: is left out of the mean)."""

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import ExpertBank
-from smoe_mt.moe.experts.ffn import Experts
+from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, empty_load, routed, unit_sizes
-from smoe_mt.moe.routers.base import Gate, Router, Selection, Weighting
+from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.system import BlockPlace, ModelSettings, System, common_settings
 from smoe_mt.moe.traversal import GateOutput, traverse
@@ -33,6 +33,7 @@ class MoESettings(TypedDict, total=False):
     selection: Selection | None
     weighting: Weighting | None
     experts: ExpertBank | None
+    router: MakeRouter | None
 
 
 class MoE(MoEBlock):
@@ -48,6 +49,7 @@ class MoE(MoEBlock):
     selection        in place of ``top_k`` and ``second_choice``
     weighting        None: the gate's probability for one choice, renormalised over the served ones for more
     experts          a bank in place of ``num_experts`` FFNs of ``ffn_dim`` hidden units
+    router           number of experts -> a router in place of the softmax gate, its selection and its weighting
 
     Parameters: ``gate.weight`` [E, D] and those of ``experts``.
 
@@ -72,6 +74,7 @@ class MoE(MoEBlock):
         selection: Selection | None = None,
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
+        router: MakeRouter | None = None,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -79,10 +82,10 @@ class MoE(MoEBlock):
         selection = TopK(top_k, second_choice) if selection is None else selection
         self.settings = RoutedOptions(capacity_factor, variant, dropout if variant == "release" else 0.0)
         self.mask = ExpertOutputMask(eom_p)
-        self.experts = Experts(num_experts, embed_dim, ffn_dim, activation) if experts is None else experts
+        self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         weighting = default_weighting(top_k) if weighting is None else weighting
-        self.gate: Router = Gate(embed_dim, self.experts.num_experts, selection, weighting, "the gate", debug)
+        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""

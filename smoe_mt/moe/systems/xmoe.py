@@ -1,9 +1,9 @@
-"""XMoE (Yang et al. 2024, arXiv 2403.18926): many narrow experts, of which a token takes as few as make its gate sure.
+"""XMoE (Yang et al. 2024, arXiv 2403.18926): many narrow experts, of which a token takes as many as it needs.
 
 A token takes the most probable experts until their probabilities sum to a threshold t; their outputs are weighted by these
 probabilities as they are: y = sum_e p_e FFN_e(x). An expert is an FFN of the layer's hidden units over ``xmoe_split``. Under a
 capacity, all first choices are served before all second ones, and among the k-th choices the larger probability first. t = 0 is
-Switch, t = 1 the weighted sum of all experts. In evaluation another threshold may be tried: ``routing_override``.
+Switch, t = 1 the weighted sum of all experts. ``routing_override`` tries another threshold in evaluation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class XMoEOptions:
         metadata={"help": "xmoe: an expert has the layer's hidden units divided by this", "range": (1, 65_536)},
     )
     xmoe_most: int = field(
-        default=0, metadata={"help": "xmoe: experts that a token takes at most; 0: no limit", "range": (0, 65_536)}
+        default=0, metadata={"help": "xmoe: largest number of experts of a token; 0: no limit", "range": (0, 65_536)}
     )
 
 
@@ -66,7 +66,7 @@ def selection(cfg: ModelSettings) -> Threshold:
 
 SYSTEM = System(
     name="xmoe",
-    title="mixture of narrow experts, as many as it takes (XMoE)",
+    title="mixture of narrow experts with threshold routing (XMoE)",
     build=build,
     rows_per_token=lambda cfg, groups: (selection(cfg).expected_choices(sum(groups)),),
     row_name=lambda cfg: "xmoe",

@@ -1,4 +1,4 @@
-"""Where the scores of the next token come from: one model, or several that agree on them."""
+"""Where the scores of the next token come from: one model or an ensemble."""
 
 from smoe_mt.search.steps.base import StepScorer
 from smoe_mt.search.steps.ensemble import Ensemble

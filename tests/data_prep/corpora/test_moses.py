@@ -60,7 +60,7 @@ def test_held_out_files_are_used_as_they_are(tmp_path: Path, split: str, name: s
         ({"LICENCE": b"x", "README.md": b"x"}, "no line-aligned files"),
         ({"a.txt": b"x"}, "a.txt: not a name of the form"),
         ({"train.de-fr.de.bz2": b"x"}, ".bz2 files are not read"),
-        ({"de-fr.de": b"a\n"}, "no file with its fr lines beside it"),
+        ({"de-fr.de": b"a\n"}, "no file with its fr lines"),
         ({"de-fr.en": b"a\n"}, "its ending is neither de nor fr"),
         ({"de-de.de": b"a\n"}, "the same language twice"),
         ({"de-fr.de": b"a b\nb\n", "de-fr.fr": b"c\n"}, "de-fr.fr ends before line 2 of the other file"),

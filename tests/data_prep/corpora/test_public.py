@@ -153,7 +153,7 @@ def test_training_text_that_is_gone_is_done_without(
 ) -> None:
     index["nso-en"].append(entry("kde4", f"{server.url}/kde4.zip", "kde4.zip", ("eng", "nso"), ["*.en", "*.nso"]))
     assert corpus().fetch()["missing"] == [f"{server.url}/kde4.zip"]
-    assert "kde4.zip is gone from its server" in capsys.readouterr().err
+    assert "kde4.zip is no longer on its server" in capsys.readouterr().err
 
 
 def test_held_out_text_that_is_gone_is_an_error(corpus: Callable[[], PublicCorpus], server: Server) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
+from smoe_mt.errors import UserError
+from smoe_mt.moe import ConditionalMoE, ExpertBank, MoE, Stacking, StratifiedMoE
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.kernels.select import bind_experts, choose_backend
@@ -44,7 +45,7 @@ def run(block: Any, x: Tensor, mask: Tensor | None) -> list[Tensor]:
     x = x.detach().clone().requires_grad_()
     y, routing = block(x, mask)
     weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    extra = routing.balance_loss if routing.gate_sum is None else routing.balance_loss + routing.gate_sum
+    extra = routing.balance_loss + sum(routing.sums.values())
     ((y * weight).float().sum() + extra).backward()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in block.parameters()]
     loads = [count for load in routing.load for count in (load.asked, load.served, load.tokens)]
@@ -289,5 +290,26 @@ def test_choice_of_backend(backend: str, want: str) -> None:
 )
 def test_grouped_says_where_it_cannot_compute(dtype: torch.dtype, dim: int, words: str) -> None:
     block: Any = MoE(dim, FFN, 4, backend="grouped").to(dtype)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         block(torch.randn(3, dim, dtype=dtype))
+
+
+class Scaled(ExpertBank):
+    """x times a number of the expert's own: no FFN."""
+
+    def __init__(self) -> None:
+        super().__init__(3, DIM)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        return (1, 1, 1)
+
+    def expert_output(self, e: int, rows_SD: Tensor) -> Tensor:
+        return rows_SD * self.scale[e]
+
+
+def test_grouped_refuses_a_bank_of_no_ffns_in_one_line() -> None:
+    block = MoE(DIM, FFN, 3, backend="grouped", experts=Scaled())
+    with pytest.raises(UserError, match="computes FFNs of one size, and Scaled has others; choose auto"):
+        block(torch.randn(4, DIM))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_mt.moe import MoE, StratifiedMoE, parse_strata
+from smoe_mt.moe import Experts, Gate, MoE, RankK, StratifiedMoE, TopK, Weighting, parse_strata
 from tests.moe.reference import ReferenceBlock, reference_stratified
 
 STRATA = [(4,), (2, 2), (1, 3), (3, 2), (2, 2, 2), (2, 3, 2), (2, 2, 2, 2)]
@@ -196,9 +196,27 @@ def test_strata_may_be_written_in_several_ways(strata: Any) -> None:
         ({"backend": "fast"}, "backend"),
         ({"ffn_dim": 0}, "positive sizes"),
         ({"dropout": 1.5, "variant": "release"}, "dropout"),
+        ({"experts": Experts(3, 8, 16)}, "the block has 4 experts and embed_dim=8, its Experts 3"),
+        ({"experts": Experts(4, 6, 16)}, "its Experts 4 and embed_dim=6"),
+        ({"router": lambda experts: Gate(8, 4, TopK(1), Weighting.RAW)}, "the gate of stratum 2 should see 2 experts"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(options: dict[str, Any], words: str) -> None:
     settings_: dict[str, Any] = {"embed_dim": 8, "ffn_dim": 16, "strata": (2, 2)} | options
     with pytest.raises(ValueError, match=words):
         StratifiedMoE(**settings_)
+
+
+def test_a_given_router_decides_at_every_stratum() -> None:
+    torch.manual_seed(0)
+
+    def worst_of(experts: int) -> Gate:
+        return Gate(8, experts, RankK(experts), Weighting.RAW)
+
+    block = StratifiedMoE(8, 16, (2, 3), router=worst_of, debug=True).eval()
+    assert [gate.where for gate in block.gates] == ["the gate of stratum 1", "the gate of stratum 2"]
+    assert all(gate.debug for gate in block.gates)
+    x = torch.randn(30, 8)
+    _, routing = block(x)
+    assert int(routing.load[0].asked.sum()) == 30
+    assert routing.load[0].asked.equal(block.gates[0](block.norms[0](x)).argmin(dim=1).bincount(minlength=5))
