@@ -12,6 +12,7 @@ PACKAGE = (HERE / "smoe_mt" / "__init__.py").read_text(encoding="utf-8")
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)
 HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
+TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
 
@@ -63,11 +64,12 @@ setup(
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
         "test": [
             "pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION,
-            *ZSTD,
+            *ZSTD, *TRITON,
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "public": PUBLIC,
         "zst": ZSTD,
+        "gpu": TRITON,
         "langid": LANGUAGE_IDENTIFICATION,
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},

@@ -158,7 +158,7 @@ def main() -> None:
         "--experts", type=int, default=16, help="experts of a block; smoe_4_12: a quarter of them first"
     )
     parser.add_argument("--capacity-factor", type=float, default=2.0)
-    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
+    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped", "triton"])
     parser.add_argument("--one-hot-up-to", type=int, default=1024, help="tokens up to which the one-hot form runs too")
     parser.add_argument("--plain-allocator", action="store_true", help="leave the C library's allocator as it is")
     measuring.add_common_arguments(parser, runs=9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ import smoe_mt
 from benchmarks import measuring
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.moe import SYSTEMS as REGISTERED
+from smoe_mt.moe.kernels.available import installed, interpreted
 from smoe_mt.moe.system import NUM_EXPERTS
 
 SIZES = {
@@ -84,6 +85,32 @@ def _grouped_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_args: Any
 
 _grouped_flops._get_raw = True  # type: ignore[attr-defined]  # the counter's word for: tensors, not their shapes
 
+
+def _block_flops(
+    x: Tensor, _padding: Any, _next: Any, _seeds: Any, gates: list[Tensor], _norms: Any, experts: list[Tensor],
+    _settings: str, _keep: bool, out_val: Any = None,
+) -> int:  # fmt: skip
+    """Of a block's Triton kernels: gates for the tokens that met them, experts for the rows that were served."""
+    return _gates_and_experts(gates, experts, out_val[5 : 5 + len(gates)])
+
+
+def _block_backward_flops(
+    _grad: Any, _balance: Any, _x: Any, _seeds: Any, _later: Any, gates: list[Tensor], _norms: Any,
+    experts: list[Tensor], kept: list[Tensor], _settings: str, out_val: Any = None,
+) -> int:  # fmt: skip
+    return 2 * _gates_and_experts(gates, experts, kept[-len(gates) :])
+
+
+def _gates_and_experts(gates: list[Tensor], experts: list[Tensor], loads: Sequence[Tensor]) -> int:
+    pairs = [(gate, load.tolist()) for gate, load in zip(gates, loads, strict=True)]
+    met = sum(2 * sum(load[2]) * gate.numel() for gate, load in pairs)
+    return met + sum(2 * 2 * sum(load[1]) * experts[0][0].numel() for _, load in pairs)
+
+
+for _formula in (_block_flops, _block_backward_flops):
+    _formula._get_raw = True  # type: ignore[attr-defined]
+
+
 # Products that torch's own list lacks.
 FLOPS = {
     torch.ops.aten.addmm_: _addmm_flops,
@@ -94,6 +121,12 @@ FLOPS = {
 
 def count_flops(run: Callable[[], object]) -> int:
     """FLOPs of the matrix products in ``run``, as they were computed: real routing, real lengths."""
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+    kernels: dict[Any, Any] = {}
+    if installed() and (torch.cuda.is_available() or interpreted()):
+        from smoe_mt.moe.kernels import operator  # noqa: F401 (registers the operators)
+
+        own = torch.ops.smoe_mt
+        kernels = {own.block: _block_flops, own.block_backward: _block_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=FLOPS | kernels) as counter:
         run()
     return counter.get_total_flops()

@@ -93,7 +93,10 @@ class SharedSettings(FairseqDataclass):
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
         default="auto",
-        metadata={"help": "loop: one product for each expert; grouped: one grouped product (for GPUs); auto: loop"},
+        metadata={
+            "help": "loop: one product for each expert; grouped: one grouped product (for GPUs); "
+            "triton: own kernels (for GPUs); auto: triton on a GPU, else loop"
+        },
     )
     moe_debug: bool = field(
         default=False,

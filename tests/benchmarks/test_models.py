@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.models import count_flops
-from smoe_mt.moe import MoE
+from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.experts.prepacked import ROWS_TOGETHER
+from smoe_mt.moe.kernels.available import interpreted
 
 
 def test_counts_every_product_of_a_block() -> None:
@@ -43,3 +45,16 @@ def test_grouped_products_count_as_one_product_for_each_expert_does() -> None:
 
     assert 0 <= forward(grouped) - forward(loop) <= gate
     assert abs(both(grouped) - both(loop)) <= 3 * gate + biases
+
+
+def test_triton_kernels_count_as_one_product_for_each_expert_does() -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    if not interpreted():
+        pytest.skip("kernels run on the GPU here")
+    torch.manual_seed(0)
+    loop, triton = (StratifiedMoE(16, 24, (1, 2), capacity_factor=0.5, backend=name) for name in ("loop", "triton"))
+    triton.load_state_dict(loop.state_dict())
+    x = torch.randn(1, 20, 16)
+    assert 0 <= count_flops(lambda: loop(x)) - count_flops(lambda: triton(x)) <= 2 * 20 * 16 * 2
+    both = [count_flops(lambda block=block: block(x)[0].sum().backward()) for block in (loop, triton)]
+    assert abs(both[0] - both[1]) <= 0.05 * both[0]

@@ -5,8 +5,10 @@
 
 ``loop``     one product per expert. Reads the number of rows of each expert back from the device.
 ``grouped``  one grouped product for all. Reads nothing back, so on a GPU the host never waits.
-``auto``     loop: the faster one on a CPU, where torch's grouped product is itself a loop over experts. On a GPU grouped
-             has to be asked for: it has not been measured on one yet.
+``triton``   the whole block as one operator of our own Triton kernels, on a GPU (``fused``). Reads nothing back. Blocks that
+             it does not compute get grouped on a GPU, loop elsewhere, and a line says so, once.
+``auto``     triton on a GPU, where it was the fastest at every size measured (docs/cost.md); else loop, which is the faster
+             one on a CPU, where torch's grouped product is itself a loop over experts.
 
 Banks that are no FFNs of one size are computed expert by expert (``any_bank``). ``bound.kernel`` names what runs.
 """
@@ -29,7 +31,7 @@ from smoe_mt.moe.kernels.any_bank import bind_any_bank
 from smoe_mt.moe.kernels.grouped import grouped_call, grouped_ffn, grouped_refuses
 from smoe_mt.moe.kernels.loop import LoopCall, WeightGradients, loop_ffn, share_gradients
 
-BACKENDS = ("auto", "loop", "grouped")
+BACKENDS = ("auto", "loop", "grouped", "triton")
 
 
 def check_backend(backend: str) -> None:
@@ -46,8 +48,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: int) -> str:
-    """``backend`` itself, or what ``auto`` stands for.
+def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: int, device: str = "cpu") -> str:
+    """``loop`` or ``grouped``: ``backend`` itself, or what computes where ``auto`` and ``triton`` do not fuse the block.
 
     Raises:
         UserError: ``grouped`` where it cannot compute.
@@ -55,6 +57,8 @@ def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: in
     refusal = grouped_refuses(dtype, embed_dim, ffn_dim)
     if backend == "grouped" and refusal:
         raise UserError(f"backend grouped does not work here: {refusal}; choose auto or loop")
+    if backend == "triton":
+        return "grouped" if device == "cuda" and not refusal else "loop"
     return "loop" if backend == "auto" else backend
 
 
@@ -119,7 +123,7 @@ class BoundFFNs:
 
 def bind_ffn(bank: FFNBank, dtype: torch.dtype, backend: str, dropout: float = 0.0) -> BoundFFNs:
     """As ``bind_local``, with the kernels for FFNs of one size."""
-    kernel = choose_backend(backend, dtype, bank.embed_dim, bank.ffn_dim)
+    kernel = choose_backend(backend, dtype, bank.embed_dim, bank.ffn_dim, bank_device(bank))
     weights = bank.weights(dtype)
     if kernel == "grouped":
         return BoundFFNs(bank, weights, kernel, dropout)
@@ -127,6 +131,11 @@ def bind_ffn(bank: FFNBank, dtype: torch.dtype, backend: str, dropout: float = 0
         sink = WeightGradients()
         return BoundFFNs(bank, share_gradients(weights, sink), kernel, dropout, sink)
     return BoundFFNs(bank, weights, kernel, dropout, packed=_packed(bank, weights))
+
+
+def bank_device(bank: ExpertBank) -> str:
+    """Kind of device that a bank lies on."""
+    return next(bank.parameters()).device.type
 
 
 def _packed(bank: FFNBank, weights: FFNWeights) -> PackedWeights | None:

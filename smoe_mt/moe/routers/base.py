@@ -71,6 +71,14 @@ class Override:
 IN_FORCE: ContextVar[Mapping[nn.Module, Override] | None] = ContextVar("routing_override", default=None)
 
 
+def _overrides() -> Mapping[nn.Module, Override] | None:
+    return IN_FORCE.get()
+
+
+# A compiled block keeps what was in force as it was compiled (torch.compiler.assume_constant_result would load the compiler).
+_overrides._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 class Router(nn.Module):
     """Base of routers. A subclass writes ``scores``, and ``losses`` if it has others than the balance loss.
 
@@ -133,7 +141,7 @@ class Router(nn.Module):
 
     def in_force(self) -> tuple[Selection, Weighting]:
         """Its own selection and weighting, or those of a surrounding ``routing_override``."""
-        overrides = IN_FORCE.get()
+        overrides = _overrides()
         override = None if overrides is None else overrides.get(self)
         if override is None:
             return self.selection, self.weighting

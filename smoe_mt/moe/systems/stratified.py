@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
+from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting, gate_or
@@ -35,7 +36,7 @@ class StratifiedMoE(MoEBlock):
     variant          "paper": x_j = y + x_i (eq. 7), dropout on y. "release", what the released code computes: from
                      the second visit on the residual is the normalised input, one more norm as tokens leave,
                      dropout inside the experts, capacity factor * ceil(T_i / E_i), balance loss over visited gates.
-    backend          "auto", "loop" or "grouped": see ``kernels.select``
+    backend          "auto", "loop", "grouped" or "triton": see ``kernels.select``
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
@@ -94,17 +95,34 @@ class StratifiedMoE(MoEBlock):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
+        x_ND = x.reshape(-1, x.size(-1))
+        padding_N = None if padding_mask is None else padding_mask.reshape(-1)
+        fused = fused_pass(self._parts(), x, padding_mask, self.backend)
+        if fused is not None:
+            y, routing = fused
+            return (self._exit(y.view_as(x_ND), padding_N).view_as(x) if self.release else y), routing
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
         def gate(i: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
             return self._visit(i, x_TD, active_T, bound)
 
-        x_ND = x.reshape(-1, x.size(-1))
-        padding_N = None if padding_mask is None else padding_mask.reshape(-1)
         done = traverse(x_ND, padding_N, len(self.strata), gate, bound)
         y_ND = self._exit(done.x_ND, padding_N) if self.release else done.x_ND
         units = done.units.view(x.shape[:-1]) if isinstance(done.units, Tensor) else done.units
         return y_ND.view_as(x), self._routing(done.passes, done.visits_N.view(x.shape[:-1]), units)
+
+    def _parts(self) -> BlockParts:
+        """What a kernel for whole blocks wants to know."""
+        return BlockParts(
+            bank=self.experts,
+            routers=[self._gate(i) for i in range(len(self.strata))],
+            first_experts=self.first_experts,
+            options=self.settings,
+            mask=self.mask,
+            norms=[cast(nn.LayerNorm, norm) for norm in self.norms][: len(self.strata)],
+            next_gate=self.next_gate,
+            dropout=self.dropout,
+        )
 
     def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
         """The released code's norm for tokens that leave; padding stays as it is."""

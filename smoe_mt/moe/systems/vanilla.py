@@ -10,6 +10,7 @@ from torch import Tensor
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
+from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
@@ -41,7 +42,7 @@ class MoE(MoEBlock):
     top_k            2: GShard, 1: Switch; any other number
     capacity_factor  slots an expert serves in training, times T / E; 0 drops nothing. Evaluation drops nothing.
     variant          "paper", or "release": capacity factor * ceil(T / E) (Switch: factor 1), dropout inside the experts
-    backend          "auto", "loop" or "grouped": see ``kernels.select``
+    backend          "auto", "loop", "grouped" or "triton": see ``kernels.select``
     eom_p            expert output masking (EOM); 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
@@ -88,6 +89,10 @@ class MoE(MoEBlock):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
+        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
+        fused = fused_pass(parts, x, padding_mask, self.backend)
+        if fused is not None:
+            return fused
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
         def gate(_gate: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The GPU's tests and tables, in at most 6 minutes: benchmarks/gpu.sh [FOLDER for JSON]. Without a GPU: a rehearsal, tiny, on the CPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out="${1:-gpu_tables}"
+mkdir -p "$out"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+run() {
+    echo "\$ python -m $*"
+    python -m "$@"
+}
+
+run pytest -q -p no:cacheprovider tests/moe/kernels/test_triton_gpu.py tests/moe/test_gpu.py
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    where=(--device cuda --dtype bf16 --one-hot-up-to 0)
+    for backend in triton grouped; do
+        run benchmarks.bench_block "${where[@]}" --backend "$backend" --embed-dim 1024 --ffn-dim 4096 \
+            --tokens 4096 16384 --eval-tokens 500 --json "$out/block_1024_$backend.json"
+        run benchmarks.bench_block "${where[@]}" --backend "$backend" --embed-dim 512 --ffn-dim 2048 --experts 8 \
+            --systems vanilla smoe_4_4_4_4 --tokens 3250 --eval-tokens 500 --json "$out/block_512_$backend.json"
+    done
+else
+    echo "no GPU: a rehearsal on the CPU; its times say nothing"
+    run benchmarks.bench_block --device cpu --backend loop --embed-dim 16 --ffn-dim 32 --tokens 64 --eval-tokens 8 \
+        --one-hot-up-to 0 --runs 1 --json "$out/rehearsal.json"
+fi
