@@ -751,7 +751,7 @@ def block_backward(
     kinds = ("backward", grad.dtype, norms[0].dtype if norms else None)
     for i in reversed(range(len(gates))):
         own = kept[fields * i : fields * (i + 1)]
-        passed = Passed(*own[:-1], loads[i], own[-1])
+        passed = Passed._make((*own[:-1], loads[i], own[-1]))
         gate = Gate(i, x, gates, w, s, seeds).starting(x, given, *kinds)
         grad, grad_gate, grad_norm = gate.backward(grad, grad_balance, inputs[i], pairs[i], passed, grads, added, reuse)
         added = s.first_experts[i]

@@ -126,7 +126,7 @@ def _missing(device: torch.device) -> str | None:
 
 # As torch.compiler.assume_constant_result does, which would load the compiler here.
 for _constant in (_settings, _missing):
-    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    setattr(_constant, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 def _run(parts: BlockParts, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing]:

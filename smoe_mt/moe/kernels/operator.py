@@ -142,7 +142,10 @@ def run_block(
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:  # somebody looks at operators
         out = torch.ops.smoe_mt.block(x, padding, next_gate, seeds, gates, norms, experts, settings, keep)
     elif keep:
-        return BlockFunction.apply(settings, count, padding, next_gate, seeds, x, *gates, *norms, *experts)
+        found: tuple[Tensor, ...] = BlockFunction.apply(
+            settings, count, padding, next_gate, seeds, x, *gates, *norms, *experts
+        )
+        return found
     else:
         out = block_forward(x, padding, next_gate, seeds, gates, norms, experts, settings, False)
     y, balance, entropy, visits, _, *rest = out

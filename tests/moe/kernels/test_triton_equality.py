@@ -53,7 +53,7 @@ def assert_close(got: list[Tensor], want: list[Tensor]) -> None:
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-4)
 
 
-def check_plain(block: MoE, x: Tensor, mask: Tensor) -> None:
+def check_plain(block: Any, x: Tensor, mask: Tensor) -> None:
     other = in_float64(block)
     x, x64 = x.clone().requires_grad_(), x.double().requires_grad_()
     y, routing = block(x, mask)
@@ -72,7 +72,7 @@ def check_plain(block: MoE, x: Tensor, mask: Tensor) -> None:
     )
 
 
-def check_strata(block: StratifiedMoE, x: Tensor, mask: Tensor) -> None:
+def check_strata(block: Any, x: Tensor, mask: Tensor) -> None:
     other = in_float64(block)
     x, x64 = x.clone().requires_grad_(), x.double().requires_grad_()
     y, routing = block(x, mask)
@@ -98,14 +98,14 @@ def check_strata(block: StratifiedMoE, x: Tensor, mask: Tensor) -> None:
 )
 def test_plain_layer_equals_the_reference(top_k: int, capacity_factor: float, padding: str) -> None:
     torch.manual_seed(top_k)
-    block = decided(MoE(DIM, FFN, 5, top_k=top_k, capacity_factor=capacity_factor, backend="triton"))
+    block: Any = decided(MoE(DIM, FFN, 5, top_k=top_k, capacity_factor=capacity_factor, backend="triton"))
     check_plain(block, *tokens(3, 9, padding))
 
 
 @pytest.mark.parametrize(("dim", "ffn", "experts"), [(8, 8, 2), (136, 264, 3), (40, 72, 70)])
 def test_sizes_that_fill_no_tile(dim: int, ffn: int, experts: int) -> None:
     torch.manual_seed(dim)
-    block = decided(MoE(dim, ffn, experts, backend="triton"))
+    block: Any = decided(MoE(dim, ffn, experts, backend="triton"))
     check_plain(block, *tokens(2, 10, "some", dim))
 
 
@@ -114,20 +114,20 @@ def test_sizes_that_fill_no_tile(dim: int, ffn: int, experts: int) -> None:
 )
 def test_strata_equal_the_reference(strata: tuple[int, ...], top_k: int, capacity_factor: float) -> None:
     torch.manual_seed(len(strata))
-    block = decided(StratifiedMoE(DIM, FFN, strata, top_k=top_k, capacity_factor=capacity_factor, backend="triton"))
+    block: Any = decided(StratifiedMoE(DIM, FFN, strata, top_k=top_k, capacity_factor=capacity_factor, backend="triton"))
     check_strata(block, *tokens(3, 9, "some"))
 
 
 def test_norms_of_many_experts_and_wide_rows() -> None:
     """Rows that a program of the backward pass does not hold whole."""
     torch.manual_seed(3)
-    block = decided(StratifiedMoE(520, 8, (3, 67), backend="triton"))
+    block: Any = decided(StratifiedMoE(520, 8, (3, 67), backend="triton"))
     check_strata(block, *tokens(1, 7, "some", 520))
 
 
 def test_experts_and_gates_that_nobody_asks() -> None:
     torch.manual_seed(0)
-    block = StratifiedMoE(DIM, FFN, (2, 3, 2), backend="triton")
+    block: Any = StratifiedMoE(DIM, FFN, (2, 3, 2), backend="triton")
     x, mask = tokens(2, 8, "none")
     with torch.no_grad():  # expert 6 of the last stratum is everybody's first choice
         block._gate(0).weight.zero_()
@@ -141,7 +141,7 @@ def test_experts_and_gates_that_nobody_asks() -> None:
 def test_padding_alone(kind: str) -> None:
     torch.manual_seed(0)
     x, mask = tokens(2, 4, "all")
-    block = MoE(DIM, FFN, 3, backend="triton") if kind == "plain" else StratifiedMoE(DIM, FFN, (1, 2), backend="triton")
+    block: Any = MoE(DIM, FFN, 3, backend="triton") if kind == "plain" else StratifiedMoE(DIM, FFN, (1, 2), backend="triton")
     y, routing = block(x.requires_grad_(), mask)
     assert torch.equal(y, torch.zeros_like(x) if kind == "plain" else x) and routing.visits.sum() == 0
     (y.sum() + routing.balance_loss).backward()
@@ -151,7 +151,7 @@ def test_padding_alone(kind: str) -> None:
 @pytest.mark.parametrize("padding", ["none", "some"])
 def test_evaluation_equals_the_reference(padding: str) -> None:
     torch.manual_seed(0)
-    block = decided(StratifiedMoE(DIM, FFN, (2, 3), capacity_factor=0.2, backend="triton")).eval()
+    block: Any = decided(StratifiedMoE(DIM, FFN, (2, 3), capacity_factor=0.2, backend="triton")).eval()
     x, mask = tokens(3, 9, padding)
     with torch.inference_mode():
         y, routing = block(x, mask)
@@ -206,7 +206,7 @@ def compare_with_loop(options: dict[str, Any], kind: str) -> None:
 def test_half_precision_is_near(dtype: torch.dtype) -> None:
     """bfloat16 is tested on a GPU: the interpreter's numpy has none."""
     torch.manual_seed(0)
-    block = decided(StratifiedMoE(DIM, FFN, (2, 3), backend="triton"))
+    block: Any = decided(StratifiedMoE(DIM, FFN, (2, 3), backend="triton"))
     x, mask = tokens(3, 9, "some")
     x = x.to(dtype).float()
     block = block.to(dtype).float()
@@ -219,7 +219,7 @@ def test_half_precision_is_near(dtype: torch.dtype) -> None:
 def test_dropout_is_the_same_backward_as_forward() -> None:
     """With a bias alone, an expert's output is that bias: its gradient is what dropout let through."""
     torch.manual_seed(0)
-    block = StratifiedMoE(DIM, FFN, (2, 3), dropout=0.5, backend="triton")
+    block: Any = StratifiedMoE(DIM, FFN, (2, 3), dropout=0.5, backend="triton")
     with torch.no_grad():
         block.experts.w_out.zero_()
         block.experts.b_out.fill_(1.0)
@@ -232,18 +232,19 @@ def test_dropout_is_the_same_backward_as_forward() -> None:
 
 def test_masked_slots_carry_no_gradient() -> None:
     torch.manual_seed(0)
-    block = MoE(DIM, FFN, 3, top_k=1, eom_p=0.5, capacity_factor=0.0, backend="triton")
+    block: Any = MoE(DIM, FFN, 3, top_k=1, eom_p=0.5, capacity_factor=0.0, backend="triton")
     x, mask = tokens(2, 20, "none")
     y, _ = block(x.requires_grad_(), mask)
     y.sum().backward()
     masked = (y == 0).all(dim=-1)
     assert 0.2 < masked.float().mean() < 0.8
-    assert not x.grad[masked].any() and x.grad[~masked].any()
+    grad = x.grad
+    assert grad is not None and not grad[masked].any() and grad[~masked].any()
 
 
 def test_backward_twice_gives_the_same() -> None:
     torch.manual_seed(0)
-    block = StratifiedMoE(DIM, FFN, (2, 3), backend="triton")
+    block: Any = StratifiedMoE(DIM, FFN, (2, 3), backend="triton")
     x, mask = tokens(2, 9, "some")
     y, routing = block(x, mask)
     loss = y.square().sum() + routing.balance_loss
