@@ -14,7 +14,9 @@ HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
-LANGUAGE_IDENTIFICATION = ["py3langid>=0.4"]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
+LANGUAGE_IDENTIFICATION = [
+    "py3langid>=0.4"
+]  # `prepare --identify-languages`, `evaluate --metrics off_target`; its model is in its wheel
 
 setup(
     name="smoe_mt",
@@ -38,7 +40,15 @@ setup(
         "smoe_mt.configs.model": ["*.yaml"],
         "smoe_mt.configs.scale": ["*.yaml"],
         "smoe_mt.configs.hydra.launcher": ["*.yaml"],
-        "smoe_mt.scripts": ["environment.sh", "quickstart.sh", "benchmark.sh", "m4.sh", "m15.sh", "opus100.sh", "slurm.sh"],
+        "smoe_mt.scripts": [
+            "environment.sh",
+            "quickstart.sh",
+            "benchmark.sh",
+            "m4.sh",
+            "m15.sh",
+            "opus100.sh",
+            "slurm.sh",
+        ],
         "smoe_mt.report": ["templates/*"],
     },
     install_requires=[
@@ -63,8 +73,16 @@ setup(
         "hub": HUB,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
         "test": [
-            "pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", *HUB, *PUBLIC, *LANGUAGE_IDENTIFICATION,
-            *ZSTD, *TRITON,
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            *HUB,
+            *PUBLIC,
+            *LANGUAGE_IDENTIFICATION,
+            *ZSTD,
+            *TRITON,
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "public": PUBLIC,

@@ -113,7 +113,11 @@ def show(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> None:
     cells = [[as_text(row.get(title)) for title in titles] for row in rows]
     widths = [max(len(title), *(len(line[i]) for line in cells)) for i, title in enumerate(titles)]
     for line in [titles, ["-" * width for width in widths], *cells]:
-        print("  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))))
+        print(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
+            )
+        )
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"environment": about, "rows": list(rows)}, indent=1) + "\n")

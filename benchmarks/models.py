@@ -36,7 +36,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models, how big."""
-    parser.add_argument("--systems", nargs="+", default=["smoe_2_2_2_2"], choices=[name for name in SYSTEMS if name != "dense"])
+    parser.add_argument(
+        "--systems", nargs="+", default=["smoe_2_2_2_2"], choices=[name for name in SYSTEMS if name != "dense"]
+    )
     parser.add_argument("--size", default="base", choices=SIZES)
     parser.add_argument("--vocabulary", type=int, default=32_000, help="pieces of the joint vocabulary")
     parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])

@@ -49,7 +49,9 @@ def ctranslate2_search(model: Any, sources: Sequence[Tensor], args: argparse.Nam
         )
     lines = [[symbols[i] for i in source.tolist()[:-1]] for source in sources]
     limits = {"min_decoding_length": args.length, "max_decoding_length": args.length}
-    return lambda: translator.translate_batch(lines, beam_size=args.beam, length_penalty=1.0, max_batch_size=0, **limits)
+    return lambda: translator.translate_batch(
+        lines, beam_size=args.beam, length_penalty=1.0, max_batch_size=0, **limits
+    )
 
 
 def _convert(model: Any, symbols: Sequence[str], folder: Path) -> None:

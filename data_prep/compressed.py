@@ -17,7 +17,9 @@ def _zstandard(path: Path) -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise UserError(f"{path}: .zst files need another library: pip install 'smoe_mt[zst]', or unpack the file") from error
+        raise UserError(
+            f"{path}: .zst files need another library: pip install 'smoe_mt[zst]', or unpack the file"
+        ) from error
     return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), closefd=True))
 
 

@@ -129,13 +129,19 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def _add_held_out(parser: argparse.ArgumentParser) -> None:
     held_out = parser.add_argument_group("valid and test sets, if the corpus has none")
     held_out.add_argument(
-        "--valid-size", type=flags.count, default=500, help="sentences held out for validation, for each pair (%(default)s)"
+        "--valid-size",
+        type=flags.count,
+        default=500,
+        help="sentences held out for validation, for each pair (%(default)s)",
     )
     held_out.add_argument(
         "--test-size", type=flags.count, default=500, help="sentences held out for testing, for each pair (%(default)s)"
     )
     held_out.add_argument(
-        "--min-test-words", type=flags.count, default=5, help="least number of words of a held-out sentence, if there are enough such sentences (%(default)s)"
+        "--min-test-words",
+        type=flags.count,
+        default=5,
+        help="least number of words of a held-out sentence, if there are enough such sentences (%(default)s)",
     )
     held_out.add_argument(
         "--seed",

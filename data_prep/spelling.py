@@ -51,7 +51,7 @@ def measure(model: bytes, sentences: Iterable[str]) -> Spelling:
 
 
 def name_of(character: str) -> str:
-    """"U+200C ZERO WIDTH NON-JOINER"."""
+    """ "U+200C ZERO WIDTH NON-JOINER"."""
     return f"U+{ord(character):04X} {unicodedata.name(character, 'without a name')}"
 
 

@@ -15,9 +15,32 @@ AUTO = "auto"
 DEFAULT = "13a"
 BY_CHARACTERS = "char"
 _CHINESE = frozenset({"zh", "zho", "chi", "cmn", "yue", "wuu", "hak", "gan", "lzh"})
-_OWN = {**dict.fromkeys(_CHINESE, "zh"), **dict.fromkeys(("ja", "jpn"), "ja-mecab"), **dict.fromkeys(("ko", "kor"), "ko-mecab")}
+_OWN = {
+    **dict.fromkeys(_CHINESE, "zh"),
+    **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
+    **dict.fromkeys(("ko", "kor"), "ko-mecab"),
+}
 _WITHOUT_SPACES = frozenset(
-    {"th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bur", "bo", "bod", "tib", "dz", "dzo", "shn", "nod", "ii", "iii"}
+    {
+        "th",
+        "tha",
+        "lo",
+        "lao",
+        "km",
+        "khm",
+        "my",
+        "mya",
+        "bur",
+        "bo",
+        "bod",
+        "tib",
+        "dz",
+        "dzo",
+        "shn",
+        "nod",
+        "ii",
+        "iii",
+    }
 )
 _LATIN = re.compile(r"[-_]latn\b", re.IGNORECASE)
 
@@ -51,7 +74,11 @@ def model_path(tokenizer: str) -> Path | None:
     from sacrebleu.tokenizers import tokenizer_spm
 
     models: dict[str, dict[str, str]] = tokenizer_spm.SPM_MODELS
-    return Path(tokenizer_spm.SACREBLEU_DIR, "models", Path(models[tokenizer]["url"]).name) if tokenizer in models else None
+    return (
+        Path(tokenizer_spm.SACREBLEU_DIR, "models", Path(models[tokenizer]["url"]).name)
+        if tokenizer in models
+        else None
+    )
 
 
 def check_tokenizer(name: str) -> None:

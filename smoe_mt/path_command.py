@@ -13,7 +13,9 @@ PATCHES = "patches"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "place", choices=[*PLACES, PATCHES], help="the folder to print; patches: the list of changes to other libraries, with reasons"
+        "place",
+        choices=[*PLACES, PATCHES],
+        help="the folder to print; patches: the list of changes to other libraries, with reasons",
     )
 
 

@@ -73,7 +73,9 @@ CRITERION: Mapping[str, Range] = {
 
 def ranges_of(dataclass_: type, table: Mapping[str, Range]) -> dict[str, Range]:
     """The table, and the ranges that fields declare themselves, as the options of systems do (metadata ``range``)."""
-    declared = {field.name: field.metadata["range"] for field in dataclasses.fields(dataclass_) if "range" in field.metadata}
+    declared = {
+        field.name: field.metadata["range"] for field in dataclasses.fields(dataclass_) if "range" in field.metadata
+    }
     return {**table, **{name: Range(*ends) for name, ends in declared.items()}}
 
 

@@ -169,7 +169,9 @@ def test_train_with_an_unknown_config_names_the_known_ones(tmp_path: Path, capsy
 )
 def test_what_hydra_or_the_task_refuse_is_one_line(tmp_path: Path, override: str, message: str) -> None:
     """In a process of its own: Hydra keeps its state for as long as one lasts."""
-    (tmp_path / "small.yaml").write_text("task:\n  _name: many_to_many_translation\n  data: unset\nmodel:\n  _name: smoe_transformer\n")
+    (tmp_path / "small.yaml").write_text(
+        "task:\n  _name: many_to_many_translation\n  data: unset\nmodel:\n  _name: smoe_transformer\n"
+    )
     command = [sys.executable, "-c", "import sys; from smoe_mt.cli import main; sys.exit(main(sys.argv[1:]))", "train"]
     command += ["--config", "small", "--config-dir", str(tmp_path)]
     command += [override, "common.cpu=true", "dataset.max_tokens=100", f"hydra.run.dir={tmp_path}"]

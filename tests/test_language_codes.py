@@ -23,6 +23,8 @@ def test_pair_is_split_between_its_languages(name: str, pair: tuple[str, str] | 
     assert parse_pair(name) == pair
 
 
-@pytest.mark.parametrize("code, english", [("en", True), ("eng_Latn", True), ("en_GB", True), ("enm", False), ("sv", False)])
+@pytest.mark.parametrize(
+    "code, english", [("en", True), ("eng_Latn", True), ("en_GB", True), ("enm", False), ("sv", False)]
+)
 def test_english_is_known_by_all_its_codes(code: str, english: bool) -> None:
     assert is_english(code) == english

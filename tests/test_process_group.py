@@ -16,5 +16,7 @@ def test_what_torchrun_says() -> None:
 
 
 def test_a_part_of_it_is_refused() -> None:
-    with pytest.raises(UserError, match="WORLD_SIZE is 4, but MASTER_ADDR, MASTER_PORT not set: start .* with torchrun"):
+    with pytest.raises(
+        UserError, match="WORLD_SIZE is 4, but MASTER_ADDR, MASTER_PORT not set: start .* with torchrun"
+    ):
         launch_in({"RANK": "0", "WORLD_SIZE": "4"})

@@ -118,7 +118,9 @@ def _write(path: Path, languages: Sequence[str], text: Mapping[tuple[str, str, s
 
 def smallest_settings() -> dict[str, dict[str, Any]]:
     """What a checkpoint says of its model and task where a test needs no model: one of nearly no parameters."""
-    sizes = {f"{side}_{size}": 1 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")}
+    sizes = {
+        f"{side}_{size}": 1 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")
+    }
     heads = {f"{side}_attention_heads": 1 for side in ("encoder", "decoder")}
     model = {"_name": "smoe_transformer", **sizes, **heads, "moe": "none"}
     return {"model": model, "task": {"_name": "many_to_many_translation"}}

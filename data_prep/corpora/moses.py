@@ -47,7 +47,9 @@ def _named(path: Path) -> tuple[str | None, tuple[str, str], str]:
             ".gz, .xz or .zst); rename it, or take it out of the folder"
         )
     if canonical(ending) not in languages:
-        raise UserError(f"{path}: its ending is neither {languages[0]} nor {languages[1]}; name it after one of its languages")
+        raise UserError(
+            f"{path}: its ending is neither {languages[0]} nor {languages[1]}; name it after one of its languages"
+        )
     return split, languages, canonical(ending)
 
 

@@ -26,7 +26,9 @@ COPIES_OF_THE_TEXT = 4  # extracted, clean, split, binarised
 BYTES_A_COMPRESSED_ONE = 3
 BAD_LINES_SHOWN = 3
 MOST_BAD_LINES = 0.01  # share of a file's lines
-NO_TEXT = re.compile(r"(?i)\..*|(readme|licen[cs]e|copying|notice|changelog|citation)\b.*|.*\.(md|json|yaml|yml|html|pdf|sha256|py|sh)")
+NO_TEXT = re.compile(
+    r"(?i)\..*|(readme|licen[cs]e|copying|notice|changelog|citation)\b.*|.*\.(md|json|yaml|yml|html|pdf|sha256|py|sh)"
+)
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,12 @@ def own_corpus(name: str, request: Request, parts: Iterable[Part], read: Read) -
                 f"{part.paths[0]} has no training text: add that of {part.pair}, or give --zero-shot {part.pair}"
             )
     if request.benchmark is None:
-        return OwnCorpus(
-            name, chosen, pairs, read, None, request.minimum or 0, skip_bad_lines=request.skip_bad_lines
-        )
+        return OwnCorpus(name, chosen, pairs, read, None, request.minimum or 0, skip_bad_lines=request.skip_bad_lines)
     benchmark = request.benchmark
     minimum = benchmark.minimum if request.minimum is None else request.minimum
-    return OwnCorpus(name, chosen, pairs, read, benchmark.name, minimum, benchmark.optional, skip_bad_lines=request.skip_bad_lines)
+    return OwnCorpus(
+        name, chosen, pairs, read, benchmark.name, minimum, benchmark.optional, skip_bad_lines=request.skip_bad_lines
+    )
 
 
 def _check_languages(benchmark: Benchmark, pairs: Iterable[str]) -> None:

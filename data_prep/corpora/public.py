@@ -185,7 +185,9 @@ def _write(dataset: Dataset, file: Download, root: Path, folder: Path) -> Source
     """Append a data set's text; lines without a sentence on one side count for cleaning, but held-out sets have none."""
     count = empty = 0
     with open(folder / f"{dataset.split}.{dataset.pair}.tsv", "a", encoding="utf-8", newline="\n") as out:
-        for first, second in read_moses(Part(_members(dataset, root), dataset.pair, TRAIN, False), BadLines(skip=False)):
+        for first, second in read_moses(
+            Part(_members(dataset, root), dataset.pair, TRAIN, False), BadLines(skip=False)
+        ):
             if dataset.split != TRAIN and not (first and second):
                 empty += 1
                 continue

@@ -57,7 +57,9 @@ def check_values(group: str, values: Mapping[str, Any], declared: type | None = 
 def check_flags(values: Mapping[str, Any]) -> None:
     """UserError for a flag of fairseq's command lines whose value is not allowed; `values` by the flags' names, with _."""
     for name, value in values.items():
-        if isinstance(value, str) and "${" in value:  # a path, say: OmegaConf would take it for a reference to another setting
+        if (
+            isinstance(value, str) and "${" in value
+        ):  # a path, say: OmegaConf would take it for a reference to another setting
             raise UserError(f"--{name.replace('_', '-')} {shown(value)}: it must be text without ${{")
         kind = next((keys[name] for keys in GROUPS.values() if name in keys), None)
         if kind is None or value is None:

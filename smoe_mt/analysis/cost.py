@@ -97,7 +97,9 @@ def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...
     return tuple(BankUse(bank, part, each) for bank, part, each in zip(banks, parts, rows, strict=True))
 
 
-Units = Mapping[str, Sequence[float]]  # mean hidden units of a token in each block of a side, by "encoder" and "decoder"
+Units = Mapping[
+    str, Sequence[float]
+]  # mean hidden units of a token in each block of a side, by "encoder" and "decoder"
 
 
 def cost_of(model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT) -> Cost:
@@ -145,9 +147,7 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
     return tuple(terms)
 
 
-def _block_flops(
-    model: SMoETransformerModel, banks: Sequence[BankUse], dense_ffn: float, units: float | None
-) -> float:
+def _block_flops(model: SMoETransformerModel, banks: Sequence[BankUse], dense_ffn: float, units: float | None) -> float:
     """Of a token in a block; `units`: hidden units measured, each with its two products."""
     assert model.system is not None
     shared = model.system.dense_ffns * dense_ffn

@@ -94,7 +94,9 @@ def _read(path: Path) -> Hardware:
     except UserError as error:
         raise UserError(f"--hardware {error}") from error
     if not isinstance(given, dict) or set(given) != names:
-        raise UserError(f"--hardware {path}: these fields are missing or unknown: {_difference(given, names)}; {wanted}")
+        raise UserError(
+            f"--hardware {path}: these fields are missing or unknown: {_difference(given, names)}; {wanted}"
+        )
     if not all(isinstance(value, int | float) for value in given.values()):
         raise UserError(f"--hardware {path}: every field is a number")
     return Hardware(**given)

@@ -124,7 +124,9 @@ class ModelFacts:
         """Parameters of each tensor of experts, of the fullest rank."""
         banks = (module for module in self.model.modules() if isinstance(module, ExpertBank))
         return [
-            math.ceil(bank.num_experts / shared_by) * stack[0].numel() for bank in banks for stack in bank.stacks().values()
+            math.ceil(bank.num_experts / shared_by) * stack[0].numel()
+            for bank in banks
+            for stack in bank.stacks().values()
         ]
 
 
@@ -343,7 +345,9 @@ def reduction_seconds(model: ModelFacts, setup: Setup, on: Hardware) -> float:
     replicas = setup.ranks // setup.shared_by
     steps = 2 * (setup.ranks - 1)
     if setup.shared_by > 1 and replicas > 1:
-        steps += len(buckets(model.stacks_held(setup.shared_by), min(BUFFER, model.shared_parameters))) * 2 * (replicas - 1)
+        steps += (
+            len(buckets(model.stacks_held(setup.shared_by), min(BUFFER, model.shared_parameters))) * 2 * (replicas - 1)
+        )
     return sum(reduced_bytes(model, setup)) / rate + steps * on.latency_s
 
 

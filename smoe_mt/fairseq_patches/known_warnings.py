@@ -28,5 +28,7 @@ def suppress_known_warnings() -> None:
 
 
 SETTINGS = (
-    Setting("warnings.filters", suppress_known_warnings, "eight warnings that fairseq causes and its user cannot avoid"),
+    Setting(
+        "warnings.filters", suppress_known_warnings, "eight warnings that fairseq causes and its user cannot avoid"
+    ),
 )

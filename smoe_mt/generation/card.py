@@ -164,7 +164,11 @@ def _settings(config: Mapping[str, Any]) -> list[Sequence[str]]:
     if model["moe"] != DENSE:
         setting = SYSTEMS[model["moe"]].experts_setting
         name = "experts per block" if setting == NUM_EXPERTS else setting
-        rows += [(name, _joined(model[setting])), ("a block in every n-th layer, n", str(model["moe_freq"])), ("variant", model["variant"])]
+        rows += [
+            (name, _joined(model[setting])),
+            ("a block in every n-th layer, n", str(model["moe_freq"])),
+            ("variant", model["variant"]),
+        ]
     vocabulary = config["task_state"].get("vocabulary", {})
     return [*rows, ("vocabulary", f"{vocabulary['size']:,} entries" if "size" in vocabulary else "")]
 

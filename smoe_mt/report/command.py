@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
     )
     parser.add_argument(
-        "--device", type=flags.device, default="auto", help="device of an analysis: auto, cpu or cuda (default: %(default)s)"
+        "--device",
+        type=flags.device,
+        default="auto",
+        help="device of an analysis: auto, cpu or cuda (default: %(default)s)",
     )
 
 

@@ -52,7 +52,9 @@ class Analysis:
         """What the report's sentences are made of."""
         path = self.folder / SENTENCES
         shown = read_json(path, SENTENCES_FORM) or {"directions": {}}
-        sides = (one[side] for lines in shown["directions"].values() for one in lines for side in ("encoder", "decoder"))
+        sides = (
+            one[side] for lines in shown["directions"].values() for one in lines for side in ("encoder", "decoder")
+        )
         if any(len(visits) != len(side["tokens"]) for side in sides for visits in side["visits"].values()):
             raise UserError(f"{path}: has not a number for each token; remove it or write it again")
         return {"strata": self.numbers["strata"], "blocks": list(self.numbers["blocks"]), **shown}

@@ -76,9 +76,7 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     )
     sharded_checkpoints: bool = field(
         default=False,
-        metadata={
-            "help": "for large models: all ranks write the tensors of a checkpoint to a folder next to its file"
-        },
+        metadata={"help": "for large models: all ranks write the tensors of a checkpoint to a folder next to its file"},
     )
     max_source_positions: int = field(
         default=1024,
@@ -99,7 +97,9 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     eval_bleu_beam: int = field(default=1, metadata={"help": "beam size in validation"})
     eval_bleu_max_len_a: float = field(
         default=1.3,
-        metadata={"help": "in validation, outputs end at a*x + b tokens for a source of x, since an early model never stops"},
+        metadata={
+            "help": "in validation, outputs end at a*x + b tokens for a source of x, since an early model never stops"
+        },
     )
     eval_bleu_max_len_b: int = field(default=10, metadata={"help": "see --eval-bleu-max-len-a"})
     eval_bleu_tokenizer: str = field(

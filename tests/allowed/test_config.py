@@ -94,7 +94,14 @@ def test_overrides_are_checked_without_torch() -> None:
     [(MODEL, SMoETransformerConfig), (TASK, ManyToManyTranslationConfig), (CRITERION, StratifiedRoutingConfig)],
 )
 def test_every_setting_of_ours_is_in_the_table(keys: Any, dataclass: type) -> None:
-    by_fairseq = {"_name", "activation_fn", "moe", "moe_backend", "seed", "train_subset"}  # its choices, or keys of its own
+    by_fairseq = {
+        "_name",
+        "activation_fn",
+        "moe",
+        "moe_backend",
+        "seed",
+        "train_subset",
+    }  # its choices, or keys of its own
     declared = {field.name for field in fields(dataclass) if "range" in field.metadata or field.type is str}
     assert {field.name for field in fields(dataclass)} - by_fairseq - declared <= set(keys)
 
@@ -103,7 +110,17 @@ def test_every_setting_of_ours_is_in_the_table(keys: Any, dataclass: type) -> No
 def test_our_configs_are_allowed_and_each_key_is_in_the_table(config: str) -> None:
     composed = launch.compose(configs(), config)
     declared = {f"{group}.{name}" for group, own in OWN_SETTINGS.items() for name in ranges_of(own, {})}
-    for group in ("common", "task", "model", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint"):
+    for group in (
+        "common",
+        "task",
+        "model",
+        "criterion",
+        "optimizer",
+        "lr_scheduler",
+        "optimization",
+        "dataset",
+        "checkpoint",
+    ):
         given = OmegaConf.load(configs() / f"{config}.yaml").get(group, {})
         assert {f"{group}.{name}" for name in given if name != "_name"} <= set(KEYS) | declared
     check_config(composed, OWN_SETTINGS)

@@ -91,7 +91,10 @@ def test_a_value_that_is_not(kind: Kind, value: object, words: str) -> None:
     assert wrong is not None and wrong.startswith("must be ") and words in wrong
 
 
-@given(st.sampled_from(sorted(KEYS)), st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()))
+@given(
+    st.sampled_from(sorted(KEYS)),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()),
+)
 def test_every_key_takes_or_refuses_every_value(key: str, value: object) -> None:
     wrong = refusal(KEYS[key], value)
     assert wrong is None or (wrong.startswith("must be ") and "\n" not in wrong)

@@ -146,7 +146,9 @@ def test_measured_units_take_the_place_of_uniform_ones() -> None:
     model = skeleton(tiny(strata="2,2"), 50)
 
     def flops(encoder: list[float], decoder: list[float]) -> int:
-        return cost_of_model(model, 50, units={"encoder": [2 * 24 * v for v in encoder], "decoder": [2 * 24 * v for v in decoder]}).flops_per_token
+        return cost_of_model(
+            model, 50, units={"encoder": [2 * 24 * v for v in encoder], "decoder": [2 * 24 * v for v in decoder]}
+        ).flops_per_token
 
     uniform = cost_of_model(model, 50).flops_per_token
     assert uniform - flops([1, 1], [1, 1]) == 4 * 2 * 0.5 * 4 * 16 * 24

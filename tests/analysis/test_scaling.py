@@ -43,7 +43,9 @@ def predicted(setup: Setup = SETUP, on: Hardware = H100, **settings: Any) -> For
 
 # Two experts, two choices: every token meets both, one on each rank, whatever the gate says.
 CERTAIN = {"moe": "vanilla", "num_experts": 2, "capacity_factor": 0.0}
-ARGUMENTS = SimpleNamespace(vocabulary=VOCABULARY, size="tiny", tokens=64, length=16, device="cpu", dtype="fp32", backend="auto")
+ARGUMENTS = SimpleNamespace(
+    vocabulary=VOCABULARY, size="tiny", tokens=64, length=16, device="cpu", dtype="fp32", backend="auto"
+)
 
 
 def real_step(rank: int, way: Way) -> tuple[float, float, dict[str, float], int]:
@@ -95,7 +97,10 @@ def test_dealt_out_in_turn_ranks_have_the_same_load_and_in_runs_not() -> None:
 
 
 def test_an_exchange_stays_in_a_machine_where_it_can() -> None:
-    inside, spanning = predicted(), predicted(replace(SETUP, ranks=16, shared_by=16), replace(H100, devices_per_machine=8))
+    inside, spanning = (
+        predicted(),
+        predicted(replace(SETUP, ranks=16, shared_by=16), replace(H100, devices_per_machine=8)),
+    )
     assert inside.exchange_bytes_between == 0 < inside.exchange_bytes_within
     assert spanning.exchange_bytes_between / spanning.exchange_bytes_within == pytest.approx(8 / 7)
     straddling = predicted(replace(SETUP, ranks=6, shared_by=3), replace(H100, devices_per_machine=4))

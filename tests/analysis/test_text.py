@@ -134,7 +134,9 @@ def test_every_figure_has_its_numbers_beside_it(tmp_path: Path) -> None:
     full = report(VARIED, VARIED)
     full.extremes.extend([*extremes("nso-en"), *extremes("en-nso")])
     drawn = [figure for figure in FIGURES if figure.applies(full)]
-    assert {figure.name for figure in FIGURES} - {figure.name for figure in drawn} == {"units_by_direction"}  # test_units
+    assert {figure.name for figure in FIGURES} - {figure.name for figure in drawn} == {
+        "units_by_direction"
+    }  # test_units
     for figure in drawn:
         assert [path.name for path in figure.write(full, tmp_path)] == [
             f"{figure.name}.{kind}" for kind in ("png", "svg", "csv", "json")

@@ -138,7 +138,10 @@ def test_an_archive_that_can_be_read_in_two_ways_is_refused(damage: Damage, chec
 )
 @pytest.mark.parametrize("place", ["model", "optimiser"])
 def test_a_tensor_without_all_of_its_elements_is_refused(tensor: torch.Tensor, place: str, tmp_path: Path) -> None:
-    states = {"model": {"model": {"w": tensor}}, "optimiser": {"model": {}, "last_optimizer_state": [{"state": (tensor,)}]}}
+    states = {
+        "model": {"model": {"w": tensor}},
+        "optimiser": {"model": {}, "last_optimizer_state": [{"state": (tensor,)}]},
+    }
     torch.save(states[place], tmp_path / "x.pt")
     with pytest.raises(UserError, match="it holds a tensor"):
         open_checkpoint(tmp_path / "x.pt")

@@ -242,7 +242,9 @@ def test_names_of_tensors_are_names(part: str, value: Any, tmp_path: Path) -> No
 
 
 def theirs() -> dict[str, Any]:
-    sizes = {f"{side}_{size}": 8 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")}
+    sizes = {
+        f"{side}_{size}": 8 for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")
+    }
     return {"arch": "transformer_iwslt_de_en", **sizes, "encoder_learned_pos": False, "criterion": "x", "lr": [1]}
 
 
@@ -263,7 +265,13 @@ def test_of_fairseqs_transformer_only_what_converting_needs_is_taken(old: bool) 
 @pytest.mark.parametrize(
     "change",
     [{"arch": "transformer; x"}, {"arch": "fconv"}, {"encoder_layers": "[(1, 1)]"}, {"encoder_embed_dim": 10**9}]
-    + [{"adaptive_softmax_cutoff": Namespace(a=1)}, {"data": "${oc.env:HOME}"}, {"lang_pairs": [1]}, {"langs": {"a": 1}}, {"dropout": float("inf")}],
+    + [
+        {"adaptive_softmax_cutoff": Namespace(a=1)},
+        {"data": "${oc.env:HOME}"},
+        {"lang_pairs": [1]},
+        {"langs": {"a": 1}},
+        {"dropout": float("inf")},
+    ],
 )
 def test_what_no_transformer_has_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^elsewhere.pt: [ -~]*$"):

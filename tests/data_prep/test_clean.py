@@ -32,7 +32,9 @@ def test_fault(first: str, second: str, reason: str | None) -> None:
     assert fault(first, second, OPTIONS) == reason
 
 
-@pytest.mark.parametrize("text, broken", [("bad \ufffd text", True), ("bell \x07", True), ("tab\tand\u00a0space\u2028", False)])
+@pytest.mark.parametrize(
+    "text, broken", [("bad \ufffd text", True), ("bell \x07", True), ("tab\tand\u00a0space\u2028", False)]
+)
 def test_control_and_replacement_characters_are_broken_and_white_space_is_not(text: str, broken: bool) -> None:
     assert is_broken(text) == broken
 

@@ -157,7 +157,9 @@ def make_deb(path: Path, content: bytes) -> Package:
         archive.addfile(tarfile.TarInfo("./control"), io.BytesIO())
     whole = b"!<arch>\n"
     for name, data in (("debian-binary", b"2.0\n"), ("control.tar.gz", control.getvalue()), ("data.tar.gz", content)):
-        whole += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+        whole += (
+            f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+        )
     path.write_bytes(whole)
     return Package("deb", "p", "1", path, "")
 

@@ -32,7 +32,10 @@ def test_held_out_text_is_measured_by_language_and_training_text_is_not(tmp_path
     for split, rows in {"train": ["s\tنان\tbread"], "test": [f"s\t{line}\tword" for line in PERSIAN]}.items():
         (tmp_path / f"{split}.fa-en.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     found = measure_held_out(trained(tmp_path, "nmt_nfkc"), tmp_path)
-    assert {language: (one["sentences"], one["changed"]) for language, one in found.items()} == {"en": (4, 0), "fa": (4, 3)}
+    assert {language: (one["sentences"], one["changed"]) for language, one in found.items()} == {
+        "en": (4, 0),
+        "fa": (4, 3),
+    }
 
 
 def test_warning_names_language_share_characters_and_remedy(capsys: pytest.CaptureFixture[str]) -> None:

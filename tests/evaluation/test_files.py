@@ -98,7 +98,9 @@ def test_nothing_temporary_stays(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*"))
 
 
-@pytest.mark.parametrize("name", ["../../../victim/thesis", "../victim/sv-en", "/victim/sv-en", "notes", "x-en/../y-en"])
+@pytest.mark.parametrize(
+    "name", ["../../../victim/thesis", "../victim/sv-en", "/victim/sv-en", "notes", "x-en/../y-en"]
+)
 @pytest.mark.parametrize("file", ["hypotheses/made_from.json", "scores.json"])
 def test_names_in_an_earlier_evaluation_remove_nothing_elsewhere(tmp_path: Path, name: str, file: str) -> None:
     results, victim = tmp_path / "run", tmp_path / "victim"

@@ -10,7 +10,9 @@ from smoe_mt.errors import UserError
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 
 
-def parallel_files(folder: Path, source: bytes = b"a\n\nc\n", reference: bytes = b"x\ny\nz", name: str = "nso-en") -> ParallelFiles:
+def parallel_files(
+    folder: Path, source: bytes = b"a\n\nc\n", reference: bytes = b"x\ny\nz", name: str = "nso-en"
+) -> ParallelFiles:
     (folder / "s").write_bytes(source)
     (folder / "r").write_bytes(reference)
     return ParallelFiles(folder / "s", folder / "r", name)

@@ -219,7 +219,9 @@ def test_the_model_is_left_as_it_was(translator: Translator, sentences: list[str
     assert torch.equal(before, after)
 
 
-def test_threads_with_settings_of_their_own_get_what_they_get_alone(translator: Translator, sentences: list[str]) -> None:
+def test_threads_with_settings_of_their_own_get_what_they_get_alone(
+    translator: Translator, sentences: list[str]
+) -> None:
     jobs = [(sentences[i::6], {"beam": beam}) for i, beam in enumerate((1, 5, 2, 5, 3, 4))]
     alone = [translator.translate(part, "aa", "en", **options) for part, options in jobs]
     with ThreadPoolExecutor(6) as pool:

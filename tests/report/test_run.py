@@ -55,7 +55,9 @@ def test_scores_of_another_form_are_told(content: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["x", None, [], {}, 10**400, True])
 def test_a_score_that_is_no_number_is_left_out(value: Any, tmp_path: Path) -> None:
-    run = a_run(tmp_path, SCORES, {"directions": {"a-b": {"bleu": value, "chrf": 5}}, "mean": value, "baselines": value})
+    run = a_run(
+        tmp_path, SCORES, {"directions": {"a-b": {"bleu": value, "chrf": 5}}, "mean": value, "baselines": value}
+    )
     rows = scores_table([run], "test").rows
     assert rows[0][0] == "a-b" and rows[0][2:4] == ["\u2013", "5.0"]
 

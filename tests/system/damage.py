@@ -27,7 +27,11 @@ def _cut(content: bytes, rng: random.Random) -> bytes:
 
 def _insert(content: bytes, rng: random.Random) -> bytes:
     place = rng.randrange(len(content) + 1)
-    return content[:place] + rng.choice((b"\x00", b"\xff", b"\t", b"\n", b"'", b"\xe2\x80\xa8", b"\r", b"{", b"[")) + content[place:]
+    return (
+        content[:place]
+        + rng.choice((b"\x00", b"\xff", b"\t", b"\n", b"'", b"\xe2\x80\xa8", b"\r", b"{", b"["))
+        + content[place:]
+    )
 
 
 def _lines(content: bytes, rng: random.Random) -> bytes:

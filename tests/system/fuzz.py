@@ -39,9 +39,54 @@ from tests.toy import make_toy_folder
 SECONDS = 60  # that an input may take
 DOCUMENTED = (0, cli.EXIT_USER_ERROR)
 NUMBERS = ("0", "-1", "1", "2", "3", "0.5", "1.5", "nan", "inf", "-inf", "1e30", "1e-9", "99999999999", "-99999999999")
-WORDS = ("abc", "", " ", "null", "true", "[1]", "[1,2]", "[", "{a: 1}", "(0.9,0.98)", "${x}", "${oc.env:HOME}", "???", "1,2", "a,b")
-ODD = ("²", "１２", "1_000", "0x10", "é", "🙂", "a b", "x" * 300, "x" * 5000, "a\nb", "\x1b[31m", "\udcff", "'", '"', "\\", "-", "--")
-PLACES = ("nowhere", "nowhere/x", "text.txt", "data", "run", ".", "out", "out/x.html", "run/checkpoint_last.pt", "export")
+WORDS = (
+    "abc",
+    "",
+    " ",
+    "null",
+    "true",
+    "[1]",
+    "[1,2]",
+    "[",
+    "{a: 1}",
+    "(0.9,0.98)",
+    "${x}",
+    "${oc.env:HOME}",
+    "???",
+    "1,2",
+    "a,b",
+)
+ODD = (
+    "²",
+    "１２",
+    "1_000",
+    "0x10",
+    "é",
+    "🙂",
+    "a b",
+    "x" * 300,
+    "x" * 5000,
+    "a\nb",
+    "\x1b[31m",
+    "\udcff",
+    "'",
+    '"',
+    "\\",
+    "-",
+    "--",
+)
+PLACES = (
+    "nowhere",
+    "nowhere/x",
+    "text.txt",
+    "data",
+    "run",
+    ".",
+    "out",
+    "out/x.html",
+    "run/checkpoint_last.pt",
+    "export",
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +149,11 @@ def make_home(path: Path, run: Path | None = None, data: Path | None = None) -> 
     (path / "hardware.json").write_text(HARDWARE)
     (path / "run" / "train.log").write_text("".join(LOG.format(update=update) for update in range(1, 11)))
     with working_in(path):
-        for line in ("evaluate run --data data --limit 2 --beam 1", "analyse run --data data --limit 2", "export run export --data data"):
+        for line in (
+            "evaluate run --data data --limit 2 --beam 1",
+            "analyse run --data data --limit 2",
+            "export run export --data data",
+        ):
             outcome = call(lambda line=line: cli.main([*line.split()]))
             assert outcome.code == 0, (line, outcome)
     return Home(path)
@@ -155,7 +204,9 @@ READ_BY = {
     "export/config.json": "translate -m export -s aa -t en text.txt --beam 1 --processes 1",
 }
 TRAINING = ("--config", "quickstart", "task.data=data", "common.cpu=true", "checkpoint.save_dir=out/training")
-SMALL = tuple(f"model.{side}_{size}" for side in ("encoder", "decoder") for size in ("embed_dim=16", "ffn_embed_dim=16"))
+SMALL = tuple(
+    f"model.{side}_{size}" for side in ("encoder", "decoder") for size in ("embed_dim=16", "ffn_embed_dim=16")
+)
 SHORT = (*SMALL, "optimization.max_update=1", "lr_scheduler.warmup_updates=0", "common.tensorboard_logdir=null")
 
 
@@ -173,7 +224,9 @@ def input_number(number: int, seed: int, real: int = 300) -> Input:
         file = rng.choice(list(READ_BY))
         verb = next(verb for verb in WORKING if READ_BY[file].startswith(verb))
         rest = READ_BY[file].removeprefix(verb).split()
-        ways = [way for way in damage.NAMES if (file, way) != ("hardware.json", "pipe")]  # which a person named: it is waited for
+        ways = [
+            way for way in damage.NAMES if (file, way) != ("hardware.json", "pipe")
+        ]  # which a person named: it is waited for
         return Input(verb, tuple(rest), file, f"{rng.choice(ways)} {rng.randrange(10**6)}")
     return _command_line(rng)
 
@@ -191,10 +244,30 @@ def _overrides(rng: random.Random, count: int) -> Iterator[str]:
 
 
 def _flags(rng: random.Random) -> Iterator[str]:
-    yield from ("data", "--user-dir", str(launch.user_dir()), "--task", "many_to_many_translation", "--arch", "smoe_transformer_tiny")
-    yield from ("--criterion", "stratified_routing", "--optimizer", "adam", "--lr", "0.01", "--max-tokens", "100", "--cpu")
+    yield from (
+        "data",
+        "--user-dir",
+        str(launch.user_dir()),
+        "--task",
+        "many_to_many_translation",
+        "--arch",
+        "smoe_transformer_tiny",
+    )
+    yield from (
+        "--criterion",
+        "stratified_routing",
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.01",
+        "--max-tokens",
+        "100",
+        "--cpu",
+    )
     for _ in range(rng.randint(1, 2)):
-        names = [key.partition(".")[2] for key in KEYS if key != "common.user_dir"]  # it is imported before flags are checked
+        names = [
+            key.partition(".")[2] for key in KEYS if key != "common.user_dir"
+        ]  # it is imported before flags are checked
         yield f"--{rng.choice(names).replace('_', '-')}"
         if rng.random() < 0.8:
             yield _value(rng)
@@ -203,7 +276,9 @@ def _flags(rng: random.Random) -> Iterator[str]:
 def _command_line(rng: random.Random) -> Input:
     verb = rng.choice(list(WORKING))
     if rng.random() < 0.03:
-        return Input(rng.choice((verb, verb[:-1], "x", "--version")), tuple(_value(rng) for _ in range(rng.randint(0, 3))))
+        return Input(
+            rng.choice((verb, verb[:-1], "x", "--version")), tuple(_value(rng) for _ in range(rng.randint(0, 3)))
+        )
     words = WORKING[verb].split()
     actions = [action for action in parser_of(verb)._actions if not LEFT_ALONE & {*action.option_strings}]
     for _ in range(rng.randint(1, 3)):
@@ -273,7 +348,9 @@ def _start_training(arguments: Sequence[str]) -> Outcome:
     command = [sys.executable, "-m", "smoe_mt.cli", "train", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=3 * SECONDS)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, timeout=3 * SECONDS
+        )
     except subprocess.TimeoutExpired:
         return Outcome(1, "", "it hangs")
     errors = [line for line in done.stderr.splitlines() if line.startswith(("error:", "Traceback")) or "Error" in line]

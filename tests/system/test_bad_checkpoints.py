@@ -121,9 +121,7 @@ Damage = Callable[[Path, Path], None]
 DAMAGES: list[Damage] = [malicious, malicious_pickle, cut, flipped, malicious_tensors, flipped_tensors, cut_tensors]
 
 
-def in_a_process(
-    arguments: list[str], home: Path, main: Callable[[list[str]], int] = cli.main
-) -> tuple[int, str]:
+def in_a_process(arguments: list[str], home: Path, main: Callable[[list[str]], int] = cli.main) -> tuple[int, str]:
     """Exit code and standard error of ``smoe-mt``, in a process of its own, which has everything imported already."""
     errors = home / "stderr"
     child = os.fork()

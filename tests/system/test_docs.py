@@ -50,7 +50,9 @@ def test_links_of_the_top_level_lead_somewhere(page: Path) -> None:
 def test_a_broken_link_and_a_broken_anchor_are_found(tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("## A heading\n", encoding="utf-8")
     page = tmp_path / "page.md"
-    page.write_text("[a](there.md#a-heading) [b](https://example.org) [c](gone.md) [d](there.md#gone)", encoding="utf-8")
+    page.write_text(
+        "[a](there.md#a-heading) [b](https://example.org) [c](gone.md) [d](there.md#gone)", encoding="utf-8"
+    )
     assert list(_broken(page)) == ["gone.md", "there.md#gone"]
 
 
@@ -102,7 +104,17 @@ def test_the_example_of_a_new_system_conforms(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(# mine\.py\n.*?)```", page, re.DOTALL)
     file = tmp_path / "mine.py"
     file.write_text(code, encoding="utf-8")
-    suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/moe/test_conformance.py", "-k", "mine"]
+    suite = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/moe/test_conformance.py",
+        "-k",
+        "mine",
+    ]
     environment = {**os.environ, "SMOE_MT_SYSTEMS": str(file), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(suite, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout[-3000:]

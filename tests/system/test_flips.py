@@ -48,7 +48,9 @@ def of_data(folder: Path, split: str) -> Any:
     task = ManyToManyTranslationTask.setup_task(settings)
     task.load_dataset(split)
     texts = task.datasets[split].texts
-    sides = [[file[line].tolist() for line in range(len(file))] for text in texts for file in (text.source, text.target)]
+    sides = [
+        [file[line].tolist() for line in range(len(file))] for text in texts for file in (text.source, text.target)
+    ]
     pieces = task.spm.encode("".join(task.dictionary.symbols[4:]), out_type=str)
     return task.directions, task.dictionary.symbols, [text.references for text in texts], sides, pieces
 
@@ -139,7 +141,18 @@ def all_kinds(trained_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory)
     return {kind.name: kind for kind in kinds(trained_run, tmp_path_factory.mktemp("flips"))}
 
 
-NAMES = ("dict.txt", "spm.model", "directions.txt", "corpus.json", ".bin", ".idx", "text", "checkpoint", "sharded", "exported")
+NAMES = (
+    "dict.txt",
+    "spm.model",
+    "directions.txt",
+    "corpus.json",
+    ".bin",
+    ".idx",
+    "text",
+    "checkpoint",
+    "sharded",
+    "exported",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,7 +29,14 @@ def test_an_input_is_the_same_whenever_it_is_made() -> None:
 
 @pytest.mark.parametrize(
     ("code", "stderr", "trace"),
-    [(1, "", ""), (2, "", ""), (2, "error: a\nerror: b\n", ""), (0, "error: a\n", ""), (2, "error: a\nmore\n", ""), (2, "error: a\n", "x")],
+    [
+        (1, "", ""),
+        (2, "", ""),
+        (2, "error: a\nerror: b\n", ""),
+        (0, "error: a\n", ""),
+        (2, "error: a\nmore\n", ""),
+        (2, "error: a\n", "x"),
+    ],
 )
 def test_what_fails(code: int, stderr: str, trace: str) -> None:
     assert fuzz.Outcome(code, stderr, trace).wrong()

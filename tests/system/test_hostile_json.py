@@ -12,8 +12,15 @@ from smoe_mt import cli
 from tests.conftest import TrainedRun
 from tests.system.test_bad_checkpoints import in_a_process
 
-BOMBS = {"deep": "[" * 200_000, "deep object": '{"a":' * 100_000, "surrogate": '{"format": "\\ud800"}', "cut": '{"format": '}
-Place = Callable[[Path, Path, Path], tuple[Path, list[str]]]  # of an exported folder, a data folder, a run: file, command
+BOMBS = {
+    "deep": "[" * 200_000,
+    "deep object": '{"a":' * 100_000,
+    "surrogate": '{"format": "\\ud800"}',
+    "cut": '{"format": ',
+}
+Place = Callable[
+    [Path, Path, Path], tuple[Path, list[str]]
+]  # of an exported folder, a data folder, a run: file, command
 
 
 def config(exported: Path, data: Path, run: Path) -> tuple[Path, list[str]]:

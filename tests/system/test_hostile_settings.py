@@ -269,7 +269,9 @@ OF_CONVERT = (another_task, args_alone)  # it may convert them, where they are f
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda one: one.__name__)
-@pytest.mark.parametrize("verb", ["translate", "inspect", "average", "convert", "export", "restore", "fairseq-validate"])
+@pytest.mark.parametrize(
+    "verb", ["translate", "inspect", "average", "convert", "export", "restore", "fairseq-validate"]
+)
 def test_no_verb_believes_hostile_settings(
     verb: str,
     hostile: Callable[[State, Path], State],

@@ -108,7 +108,17 @@ def test_without_its_file_a_checkpoint_of_it_is_refused_in_one_line(run: Trained
 
 def conforms(file: Path, name: str) -> None:
     environment = {**os.environ, VARIABLE: str(file)}
-    command = [sys.executable, "-m", "pytest", "-q", "tests/moe/test_conformance.py", "-k", name, "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/moe/test_conformance.py",
+        "-k",
+        name,
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout[-3000:]
 

@@ -51,7 +51,13 @@ def test_a_run_of_which_a_rank_dies_is_started_again_and_goes_on(data: Path, tmp
     (tmp_path / "dies_once.py").write_text(DIES_ONCE)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     command += ["--standalone", str(tmp_path / "dies_once.py"), "--config-dir", str(configs()), "--config-name"]
-    command += ["quickstart", f"common.user_dir={user_dir()}", *SETTINGS, f"task.data={data}", "optimization.max_update=4"]
+    command += [
+        "quickstart",
+        f"common.user_dir={user_dir()}",
+        *SETTINGS,
+        f"task.data={data}",
+        "optimization.max_update=4",
+    ]
     command += ["checkpoint.save_interval_updates=2", f"checkpoint.save_dir={tmp_path}/run", "common.log_interval=1"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment(), timeout=240)
     said = done.stdout + done.stderr
@@ -73,8 +79,17 @@ def test_a_slurm_job_that_is_preempted_saves_and_queues_itself_again(data: Path,
     for name, body in FAKES.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    variables = {"SLURM_JOB_NODELIST": "node[1]", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7", "RANKS_PER_NODE": "2"}
-    variables |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "FAKE_LOG": str(tmp_path / "log"), "RENDEZVOUS_PORT": "0"}
+    variables = {
+        "SLURM_JOB_NODELIST": "node[1]",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_ID": "7",
+        "RANKS_PER_NODE": "2",
+    }
+    variables |= {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "FAKE_LOG": str(tmp_path / "log"),
+        "RENDEZVOUS_PORT": "0",
+    }
     command = ["bash", str(scripts() / "slurm.sh"), *SETTINGS, f"task.data={data}", "optimization.max_update=100000"]
     command += ["checkpoint.save_interval_updates=20", f"checkpoint.save_dir={tmp_path}/run"]
     with (tmp_path / "out").open("w") as out:

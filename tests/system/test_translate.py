@@ -126,7 +126,9 @@ def test_json_with_visits(
     assert empty["candidates"] == [{"text": "", "score": 0.0}]
 
 
-@pytest.mark.parametrize(("option", "value"), [("--nbest", "0"), ("--buffer", "0"), ("--beam", "1e9"), ("--beam", "99999999999")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--nbest", "0"), ("--buffer", "0"), ("--beam", "1e9"), ("--beam", "99999999999")]
+)
 def test_numbers_that_make_no_sense(
     trained_run: TrainedRun, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:

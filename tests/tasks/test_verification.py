@@ -56,7 +56,9 @@ def load(folder: Path, split: str = "train", **options: object) -> None:
     ManyToManyTranslationTask.setup_task(ManyToManyTranslationConfig(**settings)).load_dataset(split)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["dict.txt", "spm.model", "directions.txt", "train.aa-en.en.bin", "train.bb-en.bb.idx"])
+@pytest.mark.parametrize(
+    "name", ["dict.txt", "spm.model", "directions.txt", "train.aa-en.en.bin", "train.bb-en.bb.idx"]
+)
 def test_a_flipped_bit_is_found_by_the_checksum(prepared: Path, name: str) -> None:
     load(prepared)
     flip(prepared / name, place=(prepared / name).stat().st_size // 2)

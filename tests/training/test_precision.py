@@ -112,7 +112,9 @@ def test_a_scale_that_cannot_be_lower_ends_the_run(data: Path, tmp_path: Path) -
     ranks = fork(2, lambda _: start(cfg), tmp_path / "logs")
     assert ranks.wait() == [1, 1]
     said = r"the gradient still overflows after update \d, with the lowest scale of the loss; the last of the batches is in"
-    assert all(re.search(said, ranks.log(rank)) and "Traceback" not in ranks.log(rank) for rank in range(2)), ranks.log(0)
+    assert all(re.search(said, ranks.log(rank)) and "Traceback" not in ranks.log(rank) for rank in range(2)), ranks.log(
+        0
+    )
     assert (tmp_path / "nonfinite_batch.pt").exists() and not (tmp_path / "crash.pt").exists()
 
 

@@ -139,7 +139,9 @@ def colour_bar(drawing: Drawing, image: Any, placed: Sequence[Axes], label: str)
     from matplotlib.ticker import PercentFormatter
 
     height = drawing.get_figheight()
-    shrink, middle = (0.3 * PAGE / height, 1.0) if height > PAGE else (0.9, 0.5)  # beside the first panels, not a mile long
+    shrink, middle = (
+        (0.3 * PAGE / height, 1.0) if height > PAGE else (0.9, 0.5)
+    )  # beside the first panels, not a mile long
     percent = PercentFormatter(1.0, decimals=0)
     bar = drawing.colorbar(image, ax=list(placed), format=percent, shrink=shrink, anchor=(0, middle), pad=0.02)
     bar.set_label(label, fontsize=9)

@@ -39,7 +39,9 @@ def draw(report: CapacityReport) -> Drawing:
         found = [report.entropy.means(block, direction)[gate] for direction in report.directions]
         dots = [value for value in found if value is not None]
         few = len(dots) <= MANY
-        across = [x] * len(dots) if few else np.linspace(x - 0.3, x + 0.3, len(dots))  # side by side, else they hide each other
+        across = (
+            [x] * len(dots) if few else np.linspace(x - 0.3, x + 0.3, len(dots))
+        )  # side by side, else they hide each other
         panel.plot(across, dots, "o", color="black", markersize=3 if few else 1.5, alpha=0.6)
     panel.set_xticks(
         range(len(places)), [f"{block_name(block, short=True)}\ngate {gate + 1}" for block, gate in places]

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="IN", help="a checkpoint, a run folder, an exported folder; of a released model any file"
     )
     parser.add_argument("out", metavar="OUT", help="checkpoint to write (OUT.pt)")
-    parser.add_argument("--sharded", action="store_true", help="write the tensors to a folder next to OUT.pt (for large models)")
+    parser.add_argument(
+        "--sharded", action="store_true", help="write the tensors to a folder next to OUT.pt (for large models)"
+    )
     parser.add_argument("--no-optimizer", action="store_true", help="leave out what only resuming a training needs")
     parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
     parser.add_argument("--data", type=flags.path, help="foreign models: the data folder that they will be used with")

@@ -32,4 +32,6 @@ def pool(corpora: Sequence[Corpus]) -> Pooling:
     return Pooling(BLEU(tokenize="none", force=True), tokenized, f"|tokenized:{'+'.join(tokenizers)}")
 
 
-METRIC = sacrebleu_metric("bleu", "BLEU", "sacreBLEU's corpus BLEU with the target language's tokenizer, 0 to 100", scorer, pool=pool)
+METRIC = sacrebleu_metric(
+    "bleu", "BLEU", "sacreBLEU's corpus BLEU with the target language's tokenizer, 0 to 100", scorer, pool=pool
+)

@@ -46,7 +46,5 @@ def bind_any_bank(bank: ExpertBank, dtype: torch.dtype, backend: str, dropout: f
         UserError: ``grouped``, which computes FFNs of one size.
     """
     if backend == "grouped":
-        raise UserError(
-            f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto"
-        )
+        raise UserError(f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto")
     return BoundBank(bank, dtype, dropout)

@@ -84,7 +84,11 @@ class ConditionalOptions:
 
     cmr_gate_dropout: float = field(
         default=0.1,
-        metadata={"help": "cmr: dropout of the gate between FFN and experts", "training_only": True, "range": (0, 1, False, True)},
+        metadata={
+            "help": "cmr: dropout of the gate between FFN and experts",
+            "training_only": True,
+            "range": (0, 1, False, True),
+        },
     )
 
 

@@ -93,7 +93,9 @@ def test_fairseqs_transformer_becomes_one_of_ours(
     theirs, out = request.getfixturevalue(name), tmp_path / "dense.pt"
     assert cli.main(["checkpoint", "convert", str(theirs), str(out), "--data", str(our_data)]) == 0
     register()
-    state = checkpoint_utils.load_checkpoint_to_cpu.__wrapped__(str(theirs))  # with the plugin, fairseq loads ours alone
+    state = checkpoint_utils.load_checkpoint_to_cpu.__wrapped__(
+        str(theirs)
+    )  # with the plugin, fairseq loads ours alone
     (original,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(theirs)], state=state)
     converted = load_model(out, device="cpu")
     ours, dictionary = converted.task.dictionary.indices, task.source_dictionary

@@ -114,7 +114,9 @@ def test_sizes_that_fill_no_tile(dim: int, ffn: int, experts: int) -> None:
 )
 def test_strata_equal_the_reference(strata: tuple[int, ...], top_k: int, capacity_factor: float) -> None:
     torch.manual_seed(len(strata))
-    block: Any = decided(StratifiedMoE(DIM, FFN, strata, top_k=top_k, capacity_factor=capacity_factor, backend="triton"))
+    block: Any = decided(
+        StratifiedMoE(DIM, FFN, strata, top_k=top_k, capacity_factor=capacity_factor, backend="triton")
+    )
     check_strata(block, *tokens(3, 9, "some"))
 
 
@@ -141,7 +143,9 @@ def test_experts_and_gates_that_nobody_asks() -> None:
 def test_padding_alone(kind: str) -> None:
     torch.manual_seed(0)
     x, mask = tokens(2, 4, "all")
-    block: Any = MoE(DIM, FFN, 3, backend="triton") if kind == "plain" else StratifiedMoE(DIM, FFN, (1, 2), backend="triton")
+    block: Any = (
+        MoE(DIM, FFN, 3, backend="triton") if kind == "plain" else StratifiedMoE(DIM, FFN, (1, 2), backend="triton")
+    )
     y, routing = block(x.requires_grad_(), mask)
     assert torch.equal(y, torch.zeros_like(x) if kind == "plain" else x) and routing.visits.sum() == 0
     (y.sum() + routing.balance_loss).backward()

@@ -73,10 +73,14 @@ def step(block: Any, x: Tensor, mask: Tensor) -> list[Tensor]:
 def test_bf16_is_near_float64(top_k: int, capacity_factor: float, inputs: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
     x, mask = inputs
-    block: Any = MoE(DIM, FFN, 8, top_k=top_k, capacity_factor=capacity_factor, backend="triton").to("cuda", torch.bfloat16)
+    block: Any = MoE(DIM, FFN, 8, top_k=top_k, capacity_factor=capacity_factor, backend="triton").to(
+        "cuda", torch.bfloat16
+    )
     with torch.no_grad():
         block.gate.weight.mul_(8)
-    exact: Any = MoE(DIM, FFN, 8, top_k=top_k, capacity_factor=capacity_factor, backend="loop").to("cuda", torch.float64)
+    exact: Any = MoE(DIM, FFN, 8, top_k=top_k, capacity_factor=capacity_factor, backend="loop").to(
+        "cuda", torch.float64
+    )
     exact.load_state_dict(block.state_dict())
     for got, want in zip(step(block, x, mask), step(exact, x.double(), mask), strict=True):
         assert (got.double() - want).norm() <= 2e-2 * want.norm()
