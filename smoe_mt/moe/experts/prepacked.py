@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MOST_ROWS = 64  # rows of an expert up to which packed weights are faster (AVX2, one thread: 0.66 of the time at 6 rows)
-ROWS_TOGETHER = 8
+FEW_ROWS, ROWS_TOGETHER = 16, 4  # up to the first, a product has just its rows; then the next multiple of the second
 
 
 class PackedWeights:
@@ -54,11 +54,13 @@ def packable(weight: Tensor) -> bool:
 def packed_linear(x_SI: Tensor, packed: Tensor, bias_O: Tensor) -> Tensor:
     """x W^T + b; [S, O]."""
     rows = len(x_SI)
-    x_SI = functional.pad(x_SI, (0, 0, 0, rows_computed(rows) - rows))
+    more = rows_computed(rows) - rows
+    if more:
+        x_SI = functional.pad(x_SI, (0, 0, 0, more))
     y_SO: Tensor = torch.ops.mkldnn._linear_pointwise(x_SI, packed, bias_O, "none", [], "")
-    return y_SO[:rows]
+    return y_SO[:rows] if more else y_SO
 
 
 def rows_computed(rows: int) -> int:
     """Rows of a product, rounded up: oneDNN keeps half a megabyte for each number of rows that it was ever asked for."""
-    return rows if rows <= ROWS_TOGETHER else rows + -rows % ROWS_TOGETHER
+    return rows if rows <= FEW_ROWS else rows + -rows % ROWS_TOGETHER
