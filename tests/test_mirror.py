@@ -19,6 +19,8 @@ OF_THE_WHOLE = {
     "test_imports.py",
     "test_mirror.py",
     *(f"moe/test_{name}.py" for name in ("conformance", "golden", "gpu")),
+    # The Triton kernels of a block together.
+    *(f"moe/kernels/test_triton_{name}.py" for name in ("equality", "gpu", "launches", "offline", "operator")),
 }
 
 

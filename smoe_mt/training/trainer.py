@@ -38,6 +38,7 @@ from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
 from smoe_mt.training.whole_files import remove_leftovers
@@ -101,7 +102,10 @@ class SMoETrainer(ExpertParallelTrainer):
 
     def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().load_checkpoint(filename, *args, **kwargs)
+            state = super().load_checkpoint(filename, *args, **kwargs)
+            if state is not None:
+                check_optimizer_state(self.optimizer.optimizer)
+            return state
         except UserError:
             raise
         except MISFITS as error:
