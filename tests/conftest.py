@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # Triton decides it as it is imported, which any test may cause
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from fairseq.data import Dictionary
 
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
