@@ -18,11 +18,12 @@ from smoe_mt.errors import UserError
 from smoe_mt.files import checked_name
 from smoe_mt.json_files import read_json
 from smoe_mt.json_forms import Named, fits
+from smoe_mt.language_codes import CODE
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.verification import Expected, verify
 
 FORMAT = 1
-DIRECTION = re.compile(r"[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*-[A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*")
+DIRECTION = re.compile(rf"{CODE.pattern}-{CODE.pattern}")
 SPLIT = re.compile(r"\w[\w-]*")
 PARTS = ("directions.txt", "dict.txt", "spm.model")
 LARGEST_PART = 1 << 28  # bytes: a hundred times the largest vocabulary in use
