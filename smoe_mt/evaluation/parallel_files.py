@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.generation.command import read_chunks
+from smoe_mt.inputs import STDIN, open_input, title_of
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,14 @@ class ParallelFiles:
         """
         if self.direction not in directions:
             raise UserError(f"unknown direction {self.direction!r}: the model knows {', '.join(directions)}")
-        sources, references = self.lines()
+        sources, references = self.lines
         return Corpus(self.direction, tuple(sources[:limit]), (), tuple(references[:limit]))
 
+    @cached_property
     def lines(self) -> tuple[list[str], list[str]]:
-        """The lines of both files. Raises UserError as `read` does for them."""
+        """The lines of both files, read once: they may be pipes. Raises UserError as `read` does for them."""
+        if str(self.source) == str(self.reference) == STDIN:
+            raise UserError("--source and --reference: both are standard input, which holds one text; name a file for one")
         sources, references = _read_lines(self.source), _read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(
@@ -45,12 +50,9 @@ class ParallelFiles:
     @property
     def title(self) -> str:
         """A short name, which no split has."""
-        return f"{self.source.name}.{self.direction}"
+        return f"{'stdin' if str(self.source) == STDIN else self.source.name}.{self.direction}"
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        with open(path, "rb") as stream:
-            return [line for lines in read_chunks(stream, str(path)) for line in lines]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with open_input(path) as stream:
+        return [line for lines in read_chunks(stream, title_of(path)) for line in lines]

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from smoe_mt.allowed import flags
@@ -18,6 +17,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.files import check_output, output
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
+from smoe_mt.inputs import STDIN, check_input, open_input, title_of
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.search.beam import Decoding
 
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLES
-    parser.add_argument("input", nargs="?", help="file to translate, one sentence a line (default: standard input)")
+    parser.add_argument("input", nargs="?", help="file to translate, one sentence a line, also compressed (.gz, .xz, .zst); -: standard input (default)")
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
     model = parser.add_argument_group("model")
@@ -170,25 +170,24 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> None:
     """Translate what the arguments name. Raises UserError for a file, a language or a model that cannot be used."""
-    if args.input is not None and not Path(args.input).is_file():
-        raise UserError(f"{args.input}: no such file")
+    typed = args.input is None and sys.stdin is not None and sys.stdin.isatty()
+    source = STDIN if args.input is None else args.input
+    if not typed:
+        check_input(source)
     if args.output is not None:
         check_output(args.output)
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
-    typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
     job = Job(translator, _direction(translator, args, typed), args)
     with _output(args.output) as output:
-        if args.input is not None:
-            with open(args.input, "rb") as stream:
-                _translate_stream(job, stream, output, name=args.input)
-        elif typed:
+        if typed:
             _converse(job, output)
         else:
-            _translate_stream(job, sys.stdin.buffer, output, name="standard input")
+            with open_input(source) as stream:
+                _translate_stream(job, stream, output, name=title_of(source))
 
 
 def _direction(translator: Translator, args: argparse.Namespace, typed: bool) -> tuple[str, str]:
