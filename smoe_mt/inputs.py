@@ -97,8 +97,8 @@ def no_such(path: str | Path, wanted: str) -> str:
 def _opened(path: str, name: str) -> Iterator[io.BufferedReader]:
     if path != STDIN:
         with reading(name):
-            handle = open(path, "rb")
-        with handle:
+            file = open(path, "rb")  # noqa: SIM115 - closed below; what is done with it is not reading
+        with file as handle:
             yield handle
         return
     stream = _standard_input()
@@ -164,7 +164,9 @@ class _Unpacked(_Named):
         return b"".join(unpacked)
 
     def damaged(self, reason: str) -> UserError:
-        return UserError(f"{self.name}: a damaged {self.compression.suffix} file ({reason}); take it anew from its source")
+        return UserError(
+            f"{self.name}: a damaged {self.compression.suffix} file ({reason}); take it anew from its source"
+        )
 
 
 class Compression:
@@ -187,5 +189,7 @@ def _zstandard(name: str) -> Any:
 COMPRESSIONS = (
     Compression(".gz", rb"\x1f\x8b", lambda _: zlib.decompressobj(wbits=31)),
     Compression(".xz", rb"\xfd7zXZ\x00", lambda _: lzma.LZMADecompressor()),
-    Compression(".zst", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstandard),  # the latter: a part to be passed over
+    Compression(
+        ".zst", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstandard
+    ),  # the latter: a part to be passed over
 )

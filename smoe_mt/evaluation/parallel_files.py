@@ -36,7 +36,9 @@ class ParallelFiles:
     def lines(self) -> tuple[list[str], list[str]]:
         """The lines of both files, read once: they may be pipes. Raises UserError as `read` does for them."""
         if str(self.source) == str(self.reference) == STDIN:
-            raise UserError("--source and --reference: both are standard input, which holds one text; name a file for one")
+            raise UserError(
+                "--source and --reference: both are standard input, which holds one text; name a file for one"
+            )
         sources, references = _read_lines(self.source), _read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(

@@ -33,7 +33,11 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLES
-    parser.add_argument("input", nargs="?", help="file to translate, one sentence a line, also compressed (.gz, .xz, .zst); -: standard input (default)")
+    parser.add_argument(
+        "input",
+        nargs="?",
+        help="file to translate, one sentence a line, also compressed (.gz, .xz, .zst); -: standard input (default)",
+    )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
     model = parser.add_argument_group("model")
