@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.library_messages import SEARCH_PATH
 from smoe_mt.paths import configs, user_dir
 from smoe_mt.registration import register
+from smoe_mt.sweep import with_folders
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     check_config(folder, args.config)
     overrides = checked(args.overrides, args.multirun)
     compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
+    if args.multirun:
+        overrides = with_folders(overrides, partial(compose, folder, args.config))
     _train(command_line(folder, args.config, addable(overrides), args.multirun))
 
 
