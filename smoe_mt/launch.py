@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "quickstart"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+#: People see lines for people; the log file next to the checkpoints has everything.
+CONSOLE = ("hydra.job_logging.handlers.console.class=smoe_mt.training.console.ConsoleHandler",)
 EXAMPLES = """examples:
   smoe-mt train model=smoe_2_2 task.data=data/nordic checkpoint.save_dir=runs/nordic
   smoe-mt train --config m4 -m model=dense,vanilla,smoe_4_4 common.seed=1,2 task.data=data/m4"""
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
     if args.multirun:
         overrides = with_folders(overrides, partial(compose, folder, args.config))
-    _train(command_line(folder, args.config, addable(overrides), args.multirun))
+    _train(command_line(folder, args.config, [*CONSOLE, *addable(overrides)], args.multirun))
 
 
 def config_folder(given: str | None) -> Path:
