@@ -34,10 +34,12 @@ from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
+from smoe_mt.training.console import ConsoleHandler
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
@@ -140,8 +142,12 @@ class SMoETrainer(ExpertParallelTrainer):
         return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
 
     def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
-        """As fairseq's."""
+        """As fairseq's. The first one of a job comes when all is known that its log opens with."""
+        begins = self._epochs is None
         self._epochs = super().get_train_iterator(*args, **kwargs)
+        if begins and self.is_data_parallel_master and isinstance(self._model, SMoETransformerModel):
+            ConsoleHandler.last_update = self.cfg.optimization.max_update or None
+            logger.info(opening(self.cfg, self.task, self._model, self.get_num_updates()))
         return self._epochs
 
     @metrics.aggregate("train")
