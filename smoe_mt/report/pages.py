@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from smoe_mt.evaluation.standing import remarks
 from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Code, Picture, Section, Sentences, Table, Text
 from smoe_mt.report.curve_figures import curve_pictures, load_picture
@@ -46,6 +47,16 @@ def _scores(runs: Sequence[Run]) -> Blocks:
     ]
     for split in dict.fromkeys(split for run in runs for split in run.scores):
         blocks += [scores_table(runs, split), Text(signatures(runs, split))]
+        blocks += [Text(line) for line in remarks({run.name: run.scores[split] for run in runs if split in run.scores})]
+    for run in runs:
+        blocks += [
+            Text(
+                f"{run.name}: the scores of {split} are of update {run.scores[split]['updates']}, and the checkpoint is of "
+                f"{run.updates:,} now; evaluate again",
+                missing=True,
+            )
+            for split in run.outdated
+        ]
     return blocks
 
 

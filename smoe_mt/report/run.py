@@ -18,7 +18,7 @@ from smoe_mt.json_forms import Form, fits
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.registration import register
-from smoe_mt.scores_file import read_scores
+from smoe_mt.scores_file import read_scores, title
 from smoe_mt.tasks.data_folder import CARD_FORM
 
 
@@ -59,10 +59,21 @@ class Run:
 
     @cached_property
     def scores(self) -> dict[str, Mapping[str, Any]]:
-        """scores.json of each split that was evaluated."""
+        """Each scores.json by its title: that of the split, where all of it was evaluated with the usual search."""
         files = sorted(results_folder(self.checkpoint, "evaluation").glob(f"*/{SCORES}"))
-        found = {file.parent.name: read_scores(file) for file in files}
-        return {split: scores for split, scores in found.items() if scores["directions"]}
+        found = {file.parent: read_scores(file) for file in files}
+        return {_title(folder.name, one): one for folder, one in found.items() if one["directions"]}
+
+    @property
+    def outdated(self) -> list[str]:
+        """Titles of scores that are of another number of updates than the checkpoint has now."""
+        return [name for name, one in self.scores.items() if one.get("updates", self.updates) != self.updates]
+
+
+def _title(folder: str, scores: Mapping[str, Any]) -> str:
+    split, source = scores.get("split"), scores.get("source")
+    text = f"{Path(source).name} ({', '.join(scores['directions'])})" if isinstance(source, str) else folder
+    return title(scores, split if isinstance(split, str) else text)
 
 
 def open_run(path: str, name: str, data: str | None) -> Run:
