@@ -12,12 +12,12 @@ from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
 from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
 from smoe_mt.analysis.tokens import TokenCapacity
-from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.checkpoints.locate import results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.files import atomic_text, write_json, write_text
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.command import add_data_arguments
+from smoe_mt.moe.names import blocks_of
 from smoe_mt.progress import progress_bar
 
 NUMBERS = "requested_capacity.json"

@@ -164,7 +164,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     entry: dict[str, Any] = {"text": candidate.text, "score": candidate.score}
     for side, visits in (("source", candidate.source_visits), ("target", candidate.target_visits)):
         if isinstance(visits, Visits):
-            entry[side] = {"pieces": visits.pieces, "visits": visits.layers}
+            entry[side] = {"pieces": visits.pieces, "visits": visits.blocks}
     return entry
 
 

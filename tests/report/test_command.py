@@ -142,11 +142,11 @@ def test_bad_arguments(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def nasty_sections() -> list[Section]:
-    side = {"tokens": [NASTY, "b"], "visits": {"encoder.2": [1, 3], "encoder.4": [2, 3]}}
-    other = {"tokens": ["c"], "visits": {"decoder.2": [1], "decoder.4": [1]}}
+    side = {"tokens": [NASTY, "b"], "visits": {"encoder.layers.1": [1, 3], "encoder.layers.3": [2, 3]}}
+    other = {"tokens": ["c"], "visits": {"decoder.layers.1": [1], "decoder.layers.3": [1]}}
     runs = {
         "strata": 3,
-        "blocks": ["encoder.2", "encoder.4", "decoder.2", "decoder.4"],
+        "blocks": ["encoder.layers.1", "encoder.layers.3", "decoder.layers.1", "decoder.layers.3"],
         "directions": {
             NASTY: [{"line": 1, "encoder": side, "decoder": other}],
             "en-aa": [{"line": 7, "encoder": other, "decoder": other}],

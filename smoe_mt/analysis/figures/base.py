@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.visits import Block
 from smoe_mt.files import write_bytes, write_json, write_text
+from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,9 +82,9 @@ def heading(drawing: Drawing, report: CapacityReport, title: str) -> None:
     drawing.suptitle(f"{title}\n{details['model']}, {details['split']}, teacher-forced", fontsize=11)
 
 
-def block_name(block: Block, short: bool = False) -> str:
-    """As axes name it: "Encoder, layer 2", or "enc 2"."""
-    return f"{block.side[:3]} {block.layer}" if short else f"{block.side.capitalize()}, layer {block.layer}"
+def axis_name(block: Block) -> str:
+    """The block's name in two lines, for an axis with many of them."""
+    return str(block).replace(".", "\n.", 1)
 
 
 def panels(
@@ -102,7 +102,7 @@ def panels(
     placed = {}
     for row, blocks in zip(grid, rows):
         for panel, block in zip(row, blocks):
-            panel.set_title(block_name(block), fontsize=10)
+            panel.set_title(str(block), fontsize=10)
             placed[block] = panel
         for panel in row[len(blocks) :]:
             panel.set_axis_off()

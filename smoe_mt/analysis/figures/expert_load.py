@@ -18,7 +18,7 @@ def rows(report: CapacityReport) -> list[list[Any]]:
         for block, strata in report.load.strata.items()
     }
     return [
-        [block.side, block.layer, language, expert + 1, stratum[block][expert], share]
+        [block.side, str(block), language, expert + 1, stratum[block][expert], share]
         for block in report.visits.blocks
         for language, shares in report.load.by_language(block).items()
         for expert, share in enumerate(shares.tolist())
@@ -55,7 +55,7 @@ FIGURE = Figure(
     title="Expert load by language",
     caption="Share of the slots that tokens of a language ask of each expert of a block, over all gates; a row adds up to "
     "100%. The language is the one that the side reads: the source in the encoder, the target in the decoder.",
-    columns=("side", "layer", "language", "expert", "stratum", "share_of_slots"),
+    columns=("side", "block", "language", "expert", "stratum", "share_of_slots"),
     rows=rows,
     draw=draw,
 )

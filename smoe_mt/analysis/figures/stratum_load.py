@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each block, language and stratum."""
     return [
-        [block.side, block.layer, language, stratum, share]
+        [block.side, str(block), language, stratum, share]
         for block in report.visits.blocks
         for language, shares in report.load.by_stratum(block).items()
         for stratum, share in enumerate(shares.tolist(), start=1)
@@ -47,7 +47,7 @@ FIGURE = Figure(
     title="Load of the strata by language",
     caption="Share of the slots that tokens of a language ask of the experts of each stratum, over all gates; a row adds up to "
     "100%. The language is the one that the side reads: the source in the encoder, the target in the decoder.",
-    columns=("side", "layer", "language", "stratum", "share_of_slots"),
+    columns=("side", "block", "language", "stratum", "share_of_slots"),
     rows=rows,
     draw=draw,
     applies=lambda report: any(len(strata) > 1 for strata in report.load.strata.values()),
