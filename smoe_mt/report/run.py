@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt import json_files
+from smoe_mt.checkpoints.inspection import count_parameters
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.checkpoints.schema import updates_of
+from smoe_mt.checkpoints.schema import CheckpointView, updates_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
 from smoe_mt.json_forms import Form, fits
@@ -31,6 +32,9 @@ class Run:
     config: Mapping[str, Any]
     updates: int
     data: Path
+    parameters: Mapping[str, Any] | None = None
+    vocabulary: int = 0
+    training_seconds: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -83,7 +87,9 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
     config, updates = state["cfg"], updates_of(state)
     folder = Path(data or config["task"].get("data") or "")
-    return Run(name, checkpoint, config, updates, folder)
+    embeddings = next((w for n, w in state["model"].items() if n.endswith("embed_tokens.weight")), ())
+    seconds = CheckpointView(state).training_seconds
+    return Run(name, checkpoint, config, updates, folder, count_parameters(state), len(embeddings), seconds)
 
 
 def read_json(path: Path, form: Form) -> dict[str, Any] | None:
