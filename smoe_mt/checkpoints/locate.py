@@ -36,9 +36,12 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def results_folder(checkpoint: Path, kind: str) -> Path:
-    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice."""
-    return checkpoint.parent / kind / _own_name(checkpoint)
+def results_folder(checkpoint: Path, kind: str, of_all: bool = False) -> Path:
+    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice.
+
+    `of_all`: the folder of those of all checkpoints of the run.
+    """
+    return checkpoint.parent / kind / ("" if of_all else _own_name(checkpoint))
 
 
 def run_name_parts(checkpoint: Path) -> tuple[str, ...]:

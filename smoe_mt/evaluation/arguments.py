@@ -71,7 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of the table to compare with; copy: the source itself (default: %(default)s)",
     )
     out = parser.add_argument_group("output")
-    out.add_argument("--out", metavar="FOLDER", help="folder for the results (default: RUN/evaluation/SPLIT)")
+    out.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="folder for the results (default: RUN/evaluation/SPLIT; what is not "
+        "all text with the usual search has a folder of its own, such as SPLIT.first-20.beam-1)",
+    )
     out.add_argument("--again", action="store_true", help="translate again instead of using stored hypotheses")
     out.add_argument(
         "--samples", type=flags.count, default=0, metavar="N", help="print N translations of each run (default: none)"

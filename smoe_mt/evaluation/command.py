@@ -13,18 +13,21 @@ from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.arguments import DEFAULT_SPLIT
 from smoe_mt.evaluation.comparison_table import comparison_report
-from smoe_mt.evaluation.evaluate import Request, evaluate, made_from, read_texts
+from smoe_mt.evaluation.evaluate import Request, evaluate, read_texts
 from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
+from smoe_mt.evaluation.identity import made_from
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
 from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.selection import choose_metrics
 from smoe_mt.evaluation.significance import LEVEL, check_same_text, comparable, compare
+from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
 from smoe_mt.generation.command import decoding_of
 from smoe_mt.memory import keep_freed_memory
+from smoe_mt.scores_file import partial
 
 MOST_SIGNATURES = 4  # of one metric, in print
 
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     groups: list[tuple[Path, ...]] = [(checkpoint,) for checkpoint in checkpoints]
     if args.ensemble:
         groups, names = [tuple(checkpoints)], ["+".join(names)]
-    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(groups, names)]
+    folders = [_folder(args.out, each, request.result, name, len(names) > 1) for each, name in zip(groups, names)]
     for folder in folders:
         check_writable(folder)
     keep_freed_memory()
@@ -55,12 +58,7 @@ def run(args: argparse.Namespace) -> None:
         return
     _print_scores(args, request, evaluations, left_out)
     if args.compare:
-        comparisons = compare(evaluations, args.resamples)
-        print("\n" + comparison_report(comparisons, names[0], args.resamples))
-        folder = Path(args.out) if args.out else folders[0]
-        content = {"baseline": names[0], "level": LEVEL, "resamples": args.resamples, "text": request.title}
-        content["checkpoints"] = {each.name: each.details["checkpoint"] for each in evaluations}
-        print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
+        _compare(args, request, evaluations, Path(args.out) if args.out else folders[0])
 
 
 def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
@@ -130,13 +128,27 @@ def _evaluate_all(
         first_texts = first_texts or texts
         if args.compare:
             check_same_text(first_texts, texts, (names[0], name))
-        results = Results(folder, made_from(translator, request.decoding), args.again)
+        beside = results_folder(checkpoints[0], "evaluation", of_all=True)
+        results = Results(folder, made_from(translator, request.decoding, ranks), args.again, beside)
         evaluation = evaluate(translator, texts, request, name, results, ranks)
         if evaluation is not None:
             evaluations.append(evaluation)
             print(f"{name}: {folder}{_reused(evaluation.details)}")
         del translator  # before the next one is loaded
     return evaluations
+
+
+def _compare(args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], folder: Path) -> None:
+    """Test all against the first, print and write what was found."""
+    comparisons = compare(evaluations, args.resamples)
+    baseline, contents = evaluations[0].name, {each.name: each.as_json() for each in evaluations}
+    updates = {name: one["updates"] for name, one in contents.items()}
+    print("\n" + comparison_report(comparisons, baseline, args.resamples, updates, remarks(contents)))
+    content: dict[str, Any] = {"baseline": baseline, "level": LEVEL, "resamples": args.resamples}
+    content |= {"text": request.title, "partial": partial(contents[baseline]), "remarks": remarks(contents)}
+    content["checkpoints"] = {name: one["checkpoint"] for name, one in contents.items()}
+    content |= {"updates": updates, "training": {name: one["training"] for name, one in contents.items()}}
+    print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
 
 
 def _reused(details: dict[str, Any]) -> str:
@@ -148,8 +160,13 @@ def _print_scores(
     args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], left_out: dict[str, str]
 ) -> None:
     text = request.parallel_files.source if request.parallel_files else f"split {request.split}"
-    print(f"\n{text}, beam {args.beam}" + (f", first {args.limit} sentences" if args.limit else ""))
+    contents = {each.name: each.as_json() for each in evaluations}
+    print("\n" + "\n".join(checkpoints_table(contents)))
+    what = partial(contents[evaluations[0].name])
+    print(f"\n{text}, beam {args.beam}" + (f", PARTIAL: {what}" if what else ""))
     print(scores_table(evaluations, args.baseline))
+    for line in remarks(contents) if not args.compare else ():  # --compare says them where they matter most
+        print(line)
     for line in signatures(evaluations):
         print(line)
     for name, reason in left_out.items():

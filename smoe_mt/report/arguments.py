@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   smoe-mt report runs/nordic
   smoe-mt report runs/dense runs/smoe --out comparison.html"""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
-    parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        help="file to write, .html or .md (default: RUN/report.html; of several runs in the folder that they have in common)",
+    )
     parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
     parser.add_argument(
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"

@@ -79,7 +79,7 @@ def test_missing_parts_are_said(page: Path, run_folder: Path) -> None:
     text = html.unescape(page.read_text(encoding="utf-8"))
     assert f"run was not evaluated: run smoe-mt evaluate {run_folder}" in text
     assert "run has neither TensorBoard events nor a log" in text
-    assert "The paper has no scores for this text" in text
+    assert "Beside the paper" not in text
 
 
 def test_a_missing_analysis_is_made_and_then_used(page: Path, run_folder: Path) -> None:

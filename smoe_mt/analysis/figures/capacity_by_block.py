@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.figures.bars import bars, visits_axis
-from smoe_mt.analysis.figures.base import COLOURS, Figure, axis_name, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, Figure, axis_name, canvas, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -31,7 +31,6 @@ def draw(report: CapacityReport) -> Drawing:
     tidy(panel)
     panel.set_xlabel("Block")
     panel.set_ylabel(f"Mean visits per token (1 to {report.visits.strata})")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 

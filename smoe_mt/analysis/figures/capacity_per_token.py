@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import HEAT, Figure, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import HEAT, Figure, canvas, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -46,7 +46,6 @@ def draw(report: CapacityReport) -> Drawing:
     panel.set_xlabel("Share of the tokens of all directions")
     panel.legend(title="Visits", ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     tidy(panel, "x")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 

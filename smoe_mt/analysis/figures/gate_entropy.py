@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, axis_name, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, axis_name, canvas, tidy
 from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def draw(report: CapacityReport) -> Drawing:
     panel.set_xlim(-0.6, len(places) - 0.4)
     panel.set_ylim(0, None)
     tidy(panel)
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 

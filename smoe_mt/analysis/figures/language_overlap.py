@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heading, heat_map, length_of, panels
+from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heat_map, length_of, panels
 from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_xlabel(f"{kind} language", fontsize=9)
         panel.set_ylabel(f"{kind} language", fontsize=9)
     colour_bar(drawing, image, list(placed.values()), "Overlap of expert use")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import Figure, colour_bar, heading, heat_map, length_of, panels
+from smoe_mt.analysis.figures.base import Figure, colour_bar, heat_map, length_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -38,7 +38,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_xlabel("Stratum (its experts)", fontsize=9)
         panel.set_ylabel(f"{'Source' if block.side == 'encoder' else 'Target'} language", fontsize=9)
     colour_bar(drawing, image, list(placed.values()), "Share of the language's slots in the block")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 

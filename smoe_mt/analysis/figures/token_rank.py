@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import MANY, PALETTE, Figure, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import MANY, PALETTE, Figure, canvas, tidy
 from smoe_mt.analysis.tokens import HIGHEST, LOWEST, TOP
 from smoe_mt.evaluation.scores import GROUPS as DIRECTION_GROUPS
 from smoe_mt.evaluation.table import GROUP_TITLES
@@ -50,7 +50,6 @@ def draw(report: CapacityReport) -> Drawing:
     grid[-1].set_xlabel(f"{kind}\nat most {TOP} tokens a direction and violin{where}", fontsize=9)
     handles = [_patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()]
     drawing.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    heading(drawing, report, "Frequency rank of the tokens\nthat request least and most")
     return drawing
 
 

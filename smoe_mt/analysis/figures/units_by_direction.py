@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import COLOURS, Figure, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, Figure, canvas, tidy
 from smoe_mt.analysis.figures.capacity_by_direction import in_lines
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_title(side.capitalize(), fontsize=10)
         panel.set_ylabel("Hidden units\nper token and block", fontsize=9)
         tidy(panel)
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
