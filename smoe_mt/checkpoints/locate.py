@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
+from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
 from smoe_mt.inputs import no_such
-
-BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
-CHECKPOINT_NAMES = (BEST, LAST, WEIGHTS)
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -40,9 +37,12 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def results_folder(checkpoint: Path, kind: str) -> Path:
-    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice."""
-    return checkpoint.parent / kind / _own_name(checkpoint)
+def results_folder(checkpoint: Path, kind: str, of_all: bool = False) -> Path:
+    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice.
+
+    `of_all`: the folder of those of all checkpoints of the run.
+    """
+    return checkpoint.parent / kind / ("" if of_all else _own_name(checkpoint))
 
 
 def run_name_parts(checkpoint: Path) -> tuple[str, ...]:

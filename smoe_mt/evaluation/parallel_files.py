@@ -21,8 +21,8 @@ class ParallelFiles:
     reference: Path
     direction: str
 
-    def read(self, directions: Sequence[str], limit: int | None = None) -> Corpus:
-        """The first `limit` lines as a corpus without hypotheses.
+    def read(self, directions: Sequence[str]) -> Corpus:
+        """The lines as a corpus without hypotheses.
 
         Raises UserError for a direction that is not one of `directions` (the model's), for files that are missing, empty, of
         different length or not UTF-8.
@@ -30,7 +30,7 @@ class ParallelFiles:
         if self.direction not in directions:
             raise UserError(f"unknown direction {self.direction!r}: the model knows {', '.join(directions)}")
         sources, references = self.lines
-        return Corpus(self.direction, tuple(sources[:limit]), (), tuple(references[:limit]))
+        return Corpus(self.direction, tuple(sources), (), tuple(references))
 
     @cached_property
     def lines(self) -> tuple[list[str], list[str]]:

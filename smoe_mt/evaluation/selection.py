@@ -19,10 +19,10 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     """
     folder = task.folder
     folder.check_split(split)
-    there = tuple(direction for direction in task.directions if folder.has(split, direction))
+    there = [direction for direction in task.directions if direction in directions_with_text(task, split)]
     if not wanted:
-        return there
-    chosen = _names(wanted)
+        return tuple(there)
+    chosen = split_names(wanted)
     if not chosen:
         raise UserError(f"no direction is named; the model knows {', '.join(task.directions)}")
     for direction in chosen:
@@ -33,10 +33,15 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     return tuple(dict.fromkeys(chosen))
 
 
-def read_text(task: Any, split: str, direction: str, limit: int | None) -> Corpus:
-    """Sources and references of a direction, the first `limit` of them, as a corpus without hypotheses."""
-    sources = task.folder.references(split, direction, side="source")[:limit]
-    references = task.folder.references(split, direction, side="target")[:limit]
+def directions_with_text(task: Any, split: str) -> set[str]:
+    """The directions of the model that `split` has text for."""
+    return {direction for direction in task.directions if task.folder.has(split, direction)}
+
+
+def read_text(task: Any, split: str, direction: str) -> Corpus:
+    """Sources and references of a direction as a corpus without hypotheses."""
+    sources = task.folder.references(split, direction, side="source")
+    references = task.folder.references(split, direction, side="target")
     if len(sources) != len(references):
         raise UserError(
             f"{task.folder.path}: {split} of {direction} has {len(sources)} sources and {len(references)} references; "
@@ -53,7 +58,7 @@ def choose_metrics(wanted: Sequence[str]) -> tuple[tuple[Metric, ...], dict[str,
 
     Raises UserError for an unknown name, and for a named metric that cannot be computed.
     """
-    names = _names(wanted)
+    names = split_names(wanted)
     known = {metric.name: metric for metric in METRICS}
     for name in names:
         if name not in known and name != ALL:
@@ -74,5 +79,6 @@ def choose_metrics(wanted: Sequence[str]) -> tuple[tuple[Metric, ...], dict[str,
     return tuple(chosen), left_out
 
 
-def _names(texts: Sequence[str]) -> list[str]:
+def split_names(texts: Sequence[str]) -> list[str]:
+    """The names in arguments that hold one or several each, with spaces or commas."""
     return [name for text in texts for name in re.split(r"[,\s]+", text) if name]

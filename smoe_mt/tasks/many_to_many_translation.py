@@ -20,6 +20,7 @@ from torch import Tensor, distributed
 from smoe_mt.errors import UserError
 from smoe_mt.moe.distributed.expert_parallel import serve
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
+from smoe_mt.process_group import by_one_process
 from smoe_mt.search.beam import BeamDecoder, Decoding
 from smoe_mt.search.steps import SingleModel
 from smoe_mt.tasks.batches import limits_from_fairseq
@@ -32,7 +33,6 @@ from smoe_mt.tasks.report import sampling_table, validation_table
 from smoe_mt.tasks.resumable import ResumableBatches
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
-from smoe_mt.tasks.verification import by_one_process
 from smoe_mt.tasks.vocabulary import Vocabulary
 from smoe_mt.text import normalise
 
@@ -61,7 +61,7 @@ class ManyToManyTranslationTask(FairseqTask):
         ManyToManyTranslationConfig.check(cfg)
         folder = DataFolder.open(cfg.data)
         if cfg.verify:
-            by_one_process(folder.verify_anew)
+            by_one_process(folder.verify_anew, of_each_machine=True)
         return cls(cfg, folder, folder.dictionary())
 
     @property
