@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +18,16 @@ class ParallelFiles:
     reference: Path
     direction: str
 
-    def read(self, directions: Sequence[str]) -> Corpus:
+    def read(self) -> Corpus:
         """The lines as a corpus without hypotheses.
 
-        Raises UserError for a direction that is not one of `directions` (the model's), for files that are missing, empty, of
-        different length or not UTF-8.
+        Raises UserError for files that are missing, empty, of different length or not UTF-8.
         """
-        if self.direction not in directions:
-            raise UserError(f"unknown direction {self.direction!r}: the model knows {', '.join(directions)}")
         sources, references = self.lines()
         return Corpus(self.direction, tuple(sources), (), tuple(references))
 
     def lines(self) -> tuple[list[str], list[str]]:
-        """The lines of both files. Raises UserError as `read` does for them."""
+        """The lines of both files. Raises UserError as `read` does."""
         sources, references = _read_lines(self.source), _read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(

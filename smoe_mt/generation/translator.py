@@ -67,6 +67,7 @@ class Translator:
         """`others`: what `loaded` translates together with. UserError where they cannot."""
         self.loaded = loaded
         self.models = (loaded, *others)
+        self._said: set[str] = set()  # untrained directions that were warned of
         for other in others:
             check_fit_together(loaded, other)
 
@@ -121,12 +122,32 @@ class Translator:
         return tuple(sorted({language for direction in self.directions for language in direction.split("-")}))
 
     def check(self, source: str, target: str) -> None:
-        """UserError, naming what is known, unless the model translates from `source` to `target`."""
+        """UserError, naming what is known, unless the model can be asked to translate from `source` to `target`.
+
+        Any language that it knows may be the source, and any that it was trained to translate into the target. A direction that
+        it was not trained on is warned of, once.
+        """
+        direction, trained = f"{source}-{target}", self.directions
+        if direction in trained:
+            return
         for language in (source, target):
             if language not in self.languages:
                 raise UserError(f"unknown language {language!r}: the model knows {', '.join(self.languages)}")
-        if f"{source}-{target}" not in self.directions:
-            raise UserError(f"unknown direction {source}-{target}: the model knows {', '.join(self.directions)}")
+        if source == target:
+            raise UserError(f"source and target are both {source}: the model was not trained to repeat a sentence")
+        sources, targets = (tuple(dict.fromkeys(one.split("-")[side] for one in trained)) for side in (0, 1))
+        if target not in targets:
+            raise UserError(
+                f"the model cannot translate into {target}: it was trained to translate into {', '.join(targets)} alone, so the "
+                f"tag that asks for {target} means nothing to it"
+            )
+        if direction not in self._said:
+            self._said.add(direction)
+            unread = "" if source in sources else f", nor to translate from {source} at all"
+            warnings.warn_explicit(
+                f"{direction} is zero-shot: the model was not trained on this direction{unread}; expect worse translations",
+                *(UserWarning, __file__, 0),
+            )
 
     def translate(
         self,

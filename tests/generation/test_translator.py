@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import sys
 import warnings
 from argparse import Namespace
@@ -48,8 +50,8 @@ def test_texts_of_several_directions_together(translator: Translator, sentences:
     texts = [Text(sentences, "aa", "en"), Text([], "bb", "en"), Text(["", *english], "en", "bb")]
     found = [[one.text for one in text] for text in translator.translate_together(texts)]
     assert found == [translator.translate(text.lines, text.source, text.target) for text in texts]
-    with pytest.raises(UserError, match="unknown direction aa-bb"):
-        translator.translate_together([texts[0], Text([], "aa", "bb")])
+    with pytest.raises(UserError, match="unknown language 'xx'"):
+        translator.translate_together([texts[0], Text([], "aa", "xx")])
 
 
 def test_processes_give_what_one_gives(
@@ -185,9 +187,35 @@ def test_unknown_language_names_the_known_ones(translator: Translator, source: s
         translator.translate(["a"], source, target)
 
 
-def test_unknown_direction_names_the_known_ones(translator: Translator) -> None:
-    with pytest.raises(UserError, match="unknown direction aa-bb: the model knows aa-en, en-aa, bb-en, en-bb"):
-        translator.translate(["a"], "aa", "bb")
+def test_an_untrained_direction_is_translated_and_warned_of_once(trained_run: TrainedRun, sentences: list[str]) -> None:
+    translator = Translator.from_pretrained(trained_run.folder, device="cpu")
+    with pytest.warns(UserWarning, match="aa-bb is zero-shot: the model was not trained on this direction; expect"):
+        found = translator.translate(sentences, "aa", "bb")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert translator.translate(sentences, "aa", "bb") == found
+        assert found == translator.translate(sentences, "en", "bb"), "the tag and the source say the same"
+
+
+def test_a_target_without_a_learned_tag_is_refused(translator: Translator) -> None:
+    task = copy.copy(translator.loaded.task)
+    task.directions = ("aa-en", "bb-en")
+    into_english = Translator(dataclasses.replace(translator.loaded, task=task))
+    with pytest.raises(UserError, match="cannot translate into bb: it was trained to translate into en alone"):
+        into_english.translate(["a"], "aa", "bb")
+
+
+def test_a_source_that_was_never_read_is_said(translator: Translator) -> None:
+    task = copy.copy(translator.loaded.task)
+    task.directions = ("en-aa", "en-bb")
+    from_english = Translator(dataclasses.replace(translator.loaded, task=task))
+    with pytest.warns(UserWarning, match="aa-bb is zero-shot: .*, nor to translate from aa at all"):
+        from_english.check("aa", "bb")
+
+
+def test_the_source_language_is_no_target(translator: Translator) -> None:
+    with pytest.raises(UserError, match="source and target are both aa"):
+        translator.translate(["a"], "aa", "aa")
 
 
 @pytest.mark.parametrize("options", [{"beam": 0}, {"max_len_a": -1.0}, {"max_len_a": 0.0, "max_len_b": 0}])
