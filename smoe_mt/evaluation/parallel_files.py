@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
-from smoe_mt.generation.command import read_chunks
+from smoe_mt.generation.command import read_lines
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ParallelFiles:
 
     def lines(self) -> tuple[list[str], list[str]]:
         """The lines of both files. Raises UserError as `read` does."""
-        sources, references = _read_lines(self.source), _read_lines(self.reference)
+        sources, references = read_lines(self.source), read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(
                 f"{self.source} has {len(sources)} lines and {self.reference} has {len(references)}: "
@@ -42,11 +42,3 @@ class ParallelFiles:
     def title(self) -> str:
         """A short name, which no split has."""
         return f"{self.source.name}.{self.direction}"
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        with open(path, "rb") as stream:
-            return [line for lines in read_chunks(stream, str(path)) for line in lines]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
