@@ -53,6 +53,11 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="collect at least N lines from a pipe before translating (default: translate each line when it arrives)",
     )
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
+    begin.add_argument(
+        "--prefix-file", metavar="FILE", help="how each translation has to begin, line by line of the input"
+    )
     add_decoding_arguments(parser)
 
 

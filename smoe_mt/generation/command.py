@@ -35,14 +35,23 @@ class Job:
     direction: tuple[str, str]
     args: argparse.Namespace
     lines: int = 0
+    prefixes: list[str] | None = None
 
     def translate(self, lines: list[str]) -> list[str]:
-        """The output lines for `lines`."""
+        """The output lines for `lines`. UserError where --prefix-file has no line for one of them."""
         args = self.args
+        prefix: str | list[str] | None = args.prefix
+        if self.prefixes is not None:
+            prefix = self.prefixes[self.lines : self.lines + len(lines)]
+            if len(prefix) < len(lines):
+                raise UserError(
+                    f"{args.prefix_file} has {len(self.prefixes)} lines, and the input has more: give one for each"
+                )
         found = self.translator.translate_in_detail(
             lines,
             *self.direction,
             decoding_of(args),
+            prefix,
             nbest=args.nbest,
             routing=args.routing,
             max_tokens=args.max_tokens,
@@ -83,10 +92,11 @@ def run(args: argparse.Namespace) -> None:
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
+    prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
     typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
-    job = Job(translator, _direction(translator, args, typed), args)
+    job = Job(translator, _direction(translator, args, typed), args, prefixes=prefixes)
     with _output(args.output) as output:
         if args.input is not None:
             with open(args.input, "rb") as stream:
@@ -171,6 +181,15 @@ def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterato
             raise _too_long(name, number + 1)
     if rest:
         yield _decode([rest], name, number)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """All lines of a file. UserError for one that cannot be read, and as `read_chunks`."""
+    try:
+        with open(path, "rb") as stream:
+            return [line for lines in read_chunks(stream, str(path)) for line in lines]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _too_long(name: str, number: int) -> UserError:
