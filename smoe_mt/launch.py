@@ -15,6 +15,7 @@ from smoe_mt.allowed.config import check_config as check_settings
 from smoe_mt.allowed.kinds import shown
 from smoe_mt.allowed.overrides import checked, first_of_sweeps
 from smoe_mt.errors import UserError
+from smoe_mt.inputs import no_such
 from smoe_mt.library_messages import SEARCH_PATH
 from smoe_mt.paths import configs, user_dir
 from smoe_mt.registration import register
@@ -64,6 +65,8 @@ def config_folder(given: str | None) -> Path:
 def check_config(folder: Path, config: str) -> None:
     """UserError, naming the known ones, unless the folder has such a config."""
     if not (folder / f"{config}.yaml").is_file():
+        if not folder.is_dir():
+            raise UserError(f"{no_such(folder, 'folder of configs')} (--config-dir)")
         raise UserError(f"no config {config!r} in {folder}: there are {', '.join(_names(folder)) or 'none'}")
 
 
@@ -148,6 +151,10 @@ def _train(arguments: list[str]) -> None:
         cli_main()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
+    except ValueError as error:  # of logging, which does not say why it cannot write into the folder
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise
     finally:
         sys.argv = before
         if full_error is None:

@@ -18,7 +18,11 @@ TRANSLATE_EXAMPLES = """examples:
 def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``translate``."""
     parser.epilog = TRANSLATE_EXAMPLES
-    parser.add_argument("input", nargs="?", help="file to translate, one sentence a line (default: standard input)")
+    parser.add_argument(
+        "input",
+        nargs="?",
+        help="file to translate, one sentence a line, also compressed (.gz, .xz, .zst); -: standard input (default)",
+    )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
     model = parser.add_argument_group("model")

@@ -129,6 +129,8 @@ class SMoETransformerModel(TransformerModelBase):
     def _in_bf16(self, src_tokens: Tensor) -> bool:
         if not self.training or src_tokens.device.type != "cpu" or self.cfg.cpu_bf16 == "off":
             return False
+        if self.encoder.embed_tokens.weight.dtype is not torch.float32:  # common.fp16, a precision of its own
+            return False
         return self.cfg.cpu_bf16 == "on" or cpu_computes_bf16()
 
 
