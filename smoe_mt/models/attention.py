@@ -42,10 +42,9 @@ class Attention(MultiheadAttention):
                 before_softmax, need_head_weights,
             )  # fmt: skip
         q, k, v = self._projections(query, key)
-        heads = [x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3) for x in (q, k, v)]
-        y_BHTd = F.scaled_dot_product_attention(
-            *heads, attn_mask=merged_mask(key_padding_mask, attn_mask, q.dtype), dropout_p=self.dropout_module.p
-        )
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3) for x in (q, k, v))
+        mask = merged_mask(key_padding_mask, attn_mask, q.dtype)
+        y_BHTd = F.scaled_dot_product_attention(q, k, v, mask, self.dropout_module.p)
         return self.out_proj(y_BHTd.permute(2, 0, 1, 3).flatten(2)), None
 
     def _projections(self, query: Tensor, key: Tensor) -> tuple[Tensor, ...]:
