@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=flags.processes, default=available_cores(), help="processes (all cores: %(default)s)"
     )
     how.add_argument(
-        "--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloads are kept (%(default)s)"
+        "--cache", type=flags.file, default="~/.cache/smoe_mt", help="where downloads are kept (%(default)s)"
     )
     how.add_argument("--refresh", action="store_true", help="download anew even what is in the cache")
     how.add_argument(
@@ -60,7 +60,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="|".join(BENCHMARKS),
         help="take the languages and vocabulary size of this benchmark; needed by l10n and public",
     )
-    what.add_argument("--out", required=True, type=Path, metavar="DATA", help="the data folder to make")
+    what.add_argument("--out", required=True, type=flags.file, metavar="DATA", help="the data folder to make")
     what.add_argument(
         "--directions",
         metavar="english|all|LIST",
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
     """Prepare and print the counts; UserError for a user's mistake."""
     benchmark = None if args.benchmark is None else benchmark_named(args.benchmark)
     selection = Selection(args.directions, args.zero_shot)
-    out, cache = args.out.expanduser(), args.cache.expanduser()
+    out, cache = Path(args.out), Path(args.cache)
     with disk_errors_are_said(out):
         request = Request(
             "", benchmark, selection, args.min_pairs, cache, args.refresh, skip_bad_lines=args.bad_lines == "skip"

@@ -12,6 +12,7 @@ from smoe_mt.fairseq_patches import (
     flags,
     iterators,
     known_warnings,
+    paths,
     progress_bar,
     trainer,
     writers,
@@ -24,6 +25,7 @@ __all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
 PATCHES: tuple[Patch, ...] = (
     *errors.PATCHES,
     *flags.PATCHES,
+    *paths.PATCHES,
     *writers.PATCHES,
     *progress_bar.PATCHES,
     *distributed.PATCHES,

@@ -12,21 +12,27 @@ from torch import distributed
 from smoe_mt.allowed.config import check_config
 from smoe_mt.fairseq_patches.patch import Patch
 from smoe_mt.fairseq_patches.trainer import TRAIN
+from smoe_mt.training.given_paths import make_absolute
 from smoe_mt.training.launch_ranks import join_ranks
 from smoe_mt.training.own_settings import OWN_SETTINGS
 
 
 def call_main(original: Any) -> Any:
-    """Checks the settings and joins the ranks before a training's main function."""
+    """Checks the settings, makes paths absolute and joins the ranks before a training's main function."""
 
     @wraps(original)
     def joined(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
         if is_training(main):
-            check_config(cfg, OWN_SETTINGS)
+            _check(cfg)
             join_ranks(cfg)
         return original(cfg, main, **kwargs)
 
     return joined
+
+
+def _check(cfg: Any) -> None:
+    check_config(cfg, OWN_SETTINGS)
+    make_absolute(cfg)
 
 
 def is_training(main: Callable[..., Any]) -> bool:
@@ -35,11 +41,11 @@ def is_training(main: Callable[..., Any]) -> bool:
 
 
 def add_defaults(original: Any) -> Any:
-    """Checks the settings and joins the ranks at the next step of fairseq-hydra-train, whose main function imports the plugin."""
+    """Checks the settings, makes paths absolute and joins the ranks at the next step of fairseq-hydra-train, whose main function imports the plugin."""
 
     @wraps(original)
     def joined(cfg: Any) -> None:
-        check_config(cfg, OWN_SETTINGS)
+        _check(cfg)
         if not distributed.is_initialized():
             join_ranks(cfg)
             if distributed.is_initialized():

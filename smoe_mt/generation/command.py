@@ -33,7 +33,9 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = EXAMPLES
-    parser.add_argument("input", nargs="?", help="file to translate, one sentence a line (default: standard input)")
+    parser.add_argument(
+        "input", type=flags.file, nargs="?", help="file to translate, one sentence a line (default: standard input)"
+    )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
     model = parser.add_argument_group("model")
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(model)
     model.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     out = parser.add_argument_group("output")
-    out.add_argument("-o", "--output", help="file to write (default: standard output)")
+    out.add_argument("-o", "--output", type=flags.file, help="file to write (default: standard output)")
     out.add_argument(
         "--nbest",
         type=flags.beam,

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smoe_mt import __version__
+from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.exported import (
     CONFIG,
     FORMAT,
@@ -38,7 +39,7 @@ from smoe_mt.generation.command import add_data_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
-    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
     add_data_arguments(parser)
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
     parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")

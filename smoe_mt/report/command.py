@@ -23,7 +23,9 @@ WRITERS = {".html": write_html, ".htm": write_html, ".md": write_markdown}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
-    parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=flags.file, default="report.html", help="file to write, .html or .md (default: %(default)s)"
+    )
     parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
     parser.add_argument(
         "--split", default="test", help="split of the analysis and of the paper's table (default: test)"

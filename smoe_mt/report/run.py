@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt import json_files
-from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
+from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.errors import UserError
@@ -71,7 +71,7 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     register()
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
     config, updates = state["cfg"], updates_of(state)
-    folder = Path(data or config["task"].get("data") or "")
+    folder = Path(data) if data else data_folder_of(config, checkpoint) or Path()
     return Run(name, checkpoint, config, updates, folder)
 
 

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--best", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the best validation loss"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")
+    parser.add_argument("--out", type=flags.file, required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")
 
 
 def run(args: argparse.Namespace) -> None:
