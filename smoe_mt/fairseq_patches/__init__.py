@@ -13,6 +13,7 @@ from smoe_mt.fairseq_patches import (
     half_precision,
     iterators,
     known_warnings,
+    paths,
     progress_bar,
     trainer,
     writers,
@@ -25,6 +26,7 @@ __all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
 PATCHES: tuple[Patch, ...] = (
     *errors.PATCHES,
     *flags.PATCHES,
+    *paths.PATCHES,
     *writers.PATCHES,
     *progress_bar.PATCHES,
     *distributed.PATCHES,
