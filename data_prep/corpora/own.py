@@ -20,6 +20,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.inputs import no_such
 from smoe_mt.language_codes import pair_name
 from smoe_mt.paper.benchmarks import Benchmark
+from smoe_mt.paths import expanded
 from smoe_mt.text import normalise
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
@@ -173,7 +174,7 @@ def folder_of(name: str, request: Request, example: str) -> Path:
     """The folder in ``--corpus name:DIR``; UserError if there is none."""
     if not request.where:
         raise UserError(f"--corpus {name} needs a folder: give --corpus {name}:DIR, with files such as {example}")
-    folder = Path(request.where).expanduser()
+    folder = Path(expanded(request.where))
     if not folder.is_dir():
         raise UserError(f"{no_such(folder, 'folder')} (--corpus {name}:DIR)")
     return folder

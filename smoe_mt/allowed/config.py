@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from smoe_mt.allowed.keys import GROUPS, KEYS
@@ -13,8 +14,6 @@ from smoe_mt.allowed.overrides import check
 from smoe_mt.allowed.validation import check_best_metric, check_end, check_kept
 from smoe_mt.errors import UserError
 from smoe_mt.ranges import kinds_of, problem, ranges_of
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp16", "bf16", "amp")
 
@@ -87,9 +86,20 @@ def _plain(cfg: Any, group: str) -> dict[str, Any]:
         except OmegaConfBaseException as error:
             if "HydraConfig was not set" in str(error) or OmegaConf.is_missing(part, name):
                 continue  # it is known when the training starts, or is still to be given (???)
-            raise UserError(f"{group}.{name}: {' '.join(str(error).split())}") from error
+            raise UserError(_unresolved(f"{group}.{name}", part, name, error)) from error
         values[str(name)] = getattr(value, "value", value)  # fairseq's choices are enums
     return values
+
+
+def _unresolved(key: str, part: Any, name: Any, error: Exception) -> str:
+    """What is wrong with a value that refers to others, or that its dataclass does not take."""
+    from omegaconf import OmegaConf
+
+    reason = str(error).partition("\n")[0]
+    if not OmegaConf.is_interpolation(part, name):
+        return f"{key}: {reason}"
+    written = OmegaConf.to_container(part, resolve=False)[name]
+    return f"{key}={shown(written)}: ${{ begins a reference to another setting, and this one leads nowhere ({reason})"
 
 
 def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
@@ -160,7 +170,13 @@ def _check_schedule(groups: Mapping[str, Mapping[str, Any]]) -> None:
         if peak is not None and schedule.get(lower, 0) > peak:
             raise UserError(f"lr_scheduler.{lower}={schedule[lower]:g} is above the peak, optimization.lr={peak:g}")
     if 0 < end <= warmup:
-        logger.warning(
+        _warn_once(
             f"lr_scheduler.warmup_updates={warmup:,}: the schedule ends after {end:,} updates, before the learning rate has "
             "reached its peak"
         )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """A configuration is checked at every door that it passes."""
+    warnings.warn(message, stacklevel=2)

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from smoe_mt.bleu_tokenizers import AUTO
+from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.identity import variant
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
@@ -18,11 +19,12 @@ from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, score
 from smoe_mt.evaluation.seeds import setting_of
-from smoe_mt.evaluation.selection import choose_directions, directions_with_text, read_text, split_names
+from smoe_mt.evaluation.selection import choose_directions, directions_with_text, read_text, read_untrained, split_names
 from smoe_mt.evaluation.standing import training_of
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar
+from smoe_mt.tasks.data_folder import DIRECTION, split_direction
 from smoe_mt.tasks.pieces import FolderPieces
 from smoe_mt.text import FORM, normalise
 
@@ -64,12 +66,27 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
     """
     task = translator.loaded.task
     if request.parallel_files:
-        texts = [request.parallel_files.read(task.directions)]
+        _check_direction(translator, request.parallel_files.direction)
+        texts = [request.parallel_files.read()]
     else:
-        directions = choose_directions(task, request.split, request.directions)
-        texts = [read_text(task, request.split, direction) for direction in directions]
+        untrained = [name for name in dict.fromkeys(split_names(request.directions)) if name not in task.directions]
+        for direction in untrained:
+            _check_direction(translator, direction)
+        wanted = [name for name in split_names(request.directions) if name not in untrained]
+        trained = (
+            choose_directions(task, request.split, wanted or request.directions) if wanted or not untrained else ()
+        )
+        texts = [read_text(task, request.split, direction) for direction in trained]
+        texts += [read_untrained(task, request.split, direction) for direction in untrained]
     pieces = FolderPieces(task.spm)
     return [replace(in_one_form(text.first(request.limit)), pieces=pieces, tokenize=request.tokenize) for text in texts]
+
+
+def _check_direction(translator: Translator, direction: str) -> None:
+    """UserError for what is no direction, and for one that the model cannot be asked for."""
+    if not DIRECTION.fullmatch(direction):
+        raise UserError(f"unknown direction {direction!r}: the model knows {', '.join(translator.directions)}")
+    translator.check(*split_direction(direction))
 
 
 def in_one_form(text: Corpus) -> Corpus:
@@ -124,6 +141,7 @@ def _about(translator: Translator, texts: Sequence[Corpus], request: Request, na
         "source": str(own.source.absolute()) if own else None,
         "reference": str(own.reference.absolute()) if own else None,
         "limit": request.limit,
+        "zero_shot": sorted(translated - set(translator.directions)),
         "left_out": {
             "sentences": sum(text.left_out for text in texts),
             "directions": [] if own else sorted(directions_with_text(loaded.task, request.split) - translated),

@@ -20,6 +20,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = TRANSLATE_EXAMPLES
     parser.add_argument(
         "input",
+        type=flags.file,
         nargs="?",
         help="file to translate, one sentence a line, also compressed (.gz, .xz, .zst); -: standard input (default)",
     )
@@ -37,7 +38,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(model)
     model.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     out = parser.add_argument_group("output")
-    out.add_argument("-o", "--output", help="file to write (default: standard output)")
+    out.add_argument("-o", "--output", type=flags.file, help="file to write (default: standard output)")
     out.add_argument(
         "--nbest",
         type=flags.beam,
@@ -56,6 +57,14 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="collect at least N lines from a pipe before translating (default: translate each line when it arrives)",
+    )
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
+    begin.add_argument(
+        "--prefix-file",
+        type=flags.file,
+        metavar="FILE",
+        help="how each translation has to begin, line by line of the input",
     )
     add_decoding_arguments(parser)
 
@@ -111,7 +120,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
   smoe-mt export runs/nordic exports/nordic --licence CC-BY-4.0
   smoe-mt export runs/nordic exports/nordic-bf16 --dtype bf16"""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
-    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
     add_data_arguments(parser)
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
     parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")

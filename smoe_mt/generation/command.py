@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from smoe_mt.errors import UserError
@@ -35,14 +36,23 @@ class Job:
     direction: tuple[str, str]
     args: argparse.Namespace
     lines: int = 0
+    prefixes: list[str] | None = None
 
     def translate(self, lines: list[str]) -> list[str]:
-        """The output lines for `lines`."""
+        """The output lines for `lines`. UserError where --prefix-file has no line for one of them."""
         args = self.args
+        prefix: str | list[str] | None = args.prefix
+        if self.prefixes is not None:
+            prefix = self.prefixes[self.lines : self.lines + len(lines)]
+            if len(prefix) < len(lines):
+                raise UserError(
+                    f"{args.prefix_file} has {len(self.prefixes)} lines, and the input has more: give one for each"
+                )
         found = self.translator.translate_in_detail(
             lines,
             *self.direction,
             decoding_of(args),
+            prefix,
             nbest=args.nbest,
             routing=args.routing,
             max_tokens=args.max_tokens,
@@ -85,9 +95,10 @@ def run(args: argparse.Namespace) -> None:
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
+    prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
-    job = Job(translator, _direction(translator, args, typed), args)
+    job = Job(translator, _direction(translator, args, typed), args, prefixes=prefixes)
     with _output(args.output) as output:
         if typed:
             _converse(job, output)
@@ -170,6 +181,12 @@ def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterato
             raise _too_long(name, number + 1)
     if rest:
         yield _decode([rest], name, number)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """All lines of a text. UserError for one that cannot be read, and as `read_chunks`."""
+    with open_input(path) as stream:
+        return [line for lines in read_chunks(stream, title_of(path)) for line in lines]
 
 
 def _too_long(name: str, number: int) -> UserError:

@@ -103,8 +103,14 @@ class ManyToManyTranslationTask(FairseqTask):
 
     def encode(self, text: str, target_lang: str) -> Tensor:
         """int64[tokens] of a raw sentence: the tag of `target_lang`, its pieces, </s>."""
-        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
-        return torch.tensor([self.tag(target_lang), *pieces, self.dictionary.eos()])
+        return torch.tensor([self.tag(target_lang), *self._pieces(text), self.dictionary.eos()])
+
+    def encode_prefix(self, text: str) -> Tensor:
+        """int64[tokens] of the beginning of a raw target sentence: its pieces alone."""
+        return torch.tensor(self._pieces(text), dtype=torch.long)
+
+    def _pieces(self, text: str) -> list[int]:
+        return [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
         """Raw text of token ids, on one line; padding, </s> and tags leave no trace."""

@@ -78,7 +78,8 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
     ("options", "message"),
     [
         (["--split", "test_udhr"], "test, valid"),
-        (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
+        (["--directions", "aa-xx"], "unknown language 'xx': the model knows aa, bb, en"),
+        (["--directions", "aaen"], "unknown direction 'aaen': the model knows aa-en, en-aa, bb-en, en-bb"),
         (["--limit", "0"], "argument --limit: '0' must be a whole number from 1"),
         (["--beam", "0"], "argument --beam: '0' must be"),
         (["--processes", "0"], "argument --processes: '0' must be"),
@@ -348,3 +349,27 @@ def test_a_comparison_says_what_is_unfinished_and_unequal(
     content = json.loads((run_copy / "evaluation" / "test.first-3.beam-1" / "comparison.json").read_text())
     assert content["updates"] == {"run": 60, "other": 30}
     assert content["partial"] == "first 3 sentences of each direction" and len(content["remarks"]) == 3
+
+
+def test_zero_shot_on_sentences_that_share_their_english(
+    trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(trained_run.data, data)
+    english = (data / "text" / "test.aa-en.en").read_text().splitlines()
+    backwards = [" ".join(line.split()[::-1]) for line in english]
+    (data / "text" / "test.bb-en.en").write_text("".join(f"{line}\n" for line in english[::-1]))
+    (data / "text" / "test.bb-en.bb").write_text("".join(f"{line}\n" for line in backwards[::-1]))
+    command = ["evaluate", str(trained_run.folder), "--data", str(data), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--directions", "aa-bb,aa-en", "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.count("warning: aa-bb is zero-shot") == 1
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["zero_shot"] == ["aa-bb"] and list(scores["directions"]) == ["aa-en", "aa-bb"]
+    rows = (tmp_path / "out" / "hypotheses" / "aa-bb.tsv").read_text().splitlines()[1:]
+    sides = [(source, reference) for source, _, reference in (row.split("\t") for row in rows)]
+    assert sides == list(zip(english, backwards)), "aa copies English, bb reverses it"
+
+
+def test_zero_shot_without_text_is_refused(trained_run: TrainedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(trained_run.folder), "--directions", "aa-bb", "--device", "cpu"]) == 2
+    assert "test has no text for aa-bb, nor English sentences that aa and bb have both" in capsys.readouterr().err
