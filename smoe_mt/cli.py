@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NoReturn
 
+from smoe_mt.checkpoints.hub import looks_like_model_id
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError, one_line
+from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
 
 
 @dataclass(frozen=True)
 class Command:
-    """`module` offers ``add_arguments(parser)`` and ``run(args)``; it is imported only when its command is used."""
+    """`arguments`, module:function, adds the arguments to a parser, and imports nothing slow. `module` offers ``run(args)``; it is
+    imported once the arguments are right. `models`: the argument that names models, if there is one.
+    """
 
+    arguments: str
     module: str
     help: str
+    models: str = ""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        module, _, function = self.arguments.partition(":")
+        getattr(importlib.import_module(module), function)(parser)
+
+    def check(self, args: argparse.Namespace) -> None:
+        """UserError for a model that is not there; one that may lie on the hub is looked for later."""
+        models = getattr(args, self.models) if self.models else []
+        for model in [models] if isinstance(models, str) else models:
+            if not looks_like_model_id(model):
+                find_checkpoint(model)
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,34 +57,92 @@ class Parser(argparse.ArgumentParser):
 
 
 COMMANDS = {
-    "prepare": Command("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
-    "train": Command("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
-    "translate": Command("smoe_mt.generation.command", "raw text -> translations"),
+    "prepare": Command(
+        "data_prep.arguments:add_arguments",
+        "data_prep.prepare",
+        "text -> data folder: fetch, clean, split, SentencePiece, binarise",
+    ),
+    "train": Command(
+        "smoe_mt.launch:add_arguments", "smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"
+    ),
+    "translate": Command(
+        "smoe_mt.generation.arguments:add_translate_arguments",
+        "smoe_mt.generation.command",
+        "raw text -> translations",
+        models="model",
+    ),
     "checkpoint inspect": Command(
-        "smoe_mt.checkpoints.inspection", "checkpoint -> its contents, and whether its bytes are intact"
+        "smoe_mt.checkpoints.arguments:add_inspect_arguments",
+        "smoe_mt.checkpoints.inspection",
+        "checkpoint -> its contents, and whether its bytes are intact",
+        models="model",
     ),
     "checkpoint convert": Command(
-        "smoe_mt.checkpoints.edit.convert", "checkpoint -> another format; also reads fairseq's transformer"
+        "smoe_mt.checkpoints.arguments:add_convert_arguments",
+        "smoe_mt.checkpoints.edit.convert",
+        "checkpoint -> another format; also reads fairseq's transformer",
+        models="model",
     ),
-    "checkpoint average": Command("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
+    "checkpoint average": Command(
+        "smoe_mt.checkpoints.arguments:add_average_arguments",
+        "smoe_mt.checkpoints.edit.average",
+        "checkpoints -> their mean, one checkpoint",
+    ),
     "export": Command(
-        "smoe_mt.generation.export", "checkpoint -> a folder with everything needed to translate, and a model card"
+        "smoe_mt.generation.arguments:add_export_arguments",
+        "smoe_mt.generation.export",
+        "checkpoint -> a folder with everything needed to translate, and a model card",
+        models="run",
     ),
-    "evaluate": Command("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
-    "analyse": Command("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
+    "evaluate": Command(
+        "smoe_mt.evaluation.arguments:add_arguments",
+        "smoe_mt.evaluation.command",
+        "checkpoints -> BLEU and chrF++ of every direction",
+        models="runs",
+    ),
+    "analyse": Command(
+        "smoe_mt.analysis.arguments:add_arguments",
+        "smoe_mt.analysis.command",
+        "checkpoint -> requested capacity, as numbers and figures",
+        models="run",
+    ),
     "flops": Command(
-        "smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, compared with the paper's"
+        "smoe_mt.analysis.cost_command:add_arguments",
+        "smoe_mt.analysis.cost_command",
+        "config -> parameters and FLOPs per token, compared with the paper's",
     ),
     "plan": Command(
-        "smoe_mt.analysis.plan_command", "config, devices -> predicted time, traffic and memory of training"
+        "smoe_mt.analysis.plan_command:add_arguments",
+        "smoe_mt.analysis.plan_command",
+        "config, devices -> predicted time, traffic and memory of training",
     ),
-    "report": Command("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
+    "report": Command(
+        "smoe_mt.report.arguments:add_arguments",
+        "smoe_mt.report.command",
+        "runs -> one page: tables, curves, figures, data, configuration",
+        models="runs",
+    ),
     "path": Command(
-        "smoe_mt.path_command", "folders of the plugin, its configs and scripts; what it patches in fairseq"
+        "smoe_mt.path_command:add_arguments",
+        "smoe_mt.path_command",
+        "folders of the plugin, its configs and scripts; what it patches in fairseq",
     ),
 }
 
 SHORT_NAMES = {"average": "checkpoint average"}
+
+#: What our commands are called elsewhere.
+OTHER_NAMES = {
+    "analyze": "analyse",
+    "analysis": "analyse",
+    "generate": "translate",
+    "score": "evaluate",
+    "test": "evaluate",
+    "preprocess": "prepare",
+    "inspect": "checkpoint inspect",
+    "convert": "checkpoint convert",
+    "cost": "flops",
+}
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -103,17 +181,20 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
-    if arguments[1:] in (["-h"], ["--help"]) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS):
+    if arguments[1:] in ([], ["-h"], ["--help"]) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS):
         print(_overview(f"{arguments[0]} "))
-        return 0
+        return 0 if arguments[1:] else EXIT_USER_ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, rest = _command(arguments)
+    leave_out_unused()
     with passive_waiting(), plain_messages(name):
-        module = importlib.import_module(COMMANDS[name].module)
-        parser = Parser(prog=f"smoe-mt {name}", description=COMMANDS[name].help)
-        module.add_arguments(parser)
-        module.run(parser.parse_intermixed_args(rest))
+        command = COMMANDS[name]
+        parser = Parser(prog=f"smoe-mt {name}", description=command.help)
+        command.add_arguments(parser)
+        args = parser.parse_intermixed_args(rest)
+        command.check(args)
+        importlib.import_module(command.module).run(args)
         sys.stdout.flush()
     return 0
 
@@ -126,10 +207,19 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
             return name, arguments[words:]
     if arguments[0] in SHORT_NAMES:
         return SHORT_NAMES[arguments[0]], arguments[1:]
-    begun = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
-    raise UserError(
-        f"unknown command {' '.join(arguments[: 2 if begun else 1])!r}: there are {', '.join(begun or COMMANDS)}"
-    )
+    first = f"{arguments[0]} "
+    begun = {name.removeprefix(first): name for name in COMMANDS if name.startswith(first)}
+    given = " ".join(arguments[: 2 if begun else 1])
+    likely = _likely(given.removeprefix(first), begun or {**{name: name for name in COMMANDS}, **OTHER_NAMES})
+    hint = f"did you mean {likely!r}?" if likely else f"there are {', '.join(begun.values() or COMMANDS)}"
+    raise UserError(f"unknown command {given!r}: {hint}")
+
+
+def _likely(given: str, names: Mapping[str, str]) -> str | None:
+    """The command that was probably meant: of this very name, the only one that begins so, or the one spelt most like it."""
+    begun = [name for name in names if len(given) > 1 and name.startswith(given)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(given, names, n=1)
+    return names[near[0]] if near else None
 
 
 def _overview(first_word: str = "") -> str:
@@ -170,7 +260,7 @@ def plain_messages(command: str) -> Iterator[None]:
         print(f"warning: {message}", file=sys.stderr)
 
     # fairseq's task of that name asks for tensorboardX when it is imported; nothing here needs it.
-    talkative = logging.getLogger("fairseq.tasks.text_to_speech")
+    talkative = logging.getLogger(TALKATIVE)
     threshold, level = logging.root.manager.disable, talkative.level
     # A threshold that holds whatever level a library sets: fairseq's import makes the root logger the most talkative.
     logging.disable(logging.DEBUG if command == "train" else logging.INFO)
