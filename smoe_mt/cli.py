@@ -58,6 +58,7 @@ COMMANDS = {
     "plan": Command(
         "smoe_mt.analysis.plan_command", "config, devices -> predicted time, traffic and memory of training"
     ),
+    "study": Command("smoe_mt.study.command", "plan of systems and seeds -> trainings, scores, comparison over seeds"),
     "report": Command("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
     "path": Command(
         "smoe_mt.path_command", "folders of the plugin, its configs and scripts; what it patches in fairseq"
