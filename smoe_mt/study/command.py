@@ -13,6 +13,7 @@ from smoe_mt.allowed import flags
 from smoe_mt.errors import UserError
 from smoe_mt.processes import available_cores
 from smoe_mt.study.jobs import Job, Pool, slots_of
+from smoe_mt.study.pack import pack
 from smoe_mt.study.plan import Item, Plan, known_plans, read_plan
 from smoe_mt.study.stages import STAGES, Setup, chain_of, prepare_job
 
@@ -34,11 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", default="runs/study", help="folder of the runs (default: %(default)s)")
     parser.add_argument("--data", default="data/study", help="folder of the data folders (default: %(default)s)")
     parser.add_argument(
-        "--only", nargs="+", default=["*"], metavar="PATTERN", help="only these items, such as 'dense/*' or '*/seed1'"
+        "--only", default="*", metavar="PATTERNS", help="only these items, such as '*/seed1' or 'dense/*,vanilla/*'"
     )
-    parser.add_argument(
-        "--stages", nargs="+", choices=[*STAGES, RESULTS], default=[*STAGES, RESULTS], help="only these (default: all)"
-    )
+    stages = [*STAGES, RESULTS]
+    parser.add_argument("--stages", default=",".join(stages), help="only these of %(default)s, with commas")
     parser.add_argument("--jobs", type=flags.count, help="processes on the CPU (default: a core each, none beside GPU jobs)")
     parser.add_argument("--gpu-jobs", type=flags.count, default=0, help="processes that share the GPUs (default: none)")
     parser.add_argument("--bind", action="store_true", help="bind each process to cores of its own")
@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=flags.positive_int, help="evaluate the first LIMIT sentences of each direction only")
     parser.add_argument("--page", type=flags.path, help="a Markdown page that gets the results between its markers")
+    parser.add_argument(
+        "--pack", type=flags.path, metavar="FOLDER", help="at the end, archives of weights and logs for another machine"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
 
 
@@ -54,10 +57,14 @@ def run(args: argparse.Namespace) -> None:
     """Do what is not done yet. Raises UserError where something failed."""
     plan = read_plan(args.plan)
     setup = Setup(Path(args.runs), Path(args.data), tuple(args.overrides), args.limit)
-    items = [one for one in plan.items if any(fnmatch.fnmatch(one.name, pattern) for pattern in args.only)]
+    stages = args.stages.split(",")
+    if unknown := {*stages} - {*STAGES, RESULTS}:
+        raise UserError(f"--stages: there is no stage {min(unknown)!r}, only {', '.join((*STAGES, RESULTS))}")
+    patterns = args.only.split(",")
+    items = [one for one in plan.items if any(fnmatch.fnmatch(one.name, pattern) for pattern in patterns)]
     if not items:
-        raise UserError(f"--only {' '.join(args.only)}: no item of {plan.name} is called so; --dry-run lists them")
-    chains = [chain_of(plan, item, setup, [stage for stage in STAGES if stage in args.stages]) for item in items]
+        raise UserError(f"--only {args.only}: no item of {plan.name} is called so; --dry-run lists them")
+    chains = [chain_of(plan, item, setup, [stage for stage in STAGES if stage in stages]) for item in items]
     if args.dry_run:
         print("\n".join(_state(item, chain) for item, chain in zip(items, chains)))
         return
@@ -66,8 +73,11 @@ def run(args: argparse.Namespace) -> None:
     pool.run([[prepare_job(plan, setup)]], lambda jobs: None)
     if not pool.failures and not pool.interrupted:
         pool.run(chains, Progress([job for chain in chains for job in chain]))
+    if args.pack:
+        for path in pack(items, setup.runs, Path(args.pack)):
+            print(path)
     _report(pool, chains)
-    if RESULTS in args.stages and not pool.interrupted:
+    if RESULTS in stages and not pool.interrupted:
         _results(plan, items, setup, args.page)
 
 

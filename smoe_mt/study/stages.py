@@ -1,4 +1,4 @@
-"""The jobs of a study: text once, then for each item training, evaluation and, where it has experts, analysis."""
+"""The jobs of a study: text once, then for each item training, evaluation and, where it has strata, analysis."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from smoe_mt.checkpoints.locate import LAST
 from smoe_mt.errors import UserError
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
-from smoe_mt.moe.registry import DENSE
 from smoe_mt.study.jobs import Job
 from smoe_mt.study.plan import Item, Plan
 
 SETTINGS = "settings.json"  # what a run is trained with, written before it starts
 TRAINED = "trained"  # there once the training is over
 SPLIT = "test"
+STRATIFIED = "stratified"
 STAGES = ("train", "evaluate", "analyse")
 
 
@@ -70,7 +70,7 @@ def chain_of(plan: Plan, item: Item, setup: Setup, stages: Sequence[str] = STAGE
             done=(results / "scores.json").is_file,
         ),
     }
-    if str(config.model.moe) != DENSE:
+    if str(config.model.moe) == STRATIFIED:
         jobs["analyse"] = Job(
             *("analyse", item.name, ("analyse", "--needed", *common, str(analysis)), folder / "analyse.log"),
             done=lambda: all((analysis / f"{name}_capacity.json").is_file() for name in ("requested", "needed")),
