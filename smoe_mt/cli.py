@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NoReturn
 
 from smoe_mt.errors import UserError, one_line
+from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ COMMANDS = {
 
 SHORT_NAMES = {"average": "checkpoint average"}
 
+#: What our commands are called elsewhere.
+OTHER_NAMES = {
+    "analyze": "analyse",
+    "analysis": "analyse",
+    "generate": "translate",
+    "score": "evaluate",
+    "test": "evaluate",
+    "preprocess": "prepare",
+    "inspect": "checkpoint inspect",
+    "convert": "checkpoint convert",
+    "cost": "flops",
+}
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -104,12 +119,13 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"smoe-mt {version()}")
         return 0
-    if arguments[1:] in (["-h"], ["--help"]) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS):
+    if arguments[1:] in ([], ["-h"], ["--help"]) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS):
         print(_overview(f"{arguments[0]} "))
-        return 0
+        return 0 if arguments[1:] else EXIT_USER_ERROR
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, rest = _command(arguments)
+    leave_out_unused()
     with passive_waiting(), plain_messages(name):
         module = importlib.import_module(COMMANDS[name].module)
         parser = Parser(prog=f"smoe-mt {name}", description=COMMANDS[name].help)
@@ -127,10 +143,19 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
             return name, arguments[words:]
     if arguments[0] in SHORT_NAMES:
         return SHORT_NAMES[arguments[0]], arguments[1:]
-    begun = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
-    raise UserError(
-        f"unknown command {' '.join(arguments[: 2 if begun else 1])!r}: there are {', '.join(begun or COMMANDS)}"
-    )
+    first = f"{arguments[0]} "
+    begun = {name.removeprefix(first): name for name in COMMANDS if name.startswith(first)}
+    given = " ".join(arguments[: 2 if begun else 1])
+    likely = _likely(given.removeprefix(first), begun or {**{name: name for name in COMMANDS}, **OTHER_NAMES})
+    hint = f"did you mean {likely!r}?" if likely else f"there are {', '.join(begun.values() or COMMANDS)}"
+    raise UserError(f"unknown command {given!r}: {hint}")
+
+
+def _likely(given: str, names: Mapping[str, str]) -> str | None:
+    """The command that was probably meant: of this very name, the only one that begins so, or the one spelt most like it."""
+    begun = [name for name in names if len(given) > 1 and name.startswith(given)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(given, names, n=1)
+    return names[near[0]] if near else None
 
 
 def _overview(first_word: str = "") -> str:
@@ -171,7 +196,7 @@ def plain_messages(command: str) -> Iterator[None]:
         print(f"warning: {message}", file=sys.stderr)
 
     # fairseq's task of that name asks for tensorboardX when it is imported; nothing here needs it.
-    talkative = logging.getLogger("fairseq.tasks.text_to_speech")
+    talkative = logging.getLogger(TALKATIVE)
     threshold, level = logging.root.manager.disable, talkative.level
     # A threshold that holds whatever level a library sets: fairseq's import makes the root logger the most talkative.
     logging.disable(logging.DEBUG if command == "train" else logging.INFO)

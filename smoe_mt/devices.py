@@ -1,16 +1,22 @@
-"""Devices and precisions by the names that a command line gives them."""
+"""Devices and precisions by the names that a command line gives them. torch is imported when one is picked."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from smoe_mt.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+#: Our name -> torch's.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def pick_device(name: str) -> torch.device:
     """`auto` (CUDA where there is one), or any device that torch knows by name. UserError for others."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -26,4 +32,7 @@ def pick_dtype(name: str) -> torch.dtype:
     """fp32, bf16 or fp16. UserError for others."""
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
-    return DTYPES[name]
+    import torch
+
+    found: torch.dtype = getattr(torch, DTYPES[name])
+    return found

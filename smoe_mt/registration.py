@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from smoe_mt.lean_fairseq import import_fairseq
+
 
 def register() -> None:
     """Register task, model and criterion with fairseq, and apply `fairseq_patches`. Doing it again changes nothing."""
+    import_fairseq()
     from smoe_mt import criterions, fairseq_patches, models
     from smoe_mt.tasks import many_to_many_translation
 

@@ -54,9 +54,33 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_command_names_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["translat"]) == 2
+    assert cli.main(["dance"]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: unknown command 'translat': there are {', '.join(cli.COMMANDS)}\n"
+    assert error == f"error: unknown command 'dance': there are {', '.join(cli.COMMANDS)}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("analyze", "analyse"),
+        ("eval", "evaluate"),
+        ("traslate", "translate"),
+        ("checkpoint inspct", "checkpoint inspect"),
+        ("checkpoint conv", "checkpoint convert"),
+        ("inspect", "checkpoint inspect"),
+        ("preproces", "prepare"),
+    ],
+)
+def test_unknown_command_suggests_the_likely_one(given: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*given.split(), "--beam", "3"]) == 2
+    assert capsys.readouterr().err == f"error: unknown command {given!r}: did you mean {meant!r}?\n"
+
+
+@pytest.mark.parametrize(("rest", "code"), [(["--help"], 0), ([], 2)])
+def test_first_word_of_two_lists_its_commands(rest: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["checkpoint", *rest]) == code
+    out = capsys.readouterr().out
+    assert "checkpoint average" in out and "translate" not in out
 
 
 def test_user_error_is_one_line_and_exit_code_2(
@@ -206,8 +230,8 @@ def test_a_command_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert cli.main(["checkpoint", "inspect", "a"]) == 0
     assert cli.main(["average", "b"]) == 0
     assert [args.names for args in module.seen] == [["a"], ["b"]]  # type: ignore[attr-defined]
-    assert cli.main(["checkpoint", "inspekt"]) == 2
-    assert "unknown command 'checkpoint inspekt': there are checkpoint inspect, checkpoint" in capsys.readouterr().err
+    assert cli.main(["checkpoint", "dance"]) == 2
+    assert "unknown command 'checkpoint dance': there are checkpoint inspect, checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
