@@ -96,7 +96,9 @@ def needed_capacity(loaded: LoadedModel, request: Request, ranks: FrequencyRanks
     split or direction."""
     strata = strata_of(loaded)
     if not SYSTEMS[str(loaded.config.model.moe)].nested or max(map(len, strata.values())) < 2:
-        raise UserError(f"{loaded.checkpoint}: needed capacity is asked of models with strata: visits of others never vary")
+        raise UserError(
+            f"{loaded.checkpoint}: needed capacity is asked of models with strata: visits of others never vary"
+        )
     model, task = loaded.model, loaded.task
     directions = choose_directions(task, request.split, request.directions)
     texts = direction_texts(task, request.split, directions)
@@ -131,7 +133,9 @@ def _read(
 ) -> None:
     """Add a batch of direction number `place`."""
     real = batch.target != pad
-    classes = torch.bucketize(rank_of.to(batch.target.device)[batch.target[real]], torch.tensor(RANKS, device=real.device))
+    classes = torch.bucketize(
+        rank_of.to(batch.target.device)[batch.target[real]], torch.tensor(RANKS, device=real.device)
+    )
 
     def add(sums: np.ndarray, values: Tensor) -> None:
         into = torch.zeros(len(RANK_NAMES), dtype=torch.float64, device=values.device)

@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("plan", metavar="PLAN", help=f"{', '.join(known_plans())}, or a file NAME.yaml of that form")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="overrides for all trainings, such as optimization.max_update=200"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="overrides for all trainings, such as optimization.max_update=200",
     )
     parser.add_argument("--runs", default="runs/study", help="folder of the runs (default: %(default)s)")
     parser.add_argument("--data", default="data/study", help="folder of the data folders (default: %(default)s)")
@@ -39,13 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stages = [*STAGES, RESULTS]
     parser.add_argument("--stages", default=",".join(stages), help="only these of %(default)s, with commas")
-    parser.add_argument("--jobs", type=flags.count, help="processes on the CPU (default: a core each, none beside GPU jobs)")
+    parser.add_argument(
+        "--jobs", type=flags.count, help="processes on the CPU (default: a core each, none beside GPU jobs)"
+    )
     parser.add_argument("--gpu-jobs", type=flags.count, default=0, help="processes that share the GPUs (default: none)")
     parser.add_argument("--bind", action="store_true", help="bind each process to cores of its own")
     parser.add_argument(
-        "--seconds", type=flags.positive_float, help="stop after so many, with what is trained saved; go on another time"
+        "--seconds",
+        type=flags.positive_float,
+        help="stop after so many, with what is trained saved; go on another time",
     )
-    parser.add_argument("--limit", type=flags.positive_int, help="evaluate the first LIMIT sentences of each direction only")
+    parser.add_argument(
+        "--limit", type=flags.positive_int, help="evaluate the first LIMIT sentences of each direction only"
+    )
     parser.add_argument("--page", type=flags.path, help="a Markdown page that gets the results between its markers")
     parser.add_argument(
         "--pack", type=flags.path, metavar="FOLDER", help="at the end, archives of weights and logs for another machine"
@@ -68,7 +77,9 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print("\n".join(_state(item, chain) for item, chain in zip(items, chains)))
         return
-    slots = slots_of(args.jobs if args.jobs is not None else (0 if args.gpu_jobs else available_cores()), args.gpu_jobs, args.bind)
+    slots = slots_of(
+        args.jobs if args.jobs is not None else (0 if args.gpu_jobs else available_cores()), args.gpu_jobs, args.bind
+    )
     pool = Pool(slots, args.seconds)
     pool.run([[prepare_job(plan, setup)]], lambda jobs: None)
     if not pool.failures and not pool.interrupted:
@@ -120,8 +131,13 @@ def _report(pool: Pool, chains: Sequence[Sequence[Job]]) -> None:
         print(f"\nstopped with {left} jobs left; the same command goes on", file=sys.stderr)
     if pool.failures:
         for one in pool.failures:
-            print(f"failed: {one.job.kind} {one.job.item} (exit {one.code}): {one.said}; see {one.job.log}", file=sys.stderr)
-        raise UserError(f"{len(pool.failures)} of the study's jobs failed, as the lines above say; the same command tries again")
+            print(
+                f"failed: {one.job.kind} {one.job.item} (exit {one.code}): {one.said}; see {one.job.log}",
+                file=sys.stderr,
+            )
+        raise UserError(
+            f"{len(pool.failures)} of the study's jobs failed, as the lines above say; the same command tries again"
+        )
 
 
 def _results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> None:

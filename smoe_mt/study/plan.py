@@ -1,12 +1,12 @@
 """What a study consists of: a file of configs/study, read and checked.
 
-    config       a Hydra config, which all trainings share
-    corpus       the text, by its name in corpora.yaml beside the plan
-    seeds        of every system
-    systems      name -> overrides of the config, or the name of a plan whose runs are used
-    classes      name -> languages; a direction that has one of them belongs to the class
-    comparisons  [system, baseline, what it asks]
-    gap          [system, baseline, class, other class, what it asks]: is the gain larger in the one class? (optional)
+config       a Hydra config, which all trainings share
+corpus       the text, by its name in corpora.yaml beside the plan
+seeds        of every system
+systems      name -> overrides of the config, or the name of a plan whose runs are used
+classes      name -> languages; a direction that has one of them belongs to the class
+comparisons  [system, baseline, what it asks]
+gap          [system, baseline, class, other class, what it asks]: is the gain larger in the one class? (optional)
 """
 
 from __future__ import annotations
