@@ -143,7 +143,6 @@ class Pool:
             job = waiting[number].pop(0)
             job.log.parent.mkdir(parents=True, exist_ok=True)
             job.begin()
-            bound = (lambda cores=slot.cores: os.sched_setaffinity(0, cores)) if slot.cores else None
             with job.log.open("ab") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "smoe_mt.cli", *job.command],
@@ -151,8 +150,9 @@ class Pool:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=slot.environment(),
-                    preexec_fn=bound,
                 )
+            if slot.cores:
+                os.sched_setaffinity(process.pid, slot.cores)
             self._running[slot] = (number, job, process)
 
     def _collect(self, waiting: dict[int, list[Job]]) -> None:

@@ -18,6 +18,7 @@ from smoe_mt.evaluation.significance import check_same_text
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
 from smoe_mt.report.curves import parse_log
+from smoe_mt.study.figures import draw_all
 from smoe_mt.study.plan import Item, Plan
 from smoe_mt.study.stages import SPLIT, Setup
 from smoe_mt.text_table import markdown_table
@@ -48,7 +49,8 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
     write_text(folder / "results.md", text)
     if page:
         write_section(Path(page), plan.name, text)
-    return [folder / "results.json", folder / "results.md", *([Path(page)] if page else [])]
+    figures = draw_all(plan, content, folder)
+    return [*figures, folder / "results.json", folder / "results.md", *([Path(page)] if page else [])]
 
 
 def _results(item: Item, setup: Setup) -> Path:
