@@ -61,6 +61,10 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = """examples:
+  smoe-mt flops --benchmark m15
+  smoe-mt flops --config m15 model=smoe_4_12
+  smoe-mt flops runs/nordic --split valid"""
     parser.add_argument(
         "what", nargs="*", metavar="RUN|KEY=VALUE", help="trained runs to measure, or overrides such as model=smoe_4_12"
     )

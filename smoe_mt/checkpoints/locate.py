@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
+from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
-
-BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
-CHECKPOINT_NAMES = (BEST, LAST, WEIGHTS)
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -74,7 +74,7 @@ def sample_sentences(
 
 
 def _score(scorer: object, sums: np.ndarray) -> float:
-    return float(scorer._compute_score_from_stats([int(round(value)) for value in sums]).score)  # type: ignore[attr-defined]
+    return float(scorer._compute_score_from_stats([round(value) for value in sums]).score)  # type: ignore[attr-defined]
 
 
 def draw_seeds(seeds: int, resamples: int = RESAMPLES, seed: int = 1) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
@@ -18,22 +17,6 @@ from smoe_mt.report.run import open_run
 from smoe_mt.report.strata import analysis_of
 
 WRITERS = {".html": write_html, ".htm": write_html, ".md": write_markdown}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
-    parser.add_argument("--out", default="report.html", help="file to write, .html or .md (default: %(default)s)")
-    parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
-    parser.add_argument(
-        "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
-    )
-    parser.add_argument(
-        "--device",
-        type=flags.device,
-        default="auto",
-        help="device of an analysis: auto, cpu or cuda (default: %(default)s)",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
