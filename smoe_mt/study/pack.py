@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from smoe_mt.checkpoints.edit.convert import converted
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.checkpoints.sharded import OPTIMISER
 from smoe_mt.study.plan import Item
 from smoe_mt.study.stages import SETTINGS, TRAINED
-from smoe_mt.training.resuming import LAST
 
 LOG = "train.log"
 PART = 15 << 20  # bytes of an archive

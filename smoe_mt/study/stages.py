@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.errors import UserError
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
 from smoe_mt.study.arguments import STAGES
 from smoe_mt.study.jobs import Job
 from smoe_mt.study.plan import Item, Plan
-from smoe_mt.training.resuming import LAST
 
 SETTINGS = "settings.json"  # what a run is trained with, written before it starts
 TRAINED = "trained"  # there once the training is over
