@@ -24,9 +24,10 @@ from smoe_mt.analysis.frequency import FrequencyRanks
 from smoe_mt.analysis.load import ExpertLoad
 from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.tokens import TokenCapacity
-from smoe_mt.analysis.visits import VisitCounts, blocks_of, routings_of
+from smoe_mt.analysis.visits import VisitCounts, routings_of
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation import LoadedModel, load_model
+from smoe_mt.moe.names import blocks_of
 
 
 def passes(loaded: LoadedModel, split: str, direction: str, batch: ForcedBatch) -> dict[str, Callable[[], object]]:

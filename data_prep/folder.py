@@ -11,6 +11,7 @@ from data_prep.files import read_json
 from smoe_mt.checksums import is_intact, sha256_file, sha256_value
 from smoe_mt.errors import UserError
 from smoe_mt.files import atomic_path, path_inside, write_json
+from smoe_mt.folder_lock import LOCK
 from smoe_mt.temporary_names import sweep
 
 CORPUS = "corpus.json"
@@ -27,7 +28,7 @@ def is_complete(out: Path, request: Any) -> bool:
         raise UserError(f"{out} is a file: give another folder with --out")
     corpus = read_json(out / CORPUS)
     if not isinstance(corpus, dict) or corpus.get("format") != FORMAT:
-        if out.is_dir() and not (out / WORK).is_dir() and any(out.iterdir()):
+        if out.is_dir() and not (out / WORK).is_dir() and any(path.name != LOCK for path in out.iterdir()):
             raise UserError(f"{out} holds other files: give an empty or a new folder with --out")
         return False
     if corpus.get("request") != sha256_value(request) or not is_intact(corpus):

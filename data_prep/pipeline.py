@@ -29,6 +29,7 @@ from data_prep.stages import DONE, run_stage
 from smoe_mt.checksums import sealed, sha256_value
 from smoe_mt.errors import UserError
 from smoe_mt.files import write_bytes, write_json, write_lines
+from smoe_mt.folder_lock import FolderLock
 from smoe_mt.language_codes import is_english
 from smoe_mt.languages import two_letter_codes
 
@@ -68,9 +69,10 @@ def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bo
         done = dict(read_json(out / data_folder.CORPUS))
         _say_missing(done["missing"])
         return done
-    work = Work(corpus, options, data_folder.start(out), workers)
-    value, folders = _run_stages(work, request)
-    return _finish(out, work, {"format": data_folder.FORMAT, "request": sha256_value(request), **value}, folders)
+    with FolderLock.take(out, "a preparation", "choose another --out"):
+        work = Work(corpus, options, data_folder.start(out), workers)
+        value, folders = _run_stages(work, request)
+        return _finish(out, work, {"format": data_folder.FORMAT, "request": sha256_value(request), **value}, folders)
 
 
 def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Path]]:

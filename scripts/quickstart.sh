@@ -59,7 +59,7 @@ finish
 export OMP_NUM_THREADS="$cores"
 
 step "3/4  scores: every direction, beam 5, held-out text and the Declaration of Human Rights"
-smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test --samples 5
+smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test --samples 5 --compare
 smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test_udhr
 
 step "4/4  what the strata do: requested capacity; all of it on one page"

@@ -16,16 +16,34 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NoReturn
 
+from smoe_mt.checkpoints.hub import looks_like_model_id
+from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError, one_line
 from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
 
 
 @dataclass(frozen=True)
 class Command:
-    """`module` offers ``add_arguments(parser)`` and ``run(args)``; it is imported only when its command is used."""
+    """`arguments`, module:function, adds the arguments to a parser, and imports nothing slow. `module` offers ``run(args)``; it is
+    imported once the arguments are right. `models`: the argument that names models, if there is one.
+    """
 
+    arguments: str
     module: str
     help: str
+    models: str = ""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        module, _, function = self.arguments.partition(":")
+        getattr(importlib.import_module(module), function)(parser)
+
+    def check(self, args: argparse.Namespace) -> None:
+        """UserError for a model that is not there; one that may lie on the hub is looked for later."""
+        models = getattr(args, self.models) if self.models else []
+        for model in [models] if isinstance(models, str) else models:
+            if not looks_like_model_id(model):
+                find_checkpoint(model)
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,30 +57,75 @@ class Parser(argparse.ArgumentParser):
 
 
 COMMANDS = {
-    "prepare": Command("data_prep.prepare", "text -> data folder: fetch, clean, split, SentencePiece, binarise"),
-    "train": Command("smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"),
-    "translate": Command("smoe_mt.generation.command", "raw text -> translations"),
+    "prepare": Command(
+        "data_prep.arguments:add_arguments",
+        "data_prep.prepare",
+        "text -> data folder: fetch, clean, split, SentencePiece, binarise",
+    ),
+    "train": Command(
+        "smoe_mt.launch:add_arguments", "smoe_mt.launch", "data folder -> checkpoints, from a Hydra config"
+    ),
+    "translate": Command(
+        "smoe_mt.generation.arguments:add_translate_arguments",
+        "smoe_mt.generation.command",
+        "raw text -> translations",
+        models="model",
+    ),
     "checkpoint inspect": Command(
-        "smoe_mt.checkpoints.inspection", "checkpoint -> its contents, and whether its bytes are intact"
+        "smoe_mt.checkpoints.arguments:add_inspect_arguments",
+        "smoe_mt.checkpoints.inspection",
+        "checkpoint -> its contents, and whether its bytes are intact",
+        models="model",
     ),
     "checkpoint convert": Command(
-        "smoe_mt.checkpoints.edit.convert", "checkpoint -> another format; also reads fairseq's transformer"
+        "smoe_mt.checkpoints.arguments:add_convert_arguments",
+        "smoe_mt.checkpoints.edit.convert",
+        "checkpoint -> another format; also reads fairseq's transformer",
+        models="model",
     ),
-    "checkpoint average": Command("smoe_mt.checkpoints.edit.average", "checkpoints -> their mean, one checkpoint"),
+    "checkpoint average": Command(
+        "smoe_mt.checkpoints.arguments:add_average_arguments",
+        "smoe_mt.checkpoints.edit.average",
+        "checkpoints -> their mean, one checkpoint",
+    ),
     "export": Command(
-        "smoe_mt.generation.export", "checkpoint -> a folder with everything needed to translate, and a model card"
+        "smoe_mt.generation.arguments:add_export_arguments",
+        "smoe_mt.generation.export",
+        "checkpoint -> a folder with everything needed to translate, and a model card",
+        models="run",
     ),
-    "evaluate": Command("smoe_mt.evaluation.command", "checkpoints -> BLEU and chrF++ of every direction"),
-    "analyse": Command("smoe_mt.analysis.command", "checkpoint -> requested capacity, as numbers and figures"),
+    "evaluate": Command(
+        "smoe_mt.evaluation.arguments:add_arguments",
+        "smoe_mt.evaluation.command",
+        "checkpoints -> BLEU and chrF++ of every direction",
+        models="runs",
+    ),
+    "analyse": Command(
+        "smoe_mt.analysis.arguments:add_arguments",
+        "smoe_mt.analysis.command",
+        "checkpoint -> requested capacity, as numbers and figures",
+        models="run",
+    ),
     "flops": Command(
-        "smoe_mt.analysis.cost_command", "config -> parameters and FLOPs per token, compared with the paper's"
+        "smoe_mt.analysis.cost_command:add_arguments",
+        "smoe_mt.analysis.cost_command",
+        "config -> parameters and FLOPs per token, compared with the paper's",
     ),
     "plan": Command(
-        "smoe_mt.analysis.plan_command", "config, devices -> predicted time, traffic and memory of training"
+        "smoe_mt.analysis.plan_command:add_arguments",
+        "smoe_mt.analysis.plan_command",
+        "config, devices -> predicted time, traffic and memory of training",
     ),
-    "report": Command("smoe_mt.report.command", "runs -> one page: tables, curves, figures, data, configuration"),
+    "report": Command(
+        "smoe_mt.report.arguments:add_arguments",
+        "smoe_mt.report.command",
+        "runs -> one page: tables, curves, figures, data, configuration",
+        models="runs",
+    ),
     "path": Command(
-        "smoe_mt.path_command", "folders of the plugin, its configs and scripts; what it patches in fairseq"
+        "smoe_mt.path_command:add_arguments",
+        "smoe_mt.path_command",
+        "folders of the plugin, its configs and scripts; what it patches in fairseq",
     ),
 }
 
@@ -126,10 +189,12 @@ def _run(arguments: list[str]) -> int:
     name, rest = _command(arguments)
     leave_out_unused()
     with passive_waiting(), plain_messages(name):
-        module = importlib.import_module(COMMANDS[name].module)
-        parser = Parser(prog=f"smoe-mt {name}", description=COMMANDS[name].help)
-        module.add_arguments(parser)
-        module.run(parser.parse_intermixed_args(rest))
+        command = COMMANDS[name]
+        parser = Parser(prog=f"smoe-mt {name}", description=command.help)
+        command.add_arguments(parser)
+        args = parser.parse_intermixed_args(rest)
+        command.check(args)
+        importlib.import_module(command.module).run(args)
         sys.stdout.flush()
     return 0
 

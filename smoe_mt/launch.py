@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,15 @@ from smoe_mt.errors import UserError
 from smoe_mt.library_messages import NOT_THERE, SEARCH_PATH
 from smoe_mt.paths import configs, expanded, user_dir
 from smoe_mt.registration import register
+from smoe_mt.sweep import with_folders
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 DEFAULT_CONFIG = "quickstart"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+#: People see lines for people; the log file next to the checkpoints has everything.
+CONSOLE = ("hydra.job_logging.handlers.console.class=smoe_mt.training.console.ConsoleHandler",)
 EXAMPLES = """examples:
   smoe-mt train model=smoe_2_2 task.data=data/nordic checkpoint.save_dir=runs/nordic
   smoe-mt train --config m4 -m model=dense,vanilla,smoe_4_4 common.seed=1,2 task.data=data/m4"""
@@ -49,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
     overrides = checked_overrides(folder, args.config, args.overrides, args.multirun)
     composed = compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
     overrides = [*home_folders(composed, overrides), *overrides]
-    _train(command_line(folder, args.config, addable(overrides), args.multirun))
+    if args.multirun:
+        overrides = with_folders(overrides, partial(compose, folder, args.config))
+    _train(command_line(folder, args.config, [*CONSOLE, *addable(overrides)], args.multirun))
 
 
 def config_folder(given: str | None) -> Path:

@@ -12,6 +12,9 @@ PATCHES = "patches"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = """examples:
+  smoe-mt path configs
+  fairseq-train DATA --user-dir "$(smoe-mt path user-dir)" ..."""
     parser.add_argument(
         "place",
         choices=[*PLACES, PATCHES],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -61,3 +61,21 @@ def open_process_group(backend: str, launch: Launch, limit: timedelta, device: t
     if int(present) != launch.size:
         raise UserError(f"{int(present)} of {launch.size} ranks have found each other: start them with torchrun")
     return group
+
+
+def by_one_process(action: Callable[[], None], of_each_machine: bool = False) -> None:
+    """Run `action` in the first rank, or the first of each machine, while the others wait. All raise its UserError."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        action()
+        return
+    rank = distributed.get_rank()
+    error: str | None = None
+    if (int(os.environ.get("LOCAL_RANK", rank)) if of_each_machine else rank) == 0:
+        try:
+            action()
+        except UserError as found:
+            error = str(found)
+    errors: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(errors, error)
+    for one in filter(None, errors):
+        raise UserError(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ FORM = {
     "directions": Named({"signatures?": Named(str)}),
     "classes?": Named(Named((dict, type(None)))),
     "metrics?": Named(str),
+    "limit?": (int, type(None)),
+    "left_out?": {"sentences": int, "directions": [str]},
 }
+#: The usual search, and the words for another one.
+USUAL = {"beam": 5, "lenpen": 1.0, "max_len_a": 2.0, "max_len_b": 10, "min_len": 1, "tokenize": "auto"}
+WORDS = {"beam": "beam", "lenpen": "length penalty", "tokenize": "BLEU tokenizer"}
 REMEDY = "evaluate again, or remove it"
 
 
@@ -23,3 +29,25 @@ def read_scores(path: Path) -> dict[str, Any]:
     if not fits(content, FORM):
         raise UserError(f"{path}: holds no scores of directions; {REMEDY}")
     return content
+
+
+def partial(scores: Mapping[str, Any]) -> str:
+    """What of the text was not translated, in words; empty where all of it was."""
+    left_out, limit = scores.get("left_out"), scores.get("limit")
+    count = len(scores["directions"])
+    if left_out is None:  # of an earlier version
+        return f"first {limit} sentences of each direction" if limit else ""
+    parts = [f"first {limit} sentences of each direction"] if left_out["sentences"] else []
+    parts += [f"{count} of {count + len(left_out['directions'])} directions"] if left_out["directions"] else []
+    return ", ".join(parts)
+
+
+def unusual(scores: Mapping[str, Any]) -> str:
+    """What of the search and of the scoring is not as usual, in words; empty where all is."""
+    other = {name: scores[name] for name, usual in USUAL.items() if name in scores and scores[name] != usual}
+    return ", ".join(f"{WORDS.get(name, name)} {value}" for name, value in other.items())
+
+
+def title(scores: Mapping[str, Any], text: str) -> str:
+    """The name of a result for people: that of its text, and what is not the usual. Equal titles may stand side by side."""
+    return ", ".join(filter(None, (text, unusual(scores), partial(scores) and f"partial ({partial(scores)})")))

@@ -87,46 +87,101 @@ def test_user_error_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_module(monkeypatch, Module(UserError("no such thing; use another")))
-    assert cli.main(["evaluate"]) == 2
+    assert cli.main(["prepare"]) == 2
     assert capsys.readouterr().err == "error: no such thing; use another\n"
 
 
 def test_interrupt_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     use_module(monkeypatch, Module(KeyboardInterrupt()))
-    assert cli.main(["evaluate"]) == 130
+    assert cli.main(["prepare"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     use_module(monkeypatch, Module(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
-        cli.main(["evaluate"])
+        cli.main(["prepare"])
 
 
 def test_options_may_stand_between_names(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Module()
     use_module(monkeypatch, module)
-    assert cli.main(["evaluate", "one", "--beam", "2", "two"]) == 0
+    assert cli.main(["prepare", "one", "--beam", "2", "two"]) == 0
     assert vars(module.seen[0]) == {"names": ["one", "two"], "beam": 2}
 
 
 def test_wrong_option_gives_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     use_module(monkeypatch, Module())
-    assert cli.main(["evaluate", "--beam", "many"]) == 2
+    assert cli.main(["prepare", "--beam", "many"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: argument --beam") and error.count("\n") == 1
 
 
 def test_help_of_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     use_module(monkeypatch, Module())
-    assert cli.main(["evaluate", "--help"]) == 0
-    assert "usage: smoe-mt evaluate" in capsys.readouterr().out
+    assert cli.main(["prepare", "--help"]) == 0
+    assert "usage: smoe-mt prepare" in capsys.readouterr().out
 
 
 def test_every_command_has_its_module() -> None:
     for command in cli.COMMANDS.values():
-        module = cli.importlib.import_module(command.module)
-        assert callable(module.add_arguments) and callable(module.run)
+        assert callable(cli.importlib.import_module(command.module).run)
+
+
+SLOW = (
+    "torch",
+    "fairseq",
+    "hydra",
+    "omegaconf",
+    "safetensors",
+    "matplotlib",
+    "numpy",
+    "sacrebleu",
+    "sklearn",
+    "scipy",
+    "jinja2",
+)
+
+
+def imported_by(program: str) -> set[str]:
+    """Which of the slow libraries a program has imported at its end."""
+    program += f"\nimport sys; print(*set({SLOW}) & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_of_no_command_imports_what_is_slow() -> None:
+    program = "from smoe_mt import cli\nfor name in cli.COMMANDS: assert cli.main([*name.split(), '--help']) == 0"
+    assert imported_by(program) == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["dance"],
+        ["translate", "-m", "runs/nowhere/here"],
+        ["translate", "--beam", "many"],
+        ["evaluate", "runs/nowhere/here"],
+        ["checkpoint", "inspect", "nowhere/a/best.pt"],
+        ["export", "runs/nowhere/here", "out"],
+        ["report", "runs/nowhere/here"],
+        ["analyse", "runs/nowhere/here"],
+    ],
+)
+def test_a_wrong_argument_is_found_before_anything_slow_is_imported(arguments: list[str]) -> None:
+    assert imported_by(f"from smoe_mt import cli\ncli.main({arguments})") == set()
+
+
+def test_every_help_fits_a_terminal_and_has_an_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in cli.COMMANDS:
+        assert cli.main([*name.split(), "--help"]) == 0
+        text = capsys.readouterr().out
+        assert f"\n  smoe-mt {name}" in text.partition("examples:")[2], name
+        assert max(map(len, text.splitlines())) <= 100, name
 
 
 def test_path_of_the_plugin(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +268,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
         "    add_arguments = staticmethod(lambda parser: None)\n"
         "    run = staticmethod(lambda args: [print('x' * 1000) for _ in range(1000)])\n"
         "cli.importlib.import_module = lambda name: Module\n"
-        "sys.exit(cli.main(['evaluate']))\n"
+        "sys.exit(cli.main(['prepare']))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
@@ -227,6 +282,8 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 def test_a_command_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     module = Module()
     use_module(monkeypatch, module)
+    for name in ("checkpoint inspect", "checkpoint average"):
+        monkeypatch.setitem(cli.COMMANDS, name, cli.Command("some:add_arguments", "some", "help"))
     assert cli.main(["checkpoint", "inspect", "a"]) == 0
     assert cli.main(["average", "b"]) == 0
     assert [args.names for args in module.seen] == [["a"], ["b"]]  # type: ignore[attr-defined]
@@ -234,7 +291,7 @@ def test_a_command_of_two_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "unknown command 'checkpoint dance': there are checkpoint inspect, checkpoint" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "prepare"])
 def test_what_a_command_switches_for_the_process_is_switched_back(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

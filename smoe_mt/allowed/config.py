@@ -11,6 +11,7 @@ from typing import Any
 from smoe_mt.allowed.keys import GROUPS, KEYS
 from smoe_mt.allowed.kinds import Maybe, refusal, shown
 from smoe_mt.allowed.overrides import check
+from smoe_mt.allowed.validation import check_best_metric, check_end, check_kept
 from smoe_mt.errors import UserError
 from smoe_mt.ranges import kinds_of, problem, ranges_of
 
@@ -110,6 +111,23 @@ def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
     _check_batches(groups["dataset"])
     check_model(groups["model"])
     _check_schedule(groups)
+    check_best_metric(groups)
+    check_kept(groups)
+    check_end(groups)
+    _check_starting_points(groups["checkpoint"])
+
+
+def _check_starting_points(checkpoint: Mapping[str, Any]) -> None:
+    tuned = checkpoint.get("finetune_from_model")
+    if not tuned:
+        return
+    if checkpoint.get("restore_file") not in (None, "checkpoint_last.pt"):
+        raise UserError("checkpoint.restore_file and checkpoint.finetune_from_model: choose one of the two")
+    resets = [name for name in checkpoint if str(name).startswith("reset_") and checkpoint[name]]
+    if resets:
+        raise UserError(
+            f"checkpoint.{resets[0]}: checkpoint.finetune_from_model resets all of them by itself; leave it out"
+        )
 
 
 def _check_precision(common: Mapping[str, Any]) -> None:

@@ -129,7 +129,7 @@ CHECKPOINT: Mapping[str, Kind] = {
     "checkpoint_suffix": LETTERS,
     "checkpoint_shard_count": Only(1, "large checkpoints are task.sharded_checkpoints=true"),
     "load_checkpoint_on_all_dp_ranks": Flag(),
-    "write_checkpoints_asynchronously": Flag(),
+    "write_checkpoints_asynchronously": Only(False, "a run killed meanwhile would leave half a checkpoint"),
     "model_parallel_size": Only(1, "experts are spread by task.expert_parallel_size"),
 }
 
@@ -216,7 +216,7 @@ SCHEDULE: Mapping[str, Kind] = {
     "force_anneal": Maybe(Whole(0, 10**9)),
     "end_learning_rate": RATE,
     "power": Real(0, 100, above=True),
-    "total_num_update": Real(1, 1e9),
+    "total_num_update": Real(0, 1e9),  # 0: where max_update is 0, see `validation.check_end`
     "lr_threshold": Real(0, 1e3),
     "lr_patience": Whole(0, 10**6),
     "maximize_best_checkpoint_metric": Flag(),

@@ -13,16 +13,17 @@ from smoe_mt.analysis.forced import ForcedBatch, direction_texts, forced_batches
 from smoe_mt.analysis.load import ExpertLoad
 from smoe_mt.analysis.tokens import TokenMean
 from smoe_mt.analysis.units import UnitMeans
-from smoe_mt.analysis.visits import SIDES, Block, VisitCounts, blocks_of, routings_of
+from smoe_mt.analysis.visits import VisitCounts, routings_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.names import SIDES, Block, blocks_of
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.progress import progress_bar
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -5,48 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from smoe_mt.allowed import flags
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
 from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
 from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
 from smoe_mt.analysis.tokens import TokenCapacity
-from smoe_mt.analysis.visits import blocks_of
 from smoe_mt.checkpoints.locate import results_folder, run_name_parts
 from smoe_mt.errors import UserError
 from smoe_mt.files import atomic_text, write_json, write_text
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
-from smoe_mt.generation.command import add_data_arguments
+from smoe_mt.moe.names import blocks_of
 from smoe_mt.progress import progress_bar
 
 NUMBERS = "requested_capacity.json"
 TABLE = "requested_capacity.csv"
 TOKENS = "tokens.csv"
 SENTENCES = "sentences.json"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint file")
-    add_data_arguments(parser)
-    parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
-    parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
-    parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
-    parser.add_argument("--out", type=flags.file, help="folder for the results (default: RUN/analysis/SPLIT)")
-    parser.add_argument(
-        "--min-count",
-        type=flags.positive_int,
-        default=5,
-        help="leave tokens that occur fewer than MIN_COUNT times in a direction out of the tables of tokens (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-tokens",
-        type=flags.positive_int,
-        default=4096,
-        help="source or target tokens in a batch (default: %(default)s)",
-    )
-    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -61,6 +61,10 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = """examples:
+  smoe-mt flops --benchmark m15
+  smoe-mt flops --config m15 model=smoe_4_12
+  smoe-mt flops runs/nordic --split valid"""
     parser.add_argument(
         "what", nargs="*", metavar="RUN|KEY=VALUE", help="trained runs to measure, or overrides such as model=smoe_4_12"
     )
@@ -138,9 +142,10 @@ def config_row(args: argparse.Namespace, overrides: Sequence[str]) -> Row:
 
 def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
     """A trained model: its cost under uniform routing, and with the visits that its gates decide on a split."""
-    from smoe_mt.analysis.capacity import SIDES, Request, requested_capacity
+    from smoe_mt.analysis.capacity import Request, requested_capacity
     from smoe_mt.analysis.cost import cost_of_model
     from smoe_mt.generation.checkpoint import load_model
+    from smoe_mt.moe.names import SIDES
 
     loaded = load_model(run_folder, args.data, args.device)
     model, vocabulary = loaded.model, len(loaded.task.dictionary)

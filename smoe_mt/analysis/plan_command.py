@@ -25,6 +25,9 @@ ASSUMED = f"""Links, memory and peak FLOP/s of a preset are its data sheet's; th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = """examples:
+  smoe-mt plan model=smoe_4_12 --ranks 8 64
+  smoe-mt plan --config m15 model=smoe_4_12 common.bf16=true --ranks 64 --expert-parallel-size 1 8"""
     parser.add_argument(
         "overrides",
         nargs="*",

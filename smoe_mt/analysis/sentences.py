@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smoe_mt.analysis.forced import ForcedBatch
-from smoe_mt.analysis.visits import SIDES, Block
+from smoe_mt.moe.names import SIDES, Block
 
 SENTENCES = 10
 

@@ -6,7 +6,7 @@ import csv
 import io
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.visits import Block
+from smoe_mt.moe.names import Block
 from smoe_mt.text_table import aligned
 
 BAR = 40
@@ -20,7 +20,7 @@ def histograms(report: CapacityReport) -> str:
 def _histogram(report: CapacityReport, block: Block) -> str:
     visits = report.visits
     shares = visits.histogram(block)
-    title = f"{block.side} layer {block.layer}: mean {visits.mean(block):.3f} of {visits.strata} strata"
+    title = f"{block}: mean {visits.mean(block):.3f} of {visits.strata} strata"
     if block in visits.collapsed():
         title += f"\n  COLLAPSE: every token of every direction makes {shares.index(max(shares)) + 1} visit(s) here"
     rows = [
@@ -54,11 +54,11 @@ def as_csv(report: CapacityReport) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     shares = [f"share_{count}" for count in range(1, visits.strata + 1)]
-    writer.writerow(["direction", "side", "layer", "tokens", "mean", *shares])
+    writer.writerow(["direction", "side", "block", "tokens", "mean", *shares])
     for direction in report.directions:
         for block in visits.blocks:
             histogram = [f"{share:.6f}" for share in visits.histogram(block, direction)]
             tokens = int(visits.counts[direction][block].sum())
             mean = f"{visits.mean(block, direction):.6f}"
-            writer.writerow([direction, block.side, block.layer, tokens, mean, *histogram])
+            writer.writerow([direction, block.side, block, tokens, mean, *histogram])
     return stream.getvalue()

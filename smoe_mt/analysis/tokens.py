@@ -17,7 +17,7 @@ import torch
 from smoe_mt.analysis.forced import ForcedBatch
 from smoe_mt.analysis.frequency import FrequencyRanks
 from smoe_mt.analysis.load import language_of
-from smoe_mt.analysis.visits import SIDES, Block
+from smoe_mt.moe.names import SIDES, Block
 from smoe_mt.tasks.data_folder import language_tag
 
 TOP = 25
@@ -42,7 +42,7 @@ class TokenCapacity:
     """Counts of one direction at a time; a finished direction leaves its rows in a file and its extremes here.
 
     min_count  a token that occurs less often in a direction is no candidate for the extremes: its mean says little
-    stream     CSV with a row for each direction, side and token
+    stream     CSV with a row for each direction, side and token, and a column for the mean visits in each block
     """
 
     blocks: tuple[Block, ...]
@@ -60,9 +60,7 @@ class TokenCapacity:
         self._no_text = np.array([self.dictionary.pad(), *tags])
         # Tokens of equal mean are taken in this order, which has nothing to do with how frequent they are.
         self._tie_order = np.random.default_rng(0).permutation(len(self.dictionary))
-        self._layers = sorted({block.layer for block in self.blocks})
-        means = [f"mean_layer_{layer}" for layer in self._layers]
-        self._write(["direction", "side", "token", "frequency_rank", "count", *means])
+        self._write(["direction", "side", "token", "frequency_rank", "count", *map(str, self.blocks)])
 
     def add(self, direction: str, batch: ForcedBatch, routings: Sequence[Any]) -> None:
         """Count a pass, on the device it was made on: per side int64 [1 + blocks, V], occurrences and visits."""
@@ -90,9 +88,8 @@ class TokenCapacity:
     def _rows(
         self, direction: str, side: str, counts: np.ndarray, ranks: np.ndarray, means: dict[Block, np.ndarray]
     ) -> None:
-        by_layer = {block.layer: mean for block, mean in means.items()}
         for token in np.flatnonzero(counts):
-            cells = [f"{by_layer[n][token]:.6f}" if n in by_layer else "" for n in self._layers]
+            cells = [f"{means[block][token]:.6f}" if block in means else "" for block in self.blocks]
             self._write([direction, side, self.dictionary[token], ranks[token], counts[token], *cells])
 
     def _keep_extremes(

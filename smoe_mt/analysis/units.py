@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoe_mt.analysis.visits import Block
+from smoe_mt.moe.names import Block
 
 
 @dataclass(frozen=True)

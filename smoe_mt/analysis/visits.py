@@ -9,23 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SIDES = ("encoder", "decoder")
-
-
-@dataclass(frozen=True, order=True)
-class Block:
-    """One MoE block: `side` is encoder or decoder, `layer` its 1-based number there."""
-
-    side: str
-    layer: int
-
-    def __str__(self) -> str:
-        return f"{self.side}.{self.layer}"
-
-
-def blocks_of(model: Any) -> tuple[Block, ...]:
-    """The MoE blocks of a model, encoder first, in layer order."""
-    return tuple(Block(side, layer) for side in SIDES for layer in model.moe_layers[side])
+from smoe_mt.moe.names import Block
 
 
 def routings_of(extra: Mapping[str, Any]) -> tuple[Any, ...]:

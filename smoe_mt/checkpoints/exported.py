@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from smoe_mt.checkpoints.names import CONFIG, PARTS, README, REMEDY
 from smoe_mt.checkpoints.schema import untrained_history
 from smoe_mt.checksums import is_intact, sha256_file
 from smoe_mt.errors import UserError
@@ -23,12 +24,6 @@ from smoe_mt.json_files import read_json_object
 from smoe_mt.ranges import shown
 
 FORMAT = 1
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-README = "README.md"
-FROM_DATA_FOLDER = ("spm.model", "dict.txt", "directions.txt", "corpus.json")
-PARTS = (WEIGHTS, *FROM_DATA_FOLDER)
-REMEDY = "export the model again, or fetch the folder again"
 
 
 def read_exported(weights: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from smoe_mt.checkpoints.exported import CONFIG, PARTS, README
+from smoe_mt.checkpoints.names import CONFIG, PARTS, README
 from smoe_mt.errors import UserError
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

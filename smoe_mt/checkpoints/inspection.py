@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from smoe_mt.checkpoints import sharded
-from smoe_mt.checkpoints.exported import PARTS
 from smoe_mt.checkpoints.locate import find_checkpoint
+from smoe_mt.checkpoints.names import PARTS
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
 from smoe_mt.checkpoints.schema import TASK, CheckpointView
 from smoe_mt.checkpoints.sharded import Shards
@@ -30,13 +30,6 @@ SIZES = (
     *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
 )
 BUFFERS = (".version", "._float_tensor")  # fairseq's, which are no parameters
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("model", metavar="FILE", help="a checkpoint, a run folder, or an exported folder")
-    parser.add_argument("--format", default="text", choices=("text", "json"), help="default: %(default)s")
-    parser.add_argument("--weights", action="store_true", help="name, shape and type of each weight as well")
 
 
 def run(args: argparse.Namespace) -> None:

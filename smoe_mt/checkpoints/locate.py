@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smoe_mt.checkpoints.exported import CONFIG, REMEDY, WEIGHTS
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
+from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
 from smoe_mt.paths import expanded
-
-BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
-CHECKPOINT_NAMES = (BEST, LAST, WEIGHTS)
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -59,9 +56,12 @@ def data_folder_of(settings: Mapping[str, Any], checkpoint: Path) -> Path | None
     return next((place for place in places if place.is_dir()), Path(stored))
 
 
-def results_folder(checkpoint: Path, kind: str) -> Path:
-    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice."""
-    return checkpoint.parent / kind / _own_name(checkpoint)
+def results_folder(checkpoint: Path, kind: str, of_all: bool = False) -> Path:
+    """Where results of this `kind` go by default: RUN/kind, and RUN/kind/NAME for any but the run's own choice.
+
+    `of_all`: the folder of those of all checkpoints of the run.
+    """
+    return checkpoint.parent / kind / ("" if of_all else _own_name(checkpoint))
 
 
 def run_name_parts(checkpoint: Path) -> tuple[str, ...]:

@@ -43,6 +43,12 @@ class CheckpointView:
         return None if loss is None else float(loss)
 
     @property
+    def training_seconds(self) -> float | None:
+        """How long it was trained until then, interruptions aside."""
+        seconds = self._extra.get("previous_training_time")
+        return float(seconds) if isinstance(seconds, (int, float)) else None
+
+    @property
     def mean_of(self) -> list[str] | None:
         """Names of the checkpoints that it is the mean of; None for one that is no mean."""
         found: list[str] | None = self._extra.get(AVERAGED)

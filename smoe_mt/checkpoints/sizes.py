@@ -16,7 +16,8 @@ from torch import Tensor
 from smoe_mt.allowed.config import check_model
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.moe import SYSTEMS, BlockPlace
-from smoe_mt.moe.structure import SIDES, groups_by_side
+from smoe_mt.moe.names import SIDES
+from smoe_mt.moe.structure import groups_by_side
 
 
 def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:

@@ -10,22 +10,20 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from smoe_mt.moe import Routing
+from smoe_mt.moe.names import SIDES, Block
 
-SIDES = ("encoder", "decoder")
 PREFIX = "routing:"
 
 
-def routing_sums(
-    routing: Mapping[str, Sequence[Routing]], direction_B: Tensor, directions: Sequence[str]
-) -> dict[str, Tensor]:
+def routing_sums(routing: Mapping[Block, Routing], direction_B: Tensor, directions: Sequence[str]) -> dict[str, Tensor]:
     """Sums over the batch, all on the batch's device; keys depend on the model and the directions alone.
 
-    routing      "encoder" and "decoder" -> a Routing per MoE block, visits [B, T]
+    routing      of each MoE block, visits [B, T]
     direction_B  int64 [B], index of each sentence's direction
     """
     sums: dict[str, Tensor] = {}
     for side in SIDES:
-        blocks = routing[side]
+        blocks = [one for block, one in routing.items() if block.side == side]
         if not blocks:
             continue
         tokens_B = (blocks[0].visits > 0).sum(dim=1)
@@ -35,14 +33,14 @@ def routing_sums(
         for name, visits, tokens in zip(directions, *counts.unbind()):
             sums[f"{PREFIX}visits/{side}/{name}"] = visits
             sums[f"{PREFIX}tokens/{side}/{name}"] = tokens
-        for b, block in enumerate(blocks, start=1):
-            for g, (load, entropy) in enumerate(zip(block.load, block.entropy), start=1):
-                gate = f"{side}.{b}.{g}"
-                sums[f"{PREFIX}asked/{gate}"] = load.asked
-                sums[f"{PREFIX}served/{gate}"] = load.served
-                tokens = load.tokens.sum()
-                sums[f"{PREFIX}gate_tokens/{gate}"] = tokens
-                sums[f"{PREFIX}entropy/{gate}"] = entropy * tokens
+    for block, one in routing.items():
+        for number, (load, entropy) in enumerate(zip(one.load, one.entropy), start=1):
+            gate = f"{block}/gate{number}"
+            sums[f"{PREFIX}asked/{gate}"] = load.asked
+            sums[f"{PREFIX}served/{gate}"] = load.served
+            tokens = load.tokens.sum()
+            sums[f"{PREFIX}gate_tokens/{gate}"] = tokens
+            sums[f"{PREFIX}entropy/{gate}"] = entropy * tokens
     return sums
 
 

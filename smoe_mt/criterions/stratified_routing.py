@@ -24,6 +24,7 @@ from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
 from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
+from smoe_mt.moe.names import blocks_of
 
 MEAN = "mean:"  # in front of what is logged as a mean over target tokens
 LOSS_SETTINGS = tuple(
@@ -91,11 +92,11 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
         }
-        routing = {side: net_output[1][f"{side}_routing"] for side in ("encoder", "decoder")}
-        blocks = [*routing["encoder"], *routing["decoder"]]
+        blocks = [*net_output[1]["encoder_routing"], *net_output[1]["decoder_routing"]]
         if blocks:
             losses, logged = self._routing_losses(model, blocks)
             logging_output |= {f"{MEAN}{name}": value * sample_size for name, value in logged.items()}
+            routing = dict(zip(blocks_of(model), blocks, strict=True))
             logging_output |= routing_sums(routing, sample["direction"], self.directions)
             if model.training:
                 for name, value in losses.items():

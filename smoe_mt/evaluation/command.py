@@ -8,108 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smoe_mt.allowed import flags
-from smoe_mt.allowed.kinds import Whole
-from smoe_mt.bleu_tokenizers import AUTO, check_tokenizer
+from smoe_mt.bleu_tokenizers import check_tokenizer
 from smoe_mt.checkpoints.locate import find_checkpoint, results_folder, run_name_parts
 from smoe_mt.errors import UserError
+from smoe_mt.evaluation.arguments import DEFAULT_SPLIT
 from smoe_mt.evaluation.comparison_table import comparison_report
-from smoe_mt.evaluation.evaluate import Request, evaluate, made_from, read_texts
+from smoe_mt.evaluation.evaluate import Request, evaluate, read_texts
 from smoe_mt.evaluation.files import SCORES, Results, check_writable, write_comparison
-from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus
+from smoe_mt.evaluation.identity import made_from
+from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks, open_ranks
 from smoe_mt.evaluation.result import Evaluation
-from smoe_mt.evaluation.scores import BASELINES
-from smoe_mt.evaluation.selection import ALL, choose_metrics
-from smoe_mt.evaluation.significance import LEVEL, RESAMPLES, check_same_text, comparable, compare
+from smoe_mt.evaluation.selection import choose_metrics
+from smoe_mt.evaluation.significance import LEVEL, check_same_text, comparable, compare
+from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
-from smoe_mt.generation.command import add_data_arguments, add_decoding_arguments, decoding_of
+from smoe_mt.generation.command import decoding_of
 from smoe_mt.memory import keep_freed_memory
+from smoe_mt.scores_file import partial
 
-DEFAULT_SPLIT = "test"
 MOST_SIGNATURES = 4  # of one metric, in print
-EXAMPLES = """examples:
-  smoe-mt evaluate runs/nordic --samples 5
-  smoe-mt evaluate runs/dense runs/smoe --compare
-  smoe-mt evaluate runs/seed1 runs/seed2 --ensemble
-  smoe-mt evaluate runs/nordic --source my.sv --reference my.fi --direction sv-fi"""
+
 
 SAYS_LITTLE = re.compile(
     r"seed\d+|checkpoint_\w+"
 )  # parts of a name that are left out where they are those of all runs
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog = EXAMPLES
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
-    parser.add_argument(
-        "--ensemble",
-        action="store_true",
-        help="evaluate all RUNs as one ensemble (mean of their probabilities), in one column",
-    )
-    text = parser.add_argument_group("text to translate")
-    add_data_arguments(text)
-    text.add_argument("--split", help=f"split of the data folder (default: {DEFAULT_SPLIT})")
-    text.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
-    text.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
-    text.add_argument(
-        "--source", type=flags.file, metavar="FILE", help="a file to translate instead of a split, one sentence a line"
-    )
-    text.add_argument(
-        "--reference", type=flags.file, metavar="FILE", help="the reference translations of --source, line by line"
-    )
-    text.add_argument("--direction", help="the direction of --source, such as nso-en")
-    scores = parser.add_argument_group("scores")
-    scores.add_argument(
-        "--metrics",
-        nargs="+",
-        default=[],
-        help=f"any of {', '.join(metric.name for metric in METRICS)}; {ALL}: those that can be computed on this machine "
-        f"(default: {' '.join(metric.name for metric in DEFAULT_METRICS)})",
-    )
-    scores.add_argument(
-        "--tokenize",
-        default=AUTO,
-        help="sacreBLEU's tokenizer for BLEU (default: %(default)s, by target language: zh, ja-mecab, ko-mecab, char for other "
-        "languages without spaces, else 13a)",
-    )
-    scores.add_argument(
-        "--compare",
-        action="store_true",
-        help=f"test which runs are better than the first one at p < {LEVEL}, and in which directions (paired bootstrap)",
-    )
-    scores.add_argument(
-        "--resamples",
-        type=flags.of(Whole(1, 10**6)),
-        default=RESAMPLES,
-        metavar="N",
-        help="number of resamples of --compare (default: %(default)s)",
-    )
-    scores.add_argument(
-        "--baseline",
-        choices=list(BASELINES),
-        default="copy",
-        help="column of the table to compare with; copy: the source itself (default: %(default)s)",
-    )
-    out = parser.add_argument_group("output")
-    out.add_argument(
-        "--out", type=flags.file, metavar="FOLDER", help="folder for the results (default: RUN/evaluation/SPLIT)"
-    )
-    out.add_argument("--again", action="store_true", help="translate again instead of using stored hypotheses")
-    out.add_argument(
-        "--samples", type=flags.count, default=0, metavar="N", help="print N translations of each run (default: none)"
-    )
-    add_decoding_arguments(parser)
-    parser.add_argument(
-        "--expert-parallel-size",
-        type=flags.ranks,
-        default=1,
-        metavar="N",
-        help="under torchrun: number of ranks that share the experts of a model that is too large for one of them",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -123,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     groups: list[tuple[Path, ...]] = [(checkpoint,) for checkpoint in checkpoints]
     if args.ensemble:
         groups, names = [tuple(checkpoints)], ["+".join(names)]
-    folders = [_folder(args.out, each, request.title, name, len(names) > 1) for each, name in zip(groups, names)]
+    folders = [_folder(args.out, each, request.result, name, len(names) > 1) for each, name in zip(groups, names)]
     for folder in folders:
         check_writable(folder)
     keep_freed_memory()
@@ -133,12 +58,7 @@ def run(args: argparse.Namespace) -> None:
         return
     _print_scores(args, request, evaluations, left_out)
     if args.compare:
-        comparisons = compare(evaluations, args.resamples)
-        print("\n" + comparison_report(comparisons, names[0], args.resamples))
-        folder = Path(args.out) if args.out else folders[0]
-        content = {"baseline": names[0], "level": LEVEL, "resamples": args.resamples, "text": request.title}
-        content["checkpoints"] = {each.name: each.details["checkpoint"] for each in evaluations}
-        print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
+        _compare(args, request, evaluations, Path(args.out) if args.out else folders[0])
 
 
 def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
@@ -208,13 +128,27 @@ def _evaluate_all(
         first_texts = first_texts or texts
         if args.compare:
             check_same_text(first_texts, texts, (names[0], name))
-        results = Results(folder, made_from(translator, request.decoding), args.again)
+        beside = results_folder(checkpoints[0], "evaluation", of_all=True)
+        results = Results(folder, made_from(translator, request.decoding, ranks), args.again, beside)
         evaluation = evaluate(translator, texts, request, name, results, ranks)
         if evaluation is not None:
             evaluations.append(evaluation)
             print(f"{name}: {folder}{_reused(evaluation.details)}")
         del translator  # before the next one is loaded
     return evaluations
+
+
+def _compare(args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], folder: Path) -> None:
+    """Test all against the first, print and write what was found."""
+    comparisons = compare(evaluations, args.resamples)
+    baseline, contents = evaluations[0].name, {each.name: each.as_json() for each in evaluations}
+    updates = {name: one["updates"] for name, one in contents.items()}
+    print("\n" + comparison_report(comparisons, baseline, args.resamples, updates, remarks(contents)))
+    content: dict[str, Any] = {"baseline": baseline, "level": LEVEL, "resamples": args.resamples}
+    content |= {"text": request.title, "partial": partial(contents[baseline]), "remarks": remarks(contents)}
+    content["checkpoints"] = {name: one["checkpoint"] for name, one in contents.items()}
+    content |= {"updates": updates, "training": {name: one["training"] for name, one in contents.items()}}
+    print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
 
 
 def _reused(details: dict[str, Any]) -> str:
@@ -226,8 +160,13 @@ def _print_scores(
     args: argparse.Namespace, request: Request, evaluations: Sequence[Evaluation], left_out: dict[str, str]
 ) -> None:
     text = request.parallel_files.source if request.parallel_files else f"split {request.split}"
-    print(f"\n{text}, beam {args.beam}" + (f", first {args.limit} sentences" if args.limit else ""))
+    contents = {each.name: each.as_json() for each in evaluations}
+    print("\n" + "\n".join(checkpoints_table(contents)))
+    what = partial(contents[evaluations[0].name])
+    print(f"\n{text}, beam {args.beam}" + (f", PARTIAL: {what}" if what else ""))
     print(scores_table(evaluations, args.baseline))
+    for line in remarks(contents) if not args.compare else ():  # --compare says them where they matter most
+        print(line)
     for line in signatures(evaluations):
         print(line)
     for name, reason in left_out.items():

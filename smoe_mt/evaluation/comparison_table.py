@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from smoe_mt.evaluation.metrics import METRICS
 from smoe_mt.evaluation.significance import BETTER, EQUAL, LEVEL, POOLED, UNDECIDED, WORSE, Comparison
@@ -11,15 +11,28 @@ from smoe_mt.text_table import aligned
 TITLES = {metric.name: metric.title for metric in METRICS}
 
 
-def comparison_report(comparisons: Sequence[Comparison], baseline: str, resamples: int) -> str:
-    """Every system against the baseline: score, difference, p and a word for each direction and metric; then in words."""
+def comparison_report(
+    comparisons: Sequence[Comparison],
+    baseline: str,
+    resamples: int,
+    updates: Mapping[str, int] | None = None,
+    remarks: Sequence[str] = (),
+) -> str:
+    """Every system against the baseline: score, difference, p and a word for each direction and metric; then in words.
+
+    `updates` of each system's checkpoint; `remarks`: what makes them unlike.
+    """
     parts = []
     for system in dict.fromkeys(one.system for one in comparisons):
         own = [one for one in comparisons if one.system == system]
-        title = f"{system} against {baseline} (paired bootstrap resampling by sacreBLEU, {resamples} resamples)"
+        title = f"{_named(system, updates or {})} against {_named(baseline, updates or {})} (paired bootstrap resampling by sacreBLEU, {resamples} resamples)"
         parts.append("\n".join([title, *_table(own), *_sentences(own, baseline)]))
-    parts.append("\n".join(_remarks(comparisons)))
+    parts.append("\n".join([*remarks, *_remarks(comparisons)]))
     return "\n\n".join(parts)
+
+
+def _named(system: str, updates: Mapping[str, int]) -> str:
+    return f"{system} (update {updates[system]:,})" if system in updates else system
 
 
 def _table(comparisons: Sequence[Comparison]) -> list[str]:

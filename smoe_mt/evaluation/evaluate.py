@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from smoe_mt.bleu_tokenizers import AUTO
+from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import Results
+from smoe_mt.evaluation.identity import variant
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
-from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks
-from smoe_mt.evaluation.result import Evaluation, versions
+from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, score
 from smoe_mt.evaluation.seeds import setting_of
-from smoe_mt.evaluation.selection import choose_directions, read_text
+from smoe_mt.evaluation.selection import choose_directions, directions_with_text, read_text, read_untrained, split_names
+from smoe_mt.evaluation.standing import training_of
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar
+from smoe_mt.tasks.data_folder import DIRECTION, split_direction
 from smoe_mt.tasks.pieces import FolderPieces
 from smoe_mt.text import FORM, normalise
 
@@ -51,6 +53,11 @@ class Request:
         """A short name of the text."""
         return self.parallel_files.title if self.parallel_files else self.split
 
+    @property
+    def result(self) -> str:
+        """The name of its result: the text's, and all that is not the usual: "test", "test.first-20.beam-1"."""
+        return ".".join([self.title, *variant(split_names(self.directions), self.limit, self.decoding, self.tokenize)])
+
 
 def read_texts(translator: Translator, request: Request) -> list[Corpus]:
     """The text to translate, a corpus without hypotheses for each direction.
@@ -59,34 +66,33 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
     """
     task = translator.loaded.task
     if request.parallel_files:
-        texts = [request.parallel_files.read(task.directions, request.limit)]
+        _check_direction(translator, request.parallel_files.direction)
+        texts = [request.parallel_files.read()]
     else:
-        directions = choose_directions(task, request.split, request.directions)
-        texts = [read_text(task, request.split, direction, request.limit) for direction in directions]
+        untrained = [name for name in dict.fromkeys(split_names(request.directions)) if name not in task.directions]
+        for direction in untrained:
+            _check_direction(translator, direction)
+        wanted = [name for name in split_names(request.directions) if name not in untrained]
+        trained = (
+            choose_directions(task, request.split, wanted or request.directions) if wanted or not untrained else ()
+        )
+        texts = [read_text(task, request.split, direction) for direction in trained]
+        texts += [read_untrained(task, request.split, direction) for direction in untrained]
     pieces = FolderPieces(task.spm)
-    return [replace(in_one_form(text), pieces=pieces, tokenize=request.tokenize) for text in texts]
+    return [replace(in_one_form(text.first(request.limit)), pieces=pieces, tokenize=request.tokenize) for text in texts]
+
+
+def _check_direction(translator: Translator, direction: str) -> None:
+    """UserError for what is no direction, and for one that the model cannot be asked for."""
+    if not DIRECTION.fullmatch(direction):
+        raise UserError(f"unknown direction {direction!r}: the model knows {', '.join(translator.directions)}")
+    translator.check(*split_direction(direction))
 
 
 def in_one_form(text: Corpus) -> Corpus:
     """Sources and references in the form that hypotheses have: canonically equal strings score as equal."""
     sources, references = (tuple(map(normalise, lines)) for lines in (text.sources, text.references))
     return replace(text, sources=sources, references=references)
-
-
-def made_from(translator: Translator, decoding: Decoding) -> dict[str, Any]:
-    """All that a translation depends on besides its source."""
-    files = [file for each in translator.models for file in _files_of(each.checkpoint)]
-    return {
-        "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
-        "precision": str(next(translator.loaded.model.parameters()).dtype),
-        "pieces": fingerprint(FolderPieces(translator.loaded.task.spm)),
-        **asdict(decoding),
-        "smoe_mt": versions()["smoe_mt"],
-    }
-
-
-def _files_of(checkpoint: Path) -> list[Path]:
-    return [checkpoint] if checkpoint.is_file() else sorted(path for path in checkpoint.iterdir() if path.is_file())
 
 
 def evaluate(
@@ -97,6 +103,9 @@ def evaluate(
     All of `ranks` take part in the translation; the first returns the evaluation, the others None.
     """
     started = time.monotonic()
+    about = _about(translator, texts, request, name)
+    if ranks.first:
+        results.refuse_to_replace(texts, about)
     kept = ranks.tell({text.direction: results.kept(text) for text in texts} if ranks.first else {})
     corpora = _translate(translator, texts, kept, request, name, results, ranks)
     if not ranks.first:
@@ -104,7 +113,7 @@ def evaluate(
     processes = processes_for(next(translator.loaded.model.parameters()).device, request.processes, BYTES_TO_SCORE)
     scores, baselines = _score(corpora, request.metrics, name, processes)
     details = {
-        **_about(translator, request, name),
+        **about,
         "reused": [direction for direction, hypotheses in kept.items() if hypotheses is not None],
         "processes": ranks.size,
         "seconds": round(time.monotonic() - started, 1),
@@ -114,15 +123,17 @@ def evaluate(
     return evaluation
 
 
-def _about(translator: Translator, request: Request, name: str) -> dict[str, Any]:
-    """Which model translated what, and how."""
+def _about(translator: Translator, texts: Sequence[Corpus], request: Request, name: str) -> dict[str, Any]:
+    """Which model translated what, and how. `left_out`: what the text has besides what was translated."""
     loaded, own, decoding = translator.loaded, request.parallel_files, request.decoding
     together = len(translator.models) > 1
+    translated = {text.direction for text in texts}
     return {
         "name": name,
         "checkpoint": str(loaded.checkpoint.absolute()),
         **({"ensemble": [str(each.checkpoint.absolute()) for each in translator.models]} if together else {}),
         "updates": loaded.updates,
+        "training": training_of(loaded),
         "seed": OmegaConf.select(loaded.config, "common.seed"),  # None: an exported model does not say
         "setting": setting_of(loaded.config, loaded.updates),
         "benchmark": None if own else loaded.task.folder.card.get("benchmark"),
@@ -130,7 +141,13 @@ def _about(translator: Translator, request: Request, name: str) -> dict[str, Any
         "source": str(own.source.absolute()) if own else None,
         "reference": str(own.reference.absolute()) if own else None,
         "limit": request.limit,
+        "zero_shot": sorted(translated - set(translator.directions)),
+        "left_out": {
+            "sentences": sum(text.left_out for text in texts),
+            "directions": [] if own else sorted(directions_with_text(loaded.task, request.split) - translated),
+        },
         "text_form": FORM,
+        "tokenize": request.tokenize,
         **asdict(decoding),
     }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
-from smoe_mt.generation.command import read_chunks
+from smoe_mt.generation.command import read_lines
 
 
 @dataclass(frozen=True)
@@ -19,20 +18,17 @@ class ParallelFiles:
     reference: Path
     direction: str
 
-    def read(self, directions: Sequence[str], limit: int | None = None) -> Corpus:
-        """The first `limit` lines as a corpus without hypotheses.
+    def read(self) -> Corpus:
+        """The lines as a corpus without hypotheses.
 
-        Raises UserError for a direction that is not one of `directions` (the model's), for files that are missing, empty, of
-        different length or not UTF-8.
+        Raises UserError for files that are missing, empty, of different length or not UTF-8.
         """
-        if self.direction not in directions:
-            raise UserError(f"unknown direction {self.direction!r}: the model knows {', '.join(directions)}")
         sources, references = self.lines()
-        return Corpus(self.direction, tuple(sources[:limit]), (), tuple(references[:limit]))
+        return Corpus(self.direction, tuple(sources), (), tuple(references))
 
     def lines(self) -> tuple[list[str], list[str]]:
-        """The lines of both files. Raises UserError as `read` does for them."""
-        sources, references = _read_lines(self.source), _read_lines(self.reference)
+        """The lines of both files. Raises UserError as `read` does."""
+        sources, references = read_lines(self.source), read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(
                 f"{self.source} has {len(sources)} lines and {self.reference} has {len(references)}: "
@@ -46,11 +42,3 @@ class ParallelFiles:
     def title(self) -> str:
         """A short name, which no split has."""
         return f"{self.source.name}.{self.direction}"
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        with open(path, "rb") as stream:
-            return [line for lines in read_chunks(stream, str(path)) for line in lines]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from smoe_mt.checksums import sha256_value
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.scores import DirectionScores, as_json
 
@@ -33,6 +34,10 @@ class Evaluation:
         return {
             "format": FORMAT,
             **self.details,
+            "checksums": {
+                "text": sha256_value([[each.direction, each.sources, each.references] for each in self.corpora]),
+                "hypotheses": sha256_value([[each.direction, each.hypotheses] for each in self.corpora]),
+            },
             "metrics": {metric.name: metric.meaning for metric in self.metrics},
             **as_json(self.scores, self.benchmark),
             "baselines": {name: as_json(scores, self.benchmark) for name, scores in self.baselines.items()},

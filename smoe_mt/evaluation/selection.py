@@ -8,6 +8,8 @@ from typing import Any
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus, Metric
+from smoe_mt.language_codes import is_english
+from smoe_mt.tasks.data_folder import split_direction
 
 ALL = "all"
 
@@ -19,10 +21,10 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     """
     folder = task.folder
     folder.check_split(split)
-    there = tuple(direction for direction in task.directions if folder.has(split, direction))
+    there = [direction for direction in task.directions if direction in directions_with_text(task, split)]
     if not wanted:
-        return there
-    chosen = _names(wanted)
+        return tuple(there)
+    chosen = split_names(wanted)
     if not chosen:
         raise UserError(f"no direction is named; the model knows {', '.join(task.directions)}")
     for direction in chosen:
@@ -33,10 +35,15 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     return tuple(dict.fromkeys(chosen))
 
 
-def read_text(task: Any, split: str, direction: str, limit: int | None) -> Corpus:
-    """Sources and references of a direction, the first `limit` of them, as a corpus without hypotheses."""
-    sources = task.folder.references(split, direction, side="source")[:limit]
-    references = task.folder.references(split, direction, side="target")[:limit]
+def directions_with_text(task: Any, split: str) -> set[str]:
+    """The directions of the model that `split` has text for."""
+    return {direction for direction in task.directions if task.folder.has(split, direction)}
+
+
+def read_text(task: Any, split: str, direction: str) -> Corpus:
+    """Sources and references of a direction as a corpus without hypotheses."""
+    sources = task.folder.references(split, direction, side="source")
+    references = task.folder.references(split, direction, side="target")
     if len(sources) != len(references):
         raise UserError(
             f"{task.folder.path}: {split} of {direction} has {len(sources)} sources and {len(references)} references; "
@@ -47,13 +54,52 @@ def read_text(task: Any, split: str, direction: str, limit: int | None) -> Corpu
     return Corpus(direction, tuple(sources), (), tuple(references))
 
 
+def read_untrained(task: Any, split: str, direction: str) -> Corpus:
+    """Text of a direction that the model was not trained on: the data folder's, or sentences that it has through English.
+
+    These are the source's and the target's translations of the same English sentence, of each different one the first.
+
+    Raises UserError where `split` has neither.
+    """
+    folder = task.folder
+    folder.check_split(split)
+    source, target = split_direction(direction)
+    if _has(folder, split, source, target):
+        return read_text(task, split, direction)
+    for english in filter(is_english, folder.languages):
+        if _has(folder, split, source, english) and _has(folder, split, target, english):
+            sides = [_by_english(folder, split, language, english) for language in (source, target)]
+            common = [sentence for sentence in sides[0] if sentence in sides[1]]
+            if common:
+                sources, references = (tuple(side[sentence] for sentence in common) for side in sides)
+                return Corpus(direction, sources, (), references)
+    raise UserError(
+        f"{folder.path}: {split} has no text for {direction}, nor English sentences that {source} and {target} have both; give "
+        "files of your own with --source, --reference and --direction"
+    )
+
+
+def _has(folder: Any, split: str, one: str, other: str) -> bool:
+    pairs = (f"{one}-{other}", f"{other}-{one}")
+    return any(pair in folder.pairs and folder.has(split, pair) for pair in pairs)
+
+
+def _by_english(folder: Any, split: str, language: str, english: str) -> dict[str, str]:
+    """English sentence -> its first translation."""
+    texts = [folder.references(split, f"{language}-{english}", side=side) for side in ("target", "source")]
+    found: dict[str, str] = {}
+    for sentence, translation in zip(*texts):
+        found.setdefault(sentence, translation)
+    return found
+
+
 def choose_metrics(wanted: Sequence[str]) -> tuple[tuple[Metric, ...], dict[str, str]]:
     """The metrics with these names (with spaces or commas), or for `all` those that can be computed here; the default ones
     where none is named. And of `all` those that cannot, with the reason.
 
     Raises UserError for an unknown name, and for a named metric that cannot be computed.
     """
-    names = _names(wanted)
+    names = split_names(wanted)
     known = {metric.name: metric for metric in METRICS}
     for name in names:
         if name not in known and name != ALL:
@@ -74,5 +120,6 @@ def choose_metrics(wanted: Sequence[str]) -> tuple[tuple[Metric, ...], dict[str,
     return tuple(chosen), left_out
 
 
-def _names(texts: Sequence[str]) -> list[str]:
+def split_names(texts: Sequence[str]) -> list[str]:
+    """The names in arguments that hold one or several each, with spaces or commas."""
     return [name for text in texts for name in re.split(r"[,\s]+", text) if name]

@@ -12,6 +12,7 @@ from torch import distributed
 from smoe_mt.allowed.config import check_config
 from smoe_mt.fairseq_patches.patch import Patch
 from smoe_mt.fairseq_patches.trainer import TRAIN
+from smoe_mt.training import start
 from smoe_mt.training.given_paths import make_absolute
 from smoe_mt.training.launch_ranks import join_ranks
 from smoe_mt.training.own_settings import OWN_SETTINGS
@@ -25,7 +26,10 @@ def call_main(original: Any) -> Any:
         if is_training(main):
             _check(cfg)
             join_ranks(cfg)
-        return original(cfg, main, **kwargs)
+        try:
+            return original(cfg, main, **kwargs)
+        finally:
+            start.end()
 
     return joined
 
@@ -41,7 +45,8 @@ def is_training(main: Callable[..., Any]) -> bool:
 
 
 def add_defaults(original: Any) -> Any:
-    """Checks the settings, makes paths absolute and joins the ranks at the next step of fairseq-hydra-train, whose main function imports the plugin."""
+    """Checks the settings, makes paths absolute, joins the ranks where that is still to be done, and looks at what the training
+    starts from: at the first step of its main function, which imports the plugin."""
 
     @wraps(original)
     def joined(cfg: Any) -> None:
@@ -50,6 +55,7 @@ def add_defaults(original: Any) -> Any:
             join_ranks(cfg)
             if distributed.is_initialized():
                 distributed_utils.distributed_init(cfg)
+        start.begin(cfg)
         original(cfg)
 
     return joined

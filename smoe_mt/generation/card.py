@@ -37,7 +37,9 @@ def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
                 stacklevel=2,
             )
         elif scores["directions"]:
-            found[path.parent.name] = scores
+            split = scores.get("split")
+            name = split if isinstance(split, str) else path.parent.name
+            found[f"{name}, partial: {part}" if (part := scores_file.partial(scores)) else path.parent.name] = scores
     return found
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
 from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.checkpoints.schema import updates_of
+from smoe_mt.checkpoints.schema import CheckpointView, updates_of
 from smoe_mt.devices import pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.paths import expanded
@@ -31,6 +31,9 @@ class LoadedModel:
     config: DictConfig
     checkpoint: Path
     updates: int
+    #: The epoch that its training was in; None where it does not say. And the data folder that the checkpoint remembers.
+    epoch: int | None = None
+    trained_on: str | None = None
     lock: Any = field(default_factory=threading.RLock, compare=False, repr=False)
 
 
@@ -57,6 +60,7 @@ def load_model(
     target, precision = pick_device(device), pick_dtype(dtype)
     state = read_for_fairseq(checkpoint)
     config: DictConfig = state["cfg"]
+    trained_on = config.task.data
     _attach_data(config, data, checkpoint)
     with open_dict(config):
         config.task.expert_parallel_size = expert_parallel_size
@@ -72,7 +76,7 @@ def load_model(
         ) from error
     model = models[0]
     model.eval().to(device=target, dtype=precision)
-    return LoadedModel(model, task, config, checkpoint, updates_of(state))
+    return LoadedModel(model, task, config, checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on)
 
 
 def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:

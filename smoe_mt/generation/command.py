@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from smoe_mt.allowed import flags
-from smoe_mt.allowed.keys import GENERATION
-from smoe_mt.devices import DTYPES
 from smoe_mt.errors import UserError
 from smoe_mt.files import check_output, output
 from smoe_mt.generation.details import Candidate, Translation, Visits
@@ -23,99 +20,6 @@ from smoe_mt.search.beam import Decoding
 
 CHUNK_BYTES = 1 << 18
 LONGEST_LINE = 1 << 20  # bytes; models take a few hundred tokens, and cut what is longer
-EXAMPLES = """examples:
-  echo "God morgon." | smoe-mt translate -m runs/nordic -s sv -t fi
-  smoe-mt translate -m runs/nordic -s sv -t fi input.txt -o output.txt
-  smoe-mt translate -m runs/a -m runs/b -s sv -t fi --nbest 3 --scores < input.txt    # an ensemble
-  smoe-mt translate -m runs/nordic                           # a prompt"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog = EXAMPLES
-    parser.add_argument(
-        "input", type=flags.file, nargs="?", help="file to translate, one sentence a line (default: standard input)"
-    )
-    parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
-    parser.add_argument("-t", "--target", help="language of the output")
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "-m",
-        "--model",
-        required=True,
-        action="append",
-        help="run folder, checkpoint file, exported folder, or OWNER/NAME on the model hub; if given several times, the models "
-        "translate as an ensemble (mean of their probabilities)",
-    )
-    add_data_arguments(model)
-    model.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
-    out = parser.add_argument_group("output")
-    out.add_argument("-o", "--output", type=flags.file, help="file to write (default: standard output)")
-    out.add_argument(
-        "--nbest",
-        type=flags.beam,
-        default=1,
-        metavar="N",
-        help="print the N best candidates of each line, each after the line's number and a tab",
-    )
-    out.add_argument(
-        "--scores", action="store_true", help="print the score (log-probability) and a tab before the text"
-    )
-    out.add_argument("--json", action="store_true", help="print one JSON object a line: source and candidates")
-    out.add_argument("--routing", action="store_true", help="--json, with the visits of every piece in every MoE block")
-    out.add_argument(
-        "--buffer",
-        type=flags.positive_int,
-        default=1,
-        metavar="N",
-        help="collect at least N lines from a pipe before translating (default: translate each line when it arrives)",
-    )
-    add_decoding_arguments(parser)
-
-
-def add_data_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the arguments of every command that needs the data folder of a model."""
-    parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare every file of the data folder with its checksum, including files that were verified earlier and have not "
-        "changed since",
-    )
-
-
-def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of every command that translates."""
-    number = flags.of
-    search = parser.add_argument_group("beam search")
-    search.add_argument("--beam", type=flags.beam, default=5, help="beam size (default: %(default)s)")
-    search.add_argument(
-        "--lenpen",
-        type=number(GENERATION["lenpen"]),
-        default=1.0,
-        help="length penalty: scores are divided by length ** LENPEN (default: %(default)s)",
-    )
-    search.add_argument(
-        "--max-len-a",
-        type=number(GENERATION["max_len_a"]),
-        default=2.0,
-        metavar="A",
-        help="an output has at most A * source tokens + B tokens (default: %(default)s)",
-    )
-    search.add_argument(
-        "--max-len-b", type=number(GENERATION["max_len_b"]), default=10, metavar="B", help="(default: %(default)s)"
-    )
-    speed = parser.add_argument_group("speed")
-    speed.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    speed.add_argument(
-        "--max-tokens", type=flags.positive_int, default=4096, help="source tokens in a batch (default: %(default)s)"
-    )
-    speed.add_argument(
-        "--processes",
-        type=flags.processes,
-        help="on a CPU, number of single-threaded processes that share the batches (default: one for each core or "
-        "OMP_NUM_THREADS, fewer if memory is short)",
-    )
 
 
 def decoding_of(args: argparse.Namespace) -> Decoding:
@@ -131,14 +35,23 @@ class Job:
     direction: tuple[str, str]
     args: argparse.Namespace
     lines: int = 0
+    prefixes: list[str] | None = None
 
     def translate(self, lines: list[str]) -> list[str]:
-        """The output lines for `lines`."""
+        """The output lines for `lines`. UserError where --prefix-file has no line for one of them."""
         args = self.args
+        prefix: str | list[str] | None = args.prefix
+        if self.prefixes is not None:
+            prefix = self.prefixes[self.lines : self.lines + len(lines)]
+            if len(prefix) < len(lines):
+                raise UserError(
+                    f"{args.prefix_file} has {len(self.prefixes)} lines, and the input has more: give one for each"
+                )
         found = self.translator.translate_in_detail(
             lines,
             *self.direction,
             decoding_of(args),
+            prefix,
             nbest=args.nbest,
             routing=args.routing,
             max_tokens=args.max_tokens,
@@ -166,7 +79,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     entry: dict[str, Any] = {"text": candidate.text, "score": candidate.score}
     for side, visits in (("source", candidate.source_visits), ("target", candidate.target_visits)):
         if isinstance(visits, Visits):
-            entry[side] = {"pieces": visits.pieces, "visits": visits.layers}
+            entry[side] = {"pieces": visits.pieces, "visits": visits.blocks}
     return entry
 
 
@@ -179,10 +92,11 @@ def run(args: argparse.Namespace) -> None:
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
+    prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
     typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
-    job = Job(translator, _direction(translator, args, typed), args)
+    job = Job(translator, _direction(translator, args, typed), args, prefixes=prefixes)
     with _output(args.output) as output:
         if args.input is not None:
             with open(args.input, "rb") as stream:
@@ -267,6 +181,15 @@ def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterato
             raise _too_long(name, number + 1)
     if rest:
         yield _decode([rest], name, number)
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """All lines of a file. UserError for one that cannot be read, and as `read_chunks`."""
+    try:
+        with open(path, "rb") as stream:
+            return [line for lines in read_chunks(stream, str(path)) for line in lines]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _too_long(name: str, number: int) -> UserError:

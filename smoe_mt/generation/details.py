@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from smoe_mt.generation.batching import batch_by_tokens
+from smoe_mt.moe.names import blocks_of
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,15 @@ class Visits:
     """How many sets of experts processed each piece, by MoE block.
 
     pieces  source: tag, pieces, </s>; target: what the decoder read, so </s> and then the pieces of the output
-    layers  number of the layer (1-based) -> visits of each piece in its block; {} for a model without MoE blocks
+    blocks  name of a block (``decoder.layers.1``) -> visits of each piece in it; {} for a model without MoE blocks
     """
 
     pieces: tuple[str, ...]
-    layers: dict[int, tuple[int, ...]]
+    blocks: dict[str, tuple[int, ...]]
 
     def means(self) -> tuple[float, ...]:
         """Visits of each piece, mean over the blocks; () for a model without MoE blocks."""
-        return tuple(sum(counts) / len(counts) for counts in zip(*self.layers.values()))
+        return tuple(sum(counts) / len(counts) for counts in zip(*self.blocks.values()))
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,18 @@ def visits_of_pairs(
         ended = [torch.cat([targets[index], end]) for index in batch]
         sample = task.collate([sources[index] for index in batch], ended)
         _, extra = model(**{name: tensor.to(device) for name, tensor in sample["net_input"].items()})
-        source_side = _visits(task, sources, batch, model.moe_layers["encoder"], extra["encoder_routing"])
-        target_side = _visits(task, read, batch, model.moe_layers["decoder"], extra["decoder_routing"])
+        source_side = _visits(task, model, sources, batch, "encoder", extra)
+        target_side = _visits(task, model, read, batch, "decoder", extra)
         for index, pair in zip(batch, zip(source_side, target_side)):
             found[index] = pair
     return found
 
 
 def _visits(
-    task: Any, tokens: Sequence[Tensor], batch: Sequence[int], layers: Sequence[int], routings: Sequence[Any]
+    task: Any, model: Any, tokens: Sequence[Tensor], batch: Sequence[int], side: str, extra: Mapping[str, Any]
 ) -> Iterator[Visits]:
-    counts = {layer: routing.visits.tolist() for layer, routing in zip(layers, routings, strict=True)}
+    blocks = [block for block in blocks_of(model) if block.side == side]
+    counts = {str(block): one.visits.tolist() for block, one in zip(blocks, extra[f"{side}_routing"], strict=True)}
     for row, index in enumerate(batch):
         pieces = tuple(task.dictionary[token] for token in tokens[index].tolist())
-        yield Visits(pieces, {layer: tuple(rows[row][: len(pieces)]) for layer, rows in counts.items()})
+        yield Visits(pieces, {block: tuple(rows[row][: len(pieces)]) for block, rows in counts.items()})

@@ -13,40 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smoe_mt import __version__
-from smoe_mt.allowed import flags
-from smoe_mt.checkpoints.exported import (
-    CONFIG,
-    FORMAT,
-    FROM_DATA_FOLDER,
-    PARTS,
-    README,
-    WEIGHTS,
-    fingerprint,
-    own_files,
-    plain_sections,
-)
+from smoe_mt.checkpoints.exported import FORMAT, fingerprint, own_files, plain_sections
+from smoe_mt.checkpoints.names import CONFIG, FROM_DATA_FOLDER, PARTS, README, WEIGHTS
 from smoe_mt.checkpoints.schema import tied_tensors
 from smoe_mt.checksums import sealed
-from smoe_mt.devices import DTYPES, pick_dtype
+from smoe_mt.devices import pick_dtype
 from smoe_mt.errors import UserError
 from smoe_mt.files import write_json, write_text
 from smoe_mt.folders import atomic_directory, restore
 from smoe_mt.generation.card import model_card, read_scores
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
-from smoe_mt.generation.command import add_data_arguments
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
-    parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
-    add_data_arguments(parser)
-    parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
-    parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
-    parser.add_argument(
-        "--dtype", default="fp32", choices=list(DTYPES), help="what weights are stored in (default: %(default)s)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -31,25 +31,37 @@ BATCHES_EACH = 2  # at least, of a process
 
 @dataclass(frozen=True)
 class Text:
-    """Lines to translate, and their direction."""
+    """Lines to translate, and their direction; `prefixes`: how the translation of each has to begin, none where empty."""
 
     lines: Sequence[str]
     source: str
     target: str
+    prefixes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, lines: Iterable[str], source: str, target: str) -> Text:
-        """UserError for lines that are no sequence of texts."""
-        if isinstance(lines, (str, bytes)):
-            raise UserError(f"lines: give a list of sentences, such as [{str(lines[:20])!r}], not one text")
-        try:
-            listed = list(lines)
-        except TypeError as error:
-            raise UserError(f"lines: give a list of sentences, not {type(lines).__name__}") from error
-        for number, line in enumerate(listed):
-            if not isinstance(line, str):
-                raise UserError(f"lines[{number}]: must be text, not {type(line).__name__}")
-        return cls(listed, source, target)
+    def of(cls, lines: Iterable[str], source: str, target: str, prefix: str | Iterable[str] | None = None) -> Text:
+        """`prefix`: one for all lines, or one for each. UserError for what is no sequence of texts, or too few of them."""
+        listed = _listed(lines, "lines")
+        if prefix is None:
+            return cls(listed, source, target)
+        prefixes = [prefix] * len(listed) if isinstance(prefix, str) else _listed(prefix, "prefix")
+        if len(prefixes) != len(listed):
+            raise UserError(f"prefix: {len(prefixes)} for {len(listed)} lines; give one text, or one for each line")
+        return cls(listed, source, target, prefixes)
+
+
+def _listed(lines: Iterable[str], name: str) -> list[str]:
+    """UserError, with the argument's name, for what is no sequence of texts."""
+    if isinstance(lines, (str, bytes)):
+        raise UserError(f"{name}: give a list of sentences, such as [{str(lines[:20])!r}], not one text")
+    try:
+        listed = list(lines)
+    except TypeError as error:
+        raise UserError(f"{name}: give a list of sentences, not {type(lines).__name__}") from error
+    for number, line in enumerate(listed):
+        if not isinstance(line, str):
+            raise UserError(f"{name}[{number}]: must be text, not {type(line).__name__}")
+    return listed
 
 
 class Translator:
@@ -67,6 +79,7 @@ class Translator:
         """`others`: what `loaded` translates together with. UserError where they cannot."""
         self.loaded = loaded
         self.models = (loaded, *others)
+        self._said: set[str] = set()  # untrained directions that were warned of
         for other in others:
             check_fit_together(loaded, other)
 
@@ -121,12 +134,32 @@ class Translator:
         return tuple(sorted({language for direction in self.directions for language in direction.split("-")}))
 
     def check(self, source: str, target: str) -> None:
-        """UserError, naming what is known, unless the model translates from `source` to `target`."""
+        """UserError, naming what is known, unless the model can be asked to translate from `source` to `target`.
+
+        Any language that it knows may be the source, and any that it was trained to translate into the target. A direction that
+        it was not trained on is warned of, once.
+        """
+        direction, trained = f"{source}-{target}", self.directions
+        if direction in trained:
+            return
         for language in (source, target):
             if language not in self.languages:
                 raise UserError(f"unknown language {language!r}: the model knows {', '.join(self.languages)}")
-        if f"{source}-{target}" not in self.directions:
-            raise UserError(f"unknown direction {source}-{target}: the model knows {', '.join(self.directions)}")
+        if source == target:
+            raise UserError(f"source and target are both {source}: the model was not trained to repeat a sentence")
+        sources, targets = (tuple(dict.fromkeys(one.split("-")[side] for one in trained)) for side in (0, 1))
+        if target not in targets:
+            raise UserError(
+                f"the model cannot translate into {target}: it was trained to translate into {', '.join(targets)} alone, so the "
+                f"tag that asks for {target} means nothing to it"
+            )
+        if direction not in self._said:
+            self._said.add(direction)
+            unread = "" if source in sources else f", nor to translate from {source} at all"
+            warnings.warn_explicit(
+                f"{direction} is zero-shot: the model was not trained on this direction{unread}; expect worse translations",
+                *(UserWarning, __file__, 0),
+            )
 
     def translate(
         self,
@@ -141,9 +174,11 @@ class Translator:
         max_tokens: int = 4096,
         processes: int | None = 1,
         progress: Progress = None,
+        prefix: str | Iterable[str] | None = None,
     ) -> list[str]:
         """Translate each of `lines` from `source` to `target`; an empty line stays empty.
 
+        `prefix`: how the translations have to begin, one text for all or one for each line; it may end within a word.
         Batches hold up to `max_tokens` source tokens; what else is in a batch does not change a translation. Lines longer
         than the model's positions are cut, with a warning. `processes` of one thread each share the batches on a CPU (None:
         as many as torch would use threads, where there is memory for them). `progress`: a bar on stderr (None: where a person
@@ -152,15 +187,21 @@ class Translator:
         """
         decoding = Decoding(beam, lenpen, max_len_a, max_len_b)
         found = self.translate_in_detail(
-            lines, source, target, decoding, max_tokens=max_tokens, processes=processes, progress=progress
+            lines, source, target, decoding, prefix, max_tokens=max_tokens, processes=processes, progress=progress
         )
         return [translation.text for translation in found]
 
     def translate_in_detail(
-        self, lines: Iterable[str], source: str, target: str, decoding: Decoding | None = None, **options: Any
+        self,
+        lines: Iterable[str],
+        source: str,
+        target: str,
+        decoding: Decoding | None = None,
+        prefix: str | Iterable[str] | None = None,
+        **options: Any,
     ) -> list[Translation]:
         """As `translate`, with what `translate_together` can tell besides. Raises UserError as `translate`."""
-        return self.translate_together([Text.of(lines, source, target)], decoding, **options)[0]
+        return self.translate_together([Text.of(lines, source, target, prefix)], decoding, **options)[0]
 
     def translate_together(
         self,
@@ -191,12 +232,14 @@ class Translator:
         found = [Translation(line, (Candidate("", 0.0),)) for line, _ in lines]
         places = [place for place, (line, _) in enumerate(lines) if line.strip()]
         encoded = [self._encode(*lines[place]) for place in places]
+        prefixes = self._encode_prefixes(texts, places)
         batches, processes = self._share_out([len(tokens) for tokens in encoded], decoding, max_tokens, processes)
         decoder = BeamDecoder(self._scorer(), self.loaded.task.dictionary, decoding)
 
         def search(number: int) -> list[tuple[Candidate, ...]]:
             sources = [encoded[index] for index in batches[number]]
-            best = [hypotheses[:nbest] for hypotheses in decoder(sources)]
+            begun = [prefixes[index] for index in batches[number]] if prefixes else ()
+            best = [hypotheses[:nbest] for hypotheses in decoder(sources, begun)]
             return list(self._candidates(sources, best, routing, max_tokens))
 
         with _reporter(progress, len(lines), ", ".join(f"{text.source}-{text.target}" for text in texts)) as report:
@@ -254,6 +297,22 @@ class Translator:
         )
         for mine in best:
             yield tuple(itertools.islice(candidates, len(mine)))
+
+    def _encode_prefixes(self, texts: Sequence[Text], places: Sequence[int]) -> list[Tensor]:
+        """Of the lines at these places; empty where no text has any. UserError for one that no output can begin with."""
+        if not any(text.prefixes for text in texts):
+            return []
+        lines = [line for text in texts for line in text.prefixes or [""] * len(text.lines)]
+        found = [self.loaded.task.encode_prefix(lines[place]) for place in places]
+        longest = self._scorer().longest
+        for place, tokens in zip(places, found):
+            if self.loaded.task.dictionary.unk() in tokens.tolist():
+                raise UserError(f"prefix {lines[place][:30]!r}: the model's vocabulary lacks a letter of it")
+            if len(tokens) > longest:
+                raise UserError(
+                    f"prefix {lines[place][:30]!r}...: {len(tokens)} tokens, and an output of the model has at most {longest}"
+                )
+        return found
 
     def _encode(self, line: str, target: str) -> Tensor:
         tokens = self.loaded.task.encode(line, target)

@@ -16,8 +16,9 @@ from smoe_mt.errors import UserError
 from smoe_mt.models.options import with_options
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.kernels.select import BACKENDS
+from smoe_mt.moe.names import SIDES
 from smoe_mt.moe.registry import DENSE
-from smoe_mt.moe.structure import SIDES, groups_by_side
+from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.ranges import kinds_of
 
 SYSTEMS.close()

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from smoe_mt.errors import UserError
+from smoe_mt.moe.names import SIDES
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.systems import SYSTEMS
 
-SIDES = ("encoder", "decoder")
 #: By side, of each block, the first one first: the experts of each stratum or layer of it, or of its one gate.
 Groups = dict[str, tuple[tuple[int, ...], ...]]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.command import run_names
@@ -20,27 +21,16 @@ from smoe_mt.report.strata import analysis_of
 WRITERS = {".html": write_html, ".htm": write_html, ".md": write_markdown}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
-    parser.add_argument(
-        "--out", type=flags.file, default="report.html", help="file to write, .html or .md (default: %(default)s)"
-    )
-    parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
-    parser.add_argument(
-        "--split", default="test", help="split of the analysis and of the paper's table (default: test)"
-    )
-    parser.add_argument(
-        "--device",
-        type=flags.device,
-        default="auto",
-        help="device of an analysis: auto, cpu or cuda (default: %(default)s)",
-    )
+def _with_the_runs(checkpoints: Sequence[Path]) -> Path:
+    folder = Path(os.path.commonpath([checkpoint.parent.absolute() for checkpoint in checkpoints]))
+    if folder == Path(folder.anchor):
+        raise UserError("the runs have no folder in common: say with --out where the report goes")
+    return folder / "report.html"
 
 
 def run(args: argparse.Namespace) -> None:
     """Read what the runs have left, analyse those that were not, write the page. Raises UserError for what is no run."""
-    out = Path(args.out)
+    out = Path(args.out) if args.out else _with_the_runs([find_checkpoint(path) for path in args.runs])
     if out.suffix.lower() not in WRITERS:
         raise UserError(f"--out {out}: a report is written as {' or '.join(WRITERS)}")
     check_output(out)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.figures.base import PALETTE, as_bytes, canvas, tidy
 from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.names import SIDES, Block
 from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.report.content import Picture
-from smoe_mt.report.curves import Curves
+from smoe_mt.report.curves import Curves, Series
 from smoe_mt.report.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-LOAD = "load/"
+# Tags of the load of an expert: now, and in runs that 0.1.0 trained.
+TAG = re.compile(r"load/(encoder|decoder)\.layers\.([0-9]{1,4})/gate([0-9]{1,4})/expert([0-9]{1,9})")
+TAG_OF_0_1_0 = re.compile(r"load/(encoder|decoder)\.([0-9]{1,4})\.([0-9]{1,4})/expert([0-9]{1,9})")
+#: Block and gate (from 1) -> expert (from 1) -> its share over the updates.
+Loads = dict[tuple[Block, int], dict[int, Series]]
 
 
 @dataclass(frozen=True)
@@ -83,34 +89,44 @@ def _curve(curve: Curve, curves: Mapping[str, Curves]) -> Drawing:
 
 def load_picture(run: Run, curves: Curves, number: int) -> Picture | None:
     """The share of each expert at each gate over the training, or None where it was not recorded."""
-    gates: dict[str, list[str]] = {}
-    for tag in curves.tags("train_inner", LOAD):
-        gates.setdefault(tag.split("/")[1], []).append(tag)
-    gates = {gate: tags for gate, tags in sorted(gates.items(), key=lambda item: item[0].startswith("decoder"))}
+    gates = loads_of(curves, int(run.model.get("moe_freq") or 1))
     if not gates:
         return None
     caption = (
         "Share of a gate's slots that each of its experts is asked for, one line for each expert, coloured by stratum; dotted: "
-        "even load. Blocks are counted from the input on. A gate that sees as many experts as it chooses asks them evenly."
+        "even load. A gate that sees as many experts as it chooses asks them evenly."
     )
-    return picture(f"curve_load_{number}", f"Load of the experts: {run.name}", caption, _load(run, curves, gates))
+    return picture(f"curve_load_{number}", f"Load of the experts: {run.name}", caption, _load(run, gates))
 
 
-def _load(run: Run, curves: Curves, gates: Mapping[str, Sequence[str]]) -> Drawing:
-    across = max(int(gate.split(".")[2]) for gate in gates)
+def loads_of(curves: Curves, moe_freq: int) -> Loads:
+    """The recorded loads, the encoder's first. `moe_freq` places the blocks of 0.1.0's tags, which counted blocks of a side."""
+    found: Loads = {}
+    for tag in curves.tags("train_inner", "load/"):
+        new, old = TAG.fullmatch(tag), TAG_OF_0_1_0.fullmatch(tag)
+        parts = new or old
+        if parts is None:
+            continue
+        layer = int(parts[2]) + 1 if new else int(parts[2]) * moe_freq
+        experts = found.setdefault((Block(parts[1], layer), int(parts[3])), {})
+        expert = int(parts[4])  # of both tags, where a later version went on with the run
+        experts[expert] = sorted([*experts.get(expert, []), *curves.of("train_inner", tag)])
+    order = sorted(found, key=lambda place: (SIDES.index(place[0].side), place))
+    return {place: dict(sorted(found[place].items())) for place in order}
+
+
+def _load(run: Run, gates: Loads) -> Drawing:
+    across = max(gate for _, gate in gates)
     across = across if across > 1 else min(3, len(gates))
     down = -(-len(gates) // across)
     drawing = canvas(3.3 * across + 1.0, 2.2 * down + 0.3)
     grid = drawing.subplots(down, across, squeeze=False, sharex=True)
     shown: dict[int, Any] = {}
-    for panel, (gate, tags) in zip(grid.flat, gates.items()):
-        side, block, at = gate.split(".")
-        for tag, stratum in zip(tags, strata_at(run.model, side, int(block), int(at), len(tags))):
-            (shown[stratum],) = panel.plot(
-                *zip(*curves.of("train_inner", tag)), color=PALETTE[(stratum - 1) % len(PALETTE)], linewidth=1.2
-            )
-        panel.axhline(1 / len(tags), color="black", linewidth=0.8, linestyle=":")
-        panel.set_title(f"{side.capitalize()}, block {block}, gate {at}", fontsize=9)
+    for panel, ((block, gate), experts) in zip(grid.flat, gates.items()):
+        for points, stratum in zip(experts.values(), strata_at(run.model, block, gate, len(experts))):
+            (shown[stratum],) = panel.plot(*zip(*points), color=PALETTE[(stratum - 1) % len(PALETTE)], linewidth=1.2)
+        panel.axhline(1 / len(experts), color="black", linewidth=0.8, linestyle=":")
+        panel.set_title(f"{block}, gate {gate}", fontsize=9)
         panel.set_ylim(0, None)
         panel.yaxis.set_major_formatter("{x:.0%}")
         panel.xaxis.set_major_formatter("{x:,.0f}")
@@ -126,9 +142,9 @@ def _load(run: Run, curves: Curves, gates: Mapping[str, Sequence[str]]) -> Drawi
     return drawing
 
 
-def strata_at(model: Mapping[str, Any], side: str, block: int, gate: int, experts: int) -> list[int]:
-    """The stratum of each expert that a gate of a block sees (all counted from 1)."""
+def strata_at(model: Mapping[str, Any], block: Block, gate: int, experts: int) -> list[int]:
+    """The stratum of each expert that a gate of a block sees (both counted from 1)."""
     if not SYSTEMS[str(model["moe"])].nested:
         return [gate] * experts
-    sizes = groups_by_side(model)[side][block - 1][gate - 1 :]
+    sizes = groups_by_side(model)[block.side][block.layer // int(model["moe_freq"]) - 1][gate - 1 :]
     return [stratum for stratum, size in enumerate(sizes, start=gate) for _ in range(size)]

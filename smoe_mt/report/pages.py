@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from smoe_mt.evaluation.standing import remarks
 from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Code, Picture, Section, Sentences, Table, Text
 from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves
 from smoe_mt.report.run import Run
 from smoe_mt.report.strata import Analysis
-from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table
+from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table, summary
 
 Blocks = list[Text | Table | Picture | Code | Sentences]
 PARTS = ("model", "task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint", "common")
@@ -27,15 +28,24 @@ def sections(
 ) -> list[Section]:
     """All sections; a section that lacks its input says so. Analyses and curves by the names of the runs."""
     return [
-        Section("Runs", [overview(runs)]),
+        Section("Result", _result(runs, analyses, split)),
         Section("Scores", _scores(runs)),
-        Section("Beside the paper", _paper(runs, split)),
+        *([Section("Beside the paper", paper)] if (paper := _paper(runs, split)) else []),
         Section("Training curves", _curves(runs, curves)),
         Section("What the gates do", _gates(analyses, split)),
         Section("Sentences", _sentences(analyses)),
         Section("Data", _data(runs)),
-        Section("Configuration", [Code(run.name, _yaml(run)) for run in runs]),
+        Section("Configuration", [overview(runs), *(Code(run.name, _yaml(run)) for run in runs)]),
     ]
+
+
+def _result(runs: Sequence[Run], analyses: Mapping[str, Analysis | Text], split: str) -> Blocks:
+    text = (
+        f"Scores are means over the directions of split {split}. FLOPs: a forward pass of one token through encoder and "
+        "decoder, with as many hidden units as the gates were measured to ask for, as smoe-mt flops counts them. Training "
+        "time is that of the checkpoint, on whatever it was trained on."
+    )
+    return [summary(runs, analyses, split), Text(text)]
 
 
 def _scores(runs: Sequence[Run]) -> Blocks:
@@ -46,6 +56,16 @@ def _scores(runs: Sequence[Run]) -> Blocks:
     ]
     for split in dict.fromkeys(split for run in runs for split in run.scores):
         blocks += [scores_table(runs, split), Text(signatures(runs, split))]
+        blocks += [Text(line) for line in remarks({run.name: run.scores[split] for run in runs if split in run.scores})]
+    for run in runs:
+        blocks += [
+            Text(
+                f"{run.name}: the scores of {split} are of update {run.scores[split]['updates']}, and the checkpoint is of "
+                f"{run.updates:,} now; evaluate again",
+                missing=True,
+            )
+            for split in run.outdated
+        ]
     return blocks
 
 
@@ -53,7 +73,7 @@ def _paper(runs: Sequence[Run], split: str) -> Blocks:
     benchmarks = dict.fromkeys(str(run.card.get("benchmark")) for run in runs if run.card)
     known = [benchmark for benchmark in benchmarks if benchmark in TABLES]
     if not known:
-        return [Text("The paper has no scores for this text: its benchmarks are m4, m15 and opus100.", missing=True)]
+        return []
     blocks: Blocks = []
     for benchmark in known:
         mine = [run for run in runs if run.card and run.card.get("benchmark") == benchmark]

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt import json_files
+from smoe_mt.checkpoints.inspection import count_parameters
 from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.checkpoints.schema import updates_of
+from smoe_mt.checkpoints.schema import CheckpointView, updates_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import SCORES
 from smoe_mt.json_forms import Form, fits
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.registration import register
-from smoe_mt.scores_file import read_scores
+from smoe_mt.scores_file import read_scores, title
 from smoe_mt.tasks.data_folder import CARD_FORM
 
 
@@ -31,6 +32,9 @@ class Run:
     config: Mapping[str, Any]
     updates: int
     data: Path
+    parameters: Mapping[str, Any] | None = None
+    vocabulary: int = 0
+    training_seconds: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -59,10 +63,21 @@ class Run:
 
     @cached_property
     def scores(self) -> dict[str, Mapping[str, Any]]:
-        """scores.json of each split that was evaluated."""
+        """Each scores.json by its title: that of the split, where all of it was evaluated with the usual search."""
         files = sorted(results_folder(self.checkpoint, "evaluation").glob(f"*/{SCORES}"))
-        found = {file.parent.name: read_scores(file) for file in files}
-        return {split: scores for split, scores in found.items() if scores["directions"]}
+        found = {file.parent: read_scores(file) for file in files}
+        return {_title(folder.name, one): one for folder, one in found.items() if one["directions"]}
+
+    @property
+    def outdated(self) -> list[str]:
+        """Titles of scores that are of another number of updates than the checkpoint has now."""
+        return [name for name, one in self.scores.items() if one.get("updates", self.updates) != self.updates]
+
+
+def _title(folder: str, scores: Mapping[str, Any]) -> str:
+    split, source = scores.get("split"), scores.get("source")
+    text = f"{Path(source).name} ({', '.join(scores['directions'])})" if isinstance(source, str) else folder
+    return title(scores, split if isinstance(split, str) else text)
 
 
 def open_run(path: str, name: str, data: str | None) -> Run:
@@ -72,7 +87,9 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
     config, updates = state["cfg"], updates_of(state)
     folder = Path(data) if data else data_folder_of(config, checkpoint) or Path()
-    return Run(name, checkpoint, config, updates, folder)
+    embeddings = next((w for n, w in state["model"].items() if n.endswith("embed_tokens.weight")), ())
+    seconds = CheckpointView(state).training_seconds
+    return Run(name, checkpoint, config, updates, folder, count_parameters(state), len(embeddings), seconds)
 
 
 def read_json(path: Path, form: Form) -> dict[str, Any] | None:

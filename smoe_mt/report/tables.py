@@ -9,8 +9,10 @@ from smoe_mt.evaluation.metrics import METRICS
 from smoe_mt.evaluation.table import BASELINE_METRIC, GROUP_TITLES
 from smoe_mt.json_forms import as_number
 from smoe_mt.paper.scores import TABLES
-from smoe_mt.report.content import Table
+from smoe_mt.report.content import Table, Text
 from smoe_mt.report.run import Run
+from smoe_mt.report.size import flops_per_token
+from smoe_mt.report.strata import Analysis
 
 NONE = "–"
 MANY = 30
@@ -25,13 +27,46 @@ def overview(runs: Sequence[Run]) -> Table:
     return Table(("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, words=True)
 
 
+def summary(runs: Sequence[Run], analyses: Mapping[str, Analysis | Text], split: str) -> Table:
+    """A row for each run: size, FLOPs, scores, time."""
+    chosen = [metric for metric in METRICS if metric.name in ("chrf", "bleu")]
+    head = ("Run", "Model", "Parameters", "Of experts", "FLOPs a token", *(f"Mean {metric.title}" for metric in chosen))
+    rows = []
+    for run in runs:
+        analysis = analyses.get(run.name)
+        blocks = analysis.numbers["blocks"] if isinstance(analysis, Analysis) else {}
+        flops = flops_per_token(run.model, run.vocabulary, blocks) if blocks or not run.sparse else None
+        size = run.parameters or {}
+        title, scores = _result_of(run, split)
+        means = [number(_at(scores, ("mean", metric.name)), metric.decimals) for metric in chosen]
+        cells = [_millions(size.get("total")), _millions(size.get("experts")), _millions(flops), *means]
+        rows.append([run.name, run.row, *cells, title, _time(run.training_seconds), f"{run.updates:,}"])
+    return Table((*head, "Scores of", "Training (h:min)", "Updates"), rows)
+
+
+def _result_of(run: Run, split: str) -> tuple[str, Mapping[str, Any]]:
+    """The scores of a split and their title: of all of it with the usual search, or else the first that there are."""
+    found = {title: one for title, one in run.scores.items() if title == split or one.get("split") == split}
+    title = split if split in found else next(iter(found), NONE)
+    return title, found.get(title, {})
+
+
+def _millions(value: float | None) -> str:
+    return NONE if value is None else f"{value / 1e6:,.3g}M" if value < 1e8 else f"{value / 1e6:,.0f}M"
+
+
+def _time(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{int(seconds / 60) // 60}:{int(seconds / 60) % 60:02}"
+
+
 def scores_table(runs: Sequence[Run], split: str) -> Table:
     """A row for each direction and mean, all metrics of each run that was evaluated on the split; means first where directions
     are so many that they are scrolled.
     """
     scores = {run.name: run.scores[split] for run in runs if split in run.scores}
     directions = list(dict.fromkeys(direction for one in scores.values() for direction in one["directions"]))
-    metrics = [m for m in METRICS if any(m.name in e for one in scores.values() for e in one["directions"].values())]
+    values = [entry for one in scores.values() for entry in one["directions"].values()]
+    metrics = [m for m in METRICS if any(as_number(entry.get(m.name)) for entry in values)]  # no columns of zeros
     compared = next(metric for metric in METRICS if metric.name == BASELINE_METRIC)
     columns = ["Direction", f"copy {compared.title}"]
     columns += [f"{name}: {metric.title}" for name in scores for metric in metrics]

@@ -20,6 +20,8 @@ from torch import Tensor
 from smoe_mt.errors import UserError
 from smoe_mt.search.steps import StepScorer
 
+FREE = -1  # in place of a token: the search may choose it
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -105,20 +107,24 @@ class BeamDecoder:
         self.decoding = decoding
 
     @torch.inference_mode()  # a tenth faster than no_grad where few sentences are left
-    def __call__(self, sources: Sequence[Tensor]) -> list[list[Hypothesis]]:
-        """`sources`: int64 [length] each, tag first, end of sentence last. Returns n-best lists, the best first."""
+    def __call__(self, sources: Sequence[Tensor], prefixes: Sequence[Tensor] = ()) -> list[list[Hypothesis]]:
+        """`sources`: int64 [length] each, tag first, end of sentence last. Returns n-best lists, the best first.
+
+        `prefixes`: int64 [length] each, how the hypotheses of each source have to begin; part of their tokens and scores.
+        """
         with self.scorer.searching(self.decoding.beam):
-            finished = self._search(sources)
+            finished = self._search(sources, prefixes)
         return [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in finished.of]
 
-    def _search(self, sources: Sequence[Tensor]) -> Finished:
+    def _search(self, sources: Sequence[Tensor], prefixes: Sequence[Tensor]) -> Finished:
         k = self.decoding.beam
         tokens, lengths = self._batch(sources)
         state = self.scorer.start(tokens, lengths, k)
-        beams = self._start(lengths.tolist())
+        beams = self._start(lengths.tolist(), prefixes)
+        forced_BP = _forced(prefixes, self.scorer.device)
         finished = Finished(k, [[] for _ in sources])
         while True:
-            logprobs_BKV = self._allowed(self.scorer.log_probs(beams.tokens, state), beams)
+            logprobs_BKV = self._allowed(self.scorer.log_probs(beams.tokens, state), beams, forced_BP)
             candidates = self._candidates(beams, logprobs_BKV)
             ended_B = self._collect(beams, candidates, finished)
             beams, order = self._advance(beams, candidates, ended_B)
@@ -131,17 +137,23 @@ class BeamDecoder:
         lengths = torch.tensor([len(source) for source in sources])
         return torch.nn.utils.rnn.pad_sequence(list(sources), batch_first=True, padding_value=self.pad), lengths
 
-    def _start(self, lengths: Sequence[int]) -> Beams:
-        """One beam a sentence, with nothing but the start of sentence; the others come with the first step."""
+    def _start(self, lengths: Sequence[int], prefixes: Sequence[Tensor]) -> Beams:
+        """One beam a sentence, with nothing but the start of sentence; the others come with the first step.
+
+        A limit is never shorter than the sentence's prefix.
+        """
         b, k, device = len(lengths), self.decoding.beam, self.scorer.device
         longest = self.scorer.longest
-        limits = torch.tensor([min(self.decoding.limit(length), longest) for length in lengths], device=device)
+        wanted = [self.decoding.limit(length) for length in lengths]
+        if prefixes:
+            wanted = [max(limit, len(prefix)) for limit, prefix in zip(wanted, prefixes, strict=True)]
+        limits = torch.tensor([min(limit, longest) for limit in wanted], device=device)
         scores_BK = torch.full((b, k), -math.inf, device=device)
         scores_BK[:, 0] = 0.0
         tokens = torch.full((b, k, 1), self.eos, dtype=torch.long, device=device)
         return Beams(torch.arange(b, device=device), limits, tokens, scores_BK)
 
-    def _allowed(self, logprobs_BKV: Tensor, beams: Beams) -> Tensor:
+    def _allowed(self, logprobs_BKV: Tensor, beams: Beams, forced_BP: Tensor) -> Tensor:
         """The scores with what must not come at -inf; [B, K, V], float32."""
         logprobs_BKV[:, :, self.pad] = -math.inf
         if beams.step < self.decoding.min_len:
@@ -151,6 +163,12 @@ class BeamDecoder:
             end_BK = logprobs_BKV[:, :, self.eos].clone()
             logprobs_BKV.masked_fill_(full_B[:, None, None], -math.inf)
             logprobs_BKV[:, :, self.eos] = end_BK
+        if beams.step < forced_BP.size(1):
+            forced_B = forced_BP[beams.sentence_B, beams.step]
+            rows = (forced_B != FREE).nonzero().squeeze(1)
+            kept = logprobs_BKV[rows, :, forced_B[rows]]
+            logprobs_BKV[rows] = -math.inf
+            logprobs_BKV[rows, :, forced_B[rows]] = kept
         return logprobs_BKV
 
     def _candidates(self, beams: Beams, logprobs_BKV: Tensor) -> Candidates:
@@ -194,6 +212,13 @@ class BeamDecoder:
         tokens = beams.tokens.flatten(0, 1)[source_BK.flatten()].view(len(row_B), k, beams.step + 1)
         tokens = torch.cat([tokens, found.token_BC[:, :, None]], dim=2)
         return Beams(beams.sentence_B[row_B], beams.limit_B[row_B], tokens, found.scores_BC), source_BK.flatten()
+
+
+def _forced(prefixes: Sequence[Tensor], device: torch.device) -> Tensor:
+    """int64 [B, longest prefix], `FREE` behind the end of each prefix; [0, 0] without prefixes."""
+    if not prefixes:
+        return torch.empty(0, 0, dtype=torch.long, device=device)
+    return torch.nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True, padding_value=FREE).to(device)
 
 
 @dataclass(frozen=True)

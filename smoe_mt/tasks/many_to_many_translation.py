@@ -20,6 +20,7 @@ from torch import Tensor, distributed
 from smoe_mt.errors import UserError
 from smoe_mt.moe.distributed.expert_parallel import serve
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
+from smoe_mt.process_group import by_one_process
 from smoe_mt.search.beam import BeamDecoder, Decoding
 from smoe_mt.search.steps import SingleModel
 from smoe_mt.tasks.batches import limits_from_fairseq
@@ -32,7 +33,6 @@ from smoe_mt.tasks.report import sampling_table, validation_table
 from smoe_mt.tasks.resumable import ResumableBatches
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
-from smoe_mt.tasks.verification import by_one_process
 from smoe_mt.tasks.vocabulary import Vocabulary
 from smoe_mt.text import normalise
 
@@ -61,7 +61,7 @@ class ManyToManyTranslationTask(FairseqTask):
         ManyToManyTranslationConfig.check(cfg)
         folder = DataFolder.open(cfg.data)
         if cfg.verify:
-            by_one_process(folder.verify_anew)
+            by_one_process(folder.verify_anew, of_each_machine=True)
         return cls(cfg, folder, folder.dictionary())
 
     @property
@@ -103,8 +103,14 @@ class ManyToManyTranslationTask(FairseqTask):
 
     def encode(self, text: str, target_lang: str) -> Tensor:
         """int64[tokens] of a raw sentence: the tag of `target_lang`, its pieces, </s>."""
-        pieces = [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
-        return torch.tensor([self.tag(target_lang), *pieces, self.dictionary.eos()])
+        return torch.tensor([self.tag(target_lang), *self._pieces(text), self.dictionary.eos()])
+
+    def encode_prefix(self, text: str) -> Tensor:
+        """int64[tokens] of the beginning of a raw target sentence: its pieces alone."""
+        return torch.tensor(self._pieces(text), dtype=torch.long)
+
+    def _pieces(self, text: str) -> list[int]:
+        return [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
         """Raw text of token ids, on one line; padding, </s> and tags leave no trace."""

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import distributed
 
 from smoe_mt.checksums import BLOCK, sha256_file
 from smoe_mt.errors import UserError
@@ -70,23 +69,6 @@ def verify(folder: Path, files: Sequence[Expected], anew: bool = False) -> None:
                 _check(folder / one.name, one, progress.update)
                 if time.time_ns() - max(stamp[2:4]) > SETTLED and stamp == _stamp(folder / one.name, one):
                     known[one.name] = stamp
-
-
-def by_one_process(check: Callable[[], None]) -> None:
-    """Run `check` in one process of each machine while the other ranks wait. All raise its UserError."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        check()
-        return
-    error: str | None = None
-    if int(os.environ.get("LOCAL_RANK", distributed.get_rank())) == 0:
-        try:
-            check()
-        except UserError as found:
-            error = str(found)
-    errors: list[str | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(errors, error)
-    for one in filter(None, errors):
-        raise UserError(one)
 
 
 def _unknown(folder: Path, files: Sequence[Expected], known: dict[str, Any]) -> list[Expected]:

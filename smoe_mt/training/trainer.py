@@ -28,16 +28,20 @@ from omegaconf import open_dict
 from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
+from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.upcycle import upcycle_from
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
+from smoe_mt.training.console import ConsoleHandler
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
+from smoe_mt.training.fit import differences, misfits, refusal
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
+from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import LAST, whole_checkpoint
@@ -65,8 +69,6 @@ class SMoETrainer(ExpertParallelTrainer):
         if dense:
             upcycle_from(dense, model, task.vocabulary, task.dictionary.symbols)
         super().__init__(cfg, task, model, *args, **kwargs)
-        check_finetuning(self.cfg.checkpoint.finetune_from_model)
-        check_writing(self.cfg.checkpoint)
         forget_previous_job()
         claim_folder(self.cfg.checkpoint.save_dir)
         spread_over_ranks(self.cfg)
@@ -116,10 +118,10 @@ class SMoETrainer(ExpertParallelTrainer):
         except Exception as error:
             if WEIGHTS_DO_NOT_FIT not in str(error):
                 raise
-            raise UserError(
-                f"{filename}: a checkpoint of another model than this one (sizes, experts or strata differ); train into "
-                "another checkpoint.save_dir, or give the model's own settings"
-            ) from error
+            state = open_checkpoint(filename, foreign=True)
+            own = is_own(state) and isinstance(self._model, SMoETransformerModel)
+            found = differences(state["cfg"]["model"], self.cfg.model) if own else {}
+            raise UserError(refusal(filename, found, misfits(state["model"], self._model.state_dict()))) from error
 
     def _train_no_further_than_the_end(self) -> None:
         """fairseq would make one more update of a run that had ended already."""
@@ -130,7 +132,15 @@ class SMoETrainer(ExpertParallelTrainer):
         )
         out_of_patience = 0 < patience <= early_stopping_state().get("num_runs", 0)
         if 0 < last <= updates or out_of_patience:
-            logger.info(f"this training is already finished, after {updates:,} updates")
+            ended = (
+                f"checkpoint.patience={patience} validations were no better"
+                if out_of_patience
+                else f"optimization.max_update={last:,}"
+            )
+            logger.warning(
+                f"this training is already finished, after {updates:,} updates ({ended}): to go on, give a larger "
+                f"{ended.partition('=')[0]}; for another training, another checkpoint.save_dir"
+            )
             with open_dict(self.cfg):
                 self.cfg.optimization.max_epoch = NO_EPOCH
 
@@ -140,8 +150,12 @@ class SMoETrainer(ExpertParallelTrainer):
         return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
 
     def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
-        """As fairseq's."""
+        """As fairseq's. The first one of a job comes when all is known that its log opens with."""
+        begins = self._epochs is None
         self._epochs = super().get_train_iterator(*args, **kwargs)
+        if begins and self.is_data_parallel_master and isinstance(self._model, SMoETransformerModel):
+            ConsoleHandler.last_update = self.cfg.optimization.max_update or None
+            logger.info(opening(self.cfg, self.task, self._model, self.get_num_updates()))
         return self._epochs
 
     @metrics.aggregate("train")
@@ -256,21 +270,7 @@ def dummy_batches_first(samples: Sequence[Any]) -> list[Any]:
     return sorted(samples, key=bool)
 
 
-def check_writing(settings: Any) -> None:
-    """UserError for checkpoints written in the background, of which a killed run leaves half under their final name."""
-    if settings.write_checkpoints_asynchronously:
-        raise UserError(
-            "checkpoint.write_checkpoints_asynchronously: a run killed meanwhile would leave half a checkpoint; leave it out"
-        )
-
-
 def clean_up(folder: str) -> None:
     """Remove what a killed run left half-written, and say so."""
     for path in remove_leftovers(folder):
         logger.warning(f"removed {path}, which an interrupted run left half-written")
-
-
-def check_finetuning(checkpoint: str | None) -> None:
-    """UserError where there is no checkpoint to start from."""
-    if checkpoint and not PathManager.isfile(checkpoint):
-        raise UserError(f"checkpoint.finetune_from_model: there is no checkpoint {checkpoint}")

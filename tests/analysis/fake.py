@@ -8,8 +8,9 @@ from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.entropy import GateEntropy
 from smoe_mt.analysis.load import ExpertLoad
 from smoe_mt.analysis.units import UnitMeans
-from smoe_mt.analysis.visits import Block, VisitCounts
+from smoe_mt.analysis.visits import VisitCounts
 from smoe_mt.moe import GateLoad, Routing
+from smoe_mt.moe.names import Block
 
 BLOCKS = (Block("encoder", 2), Block("decoder", 2))
 

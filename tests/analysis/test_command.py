@@ -117,12 +117,12 @@ def test_numbers_figures_and_histograms(
 ) -> None:
     assert cli.main(["analyse", str(trained_run.folder), "--out", str(tmp_path), "--device", "cpu"]) == 0
     content = json.loads((tmp_path / "requested_capacity.json").read_text())
-    assert list(content["blocks"]) == ["encoder.2", "decoder.2"]
+    assert list(content["blocks"]) == ["encoder.layers.1", "decoder.layers.1"]
     assert content["model"] == "SMoE-2-2" and content["strata"] == 2
     for entry in content["blocks"].values():
         assert 1 <= entry["mean"] <= 2 and sum(entry["histogram"]) == pytest.approx(1)
     shown = capsys.readouterr().out
-    assert "encoder layer 2: mean" in shown and "  2 visits" in shown and "requested_capacity.json" in shown
+    assert "encoder.layers.1: mean" in shown and "  2 visits" in shown and "requested_capacity.json" in shown
 
     written = {path.name for path in tmp_path.iterdir()}
     for name in ("token_rank", "expert_load", "stratum_load", "gate_entropy", "language_overlap", "capacity_per_token"):

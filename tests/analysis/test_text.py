@@ -33,27 +33,27 @@ def files(*figures: str) -> list[str]:
 
 def test_histogram_has_a_bar_for_each_number_of_visits() -> None:
     lines = histograms(report(VARIED, VARIED)).splitlines()
-    assert lines[0] == "encoder layer 2: mean 1.500 of 2 strata"
+    assert lines[0] == "encoder.layers.1: mean 1.500 of 2 strata"
     assert lines[1:3] == [f"  1 visit   50.00% {'#' * 20}", f"  2 visits  50.00% {'#' * 20}"]
 
 
 def test_collapse_is_loud() -> None:
     some = report(VARIED, ALIKE)
     assert "COLLAPSE: every token of every direction makes 2 visit(s) here" in histograms(some)
-    assert collapse_message(some) == "COLLAPSE: all tokens make the same number of visits in decoder.2"
+    assert collapse_message(some) == "COLLAPSE: all tokens make the same number of visits in decoder.layers.1"
     assert "no figure" in str(collapse_message(report(ALIKE, ALIKE)))
     assert collapse_message(report(VARIED, VARIED)) is None
 
 
 def test_json_of_a_partial_collapse() -> None:
     content = report(VARIED, ALIKE).as_json()
-    assert content["collapsed"] == ["decoder.2"]
+    assert content["collapsed"] == ["decoder.layers.1"]
     assert content["strata"] == 2
     entry = content["directions"]["en-nso"]
     assert entry["encoder"]["mean"] == pytest.approx(1.25)
-    assert entry["decoder"]["blocks"]["decoder.2"] == {"mean": 2.0, "histogram": [0.0, 1.0]}
-    assert entry["expert_load"]["encoder.2"] == [[0.25, 0.75], [1.0]]
-    assert content["blocks"]["encoder.2"]["mean"] == pytest.approx(1.5)
+    assert entry["decoder"]["blocks"]["decoder.layers.1"] == {"mean": 2.0, "histogram": [0.0, 1.0]}
+    assert entry["expert_load"]["encoder.layers.1"] == [[0.25, 0.75], [1.0]]
+    assert content["blocks"]["encoder.layers.1"]["mean"] == pytest.approx(1.5)
 
 
 def test_table_has_encoder_and_decoder_apart() -> None:
@@ -67,7 +67,7 @@ def test_csv_has_a_row_for_each_direction_and_block() -> None:
     assert rows[0] | {"mean": float(rows[0]["mean"])} == {
         "direction": "nso-en",
         "side": "encoder",
-        "layer": "2",
+        "block": "encoder.layers.1",
         "tokens": "4",
         "mean": 1.75,
         "share_1": "0.250000",
@@ -89,7 +89,10 @@ def test_full_collapse_draws_no_figure_of_capacity_and_removes_old_ones(tmp_path
     write(report(VARIED, ALIKE), tmp_path)
     write(report(ALIKE, ALIKE), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files(*ROUTING), *NUMBERS])
-    assert json.loads((tmp_path / "requested_capacity.json").read_text())["collapsed"] == ["encoder.2", "decoder.2"]
+    assert json.loads((tmp_path / "requested_capacity.json").read_text())["collapsed"] == [
+        "encoder.layers.1",
+        "decoder.layers.1",
+    ]
 
 
 @pytest.mark.slow
@@ -152,7 +155,7 @@ def test_violins_of_a_block_that_varies() -> None:
     full.extremes.extend(extremes("nso-en"))
     drawing = next(figure for figure in FIGURES if figure.name == "token_rank").draw(full)
     (panel,) = drawing.axes
-    assert panel.get_title(loc="left") == "Encoder, layer 2"
+    assert panel.get_title(loc="left") == "encoder.layers.1"
     low, high = panel.get_ylim()
     assert low > high, "frequent tokens are on top"
 

@@ -96,8 +96,8 @@ def test_means_are_per_direction_and_leave_tag_and_padding_out(dictionary: Dicti
     stream.seek(0)
     rows = {(r["direction"], r["side"], r["token"]): r for r in csv.DictReader(stream)}
     assert ("nso-en", "encoder", "<2en>") not in rows and not any(token == "<pad>" for _, _, token in rows)
-    assert float(rows["nso-en", "encoder", "a"]["mean_layer_2"]) == 1.5
-    assert float(rows["msa-en", "encoder", "a"]["mean_layer_2"]) == 1
+    assert float(rows["nso-en", "encoder", "a"]["encoder.layers.1"]) == 1.5
+    assert float(rows["msa-en", "encoder", "a"]["encoder.layers.1"]) == 1
     assert rows["nso-en", "decoder", "</s>"]["count"] == "2"
     assert rows["nso-en", "encoder", "a"]["frequency_rank"] == str(a + 1)
 
@@ -126,8 +126,8 @@ def test_first_sentences_are_kept_in_order(dictionary: Dictionary) -> None:
         "nso-en": [
             {
                 "line": 1,
-                "encoder": {"tokens": ["b"], "visits": {"encoder.2": [2]}},
-                "decoder": {"tokens": ["a"], "visits": {"decoder.2": [1]}},
+                "encoder": {"tokens": ["b"], "visits": {"encoder.layers.1": [2]}},
+                "decoder": {"tokens": ["a"], "visits": {"decoder.layers.1": [1]}},
             }
         ]
     }

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from smoe_mt.analysis.units import UnitMeans
-from smoe_mt.analysis.visits import Block
 from smoe_mt.moe import Routing
+from smoe_mt.moe.names import Block
 
 BLOCK = Block("encoder", 2)
 

@@ -7,8 +7,9 @@ import torch
 
 from smoe_mt.analysis.entropy import GateEntropy
 from smoe_mt.analysis.load import ExpertLoad, language_of
-from smoe_mt.analysis.visits import Block, VisitCounts
+from smoe_mt.analysis.visits import VisitCounts
 from smoe_mt.moe import GateLoad, Routing
+from smoe_mt.moe.names import Block
 from tests.analysis.fake import ALIKE, BLOCKS, VARIED, report, routing
 
 ENCODER, DECODER = BLOCKS
@@ -59,7 +60,7 @@ def test_load_is_a_share_of_each_gates_slots() -> None:
     load = ExpertLoad({ENCODER: (1, 1)})
     load.add("nso-en", [routing([[1]], asked=([1, 3], [0]))])
     load.add("nso-en", [routing([[1]], asked=([4, 2], [0]))])
-    assert load.shares("nso-en") == {"encoder.2": [[0.5, 0.5], [0.0]]}
+    assert load.shares("nso-en") == {"encoder.layers.1": [[0.5, 0.5], [0.0]]}
 
 
 def two_languages() -> ExpertLoad:

@@ -92,9 +92,9 @@ def test_metrics_are_what_the_routing_says(task: SimpleNamespace) -> None:
     assert values["rc_encoder/aa-en"] == pytest.approx(visits[1].sum().item() / 3, abs=1e-3)
     assert values["overflow"] == 0
     asked = extra["decoder_routing"][0].load[0].asked
-    shares = [values[f"load/decoder.1.1/expert{e + 1}"] for e in range(4)]
+    shares = [values[f"load/decoder.layers.1/gate1/expert{e + 1}"] for e in range(4)]
     assert shares == pytest.approx((asked / asked.sum()).tolist(), abs=1e-4)
-    assert 0 < values["gate_entropy/encoder.1.1"] <= round(math.log(4), 3)
+    assert 0 < values["gate_entropy/encoder.layers.1/gate1"] <= round(math.log(4), 3)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
@@ -103,14 +103,22 @@ def test_gate_entropy_is_the_mean_over_tokens_whatever_the_number_of_choices(tas
     _, _, log = criterion(task)(model, SAMPLE)
     _, extra = model(**SAMPLE["net_input"])
     entropy = extra["encoder_routing"][0].entropy[0].item()
-    assert reduced([log])["gate_entropy/encoder.1.1"] == pytest.approx(entropy, abs=1e-3)
+    assert reduced([log])["gate_entropy/encoder.layers.1/gate1"] == pytest.approx(entropy, abs=1e-3)
 
 
 def test_metrics_add_up_over_batches(task: SimpleNamespace) -> None:
     model = make_model(task).eval()
     _, _, log = criterion(task)(model, SAMPLE)
     once, twice = reduced([log]), reduced([log, log])
-    for name in ("loss", "balance_loss", "rc_enc", "rc_dec", "overflow", "nll_loss/aa-en", "load/encoder.1.1/expert1"):
+    for name in (
+        "loss",
+        "balance_loss",
+        "rc_enc",
+        "rc_dec",
+        "overflow",
+        "nll_loss/aa-en",
+        "load/encoder.layers.1/gate1/expert1",
+    ):
         assert once[name] == pytest.approx(twice[name], abs=1e-3), name
 
 

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import sacrebleu
+import torch
 
 from smoe_mt import cli
 from smoe_mt.evaluation import evaluate as evaluation
+from smoe_mt.evaluation.identity import made_from
+from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.generation import Decoding, Text, Translation, Translator
 from tests.conftest import TrainedRun
 
@@ -58,10 +61,9 @@ def test_results_lie_in_the_run_folder(trained_run: TrainedRun, tmp_path: Path) 
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(trained_run.folder / "checkpoint_best.pt", run)
-    options = ["--split", "valid", "--limit", "3", "--beam", "1", "--device", "cpu"]
+    options = ["--split", "valid", "--directions", "aa-en", "--device", "cpu"]
     assert cli.main(["evaluate", str(run), *options]) == 0
-    scores = json.loads((run / "evaluation" / "valid" / "scores.json").read_text())
-    assert {entry["sentences"] for entry in scores["directions"].values()} == {3}
+    assert [path.name for path in (run / "evaluation").iterdir()] == ["valid.aa-en"]
 
 
 def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +78,8 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
     ("options", "message"),
     [
         (["--split", "test_udhr"], "test, valid"),
-        (["--directions", "aa-xx"], "unknown direction 'aa-xx': the model knows aa-en, en-aa, bb-en, en-bb"),
+        (["--directions", "aa-xx"], "unknown language 'xx': the model knows aa, bb, en"),
+        (["--directions", "aaen"], "unknown direction 'aaen': the model knows aa-en, en-aa, bb-en, en-bb"),
         (["--limit", "0"], "argument --limit: '0' must be a whole number from 1"),
         (["--beam", "0"], "argument --beam: '0' must be"),
         (["--processes", "0"], "argument --processes: '0' must be"),
@@ -124,9 +127,8 @@ def test_finished_hypotheses_are_not_made_again(
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["reused"] == ["aa-en"] and list(scores["metrics"]) == ["bleu", "piece_bleu"]
     assert set(scores["directions"]["aa-en"]) == {"bleu", "piece_bleu", "signatures", "sentences"}
-    assert cli.main([*command, "--directions", "aa-en", "--again"]) == 0
-    assert cli.main([*command, "--directions", "aa-en", "--beam", "2"]) == 0
-    assert translated == ["en-aa", "aa-en", "aa-en"]
+    assert cli.main([*command, "--directions", "aa-en", "en-aa", "--again"]) == 0
+    assert translated == ["en-aa", "aa-en", "en-aa"]
 
 
 def test_text_of_ones_own(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +203,7 @@ def test_compared(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.Captur
     options = ["--out", str(tmp_path), "--beam", "1", "--directions", "aa-en,en-aa", "--device", "cpu"]
     command = ["evaluate", str(trained_run.folder), str(last), "--compare", "--resamples", "100"]
     assert cli.main([*command, *options]) == 0
-    assert "checkpoint_last against run" in capsys.readouterr().out
+    assert "checkpoint_last (update 60) against run (update 60)" in capsys.readouterr().out
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["baseline"] == "run" and set(content["checkpoints"]) == {"run", "checkpoint_last"}
     entries = {(one["metric"], one["direction"]): one for one in content["comparisons"]}
@@ -227,5 +229,147 @@ def test_hypotheses_of_another_search_are_not_reused(field: str, trained_run: Tr
     translator = Translator.from_pretrained(trained_run.folder, device="cpu")
     usual = Decoding()
     other = dataclasses.replace(usual, **{field: getattr(usual, field) + 1})
-    made = [evaluation.made_from(translator, decoding) for decoding in (usual, other)]
-    assert made[0] != made[1] and made[0] == evaluation.made_from(translator, Decoding())
+    made = [made_from(translator, decoding, Ranks()) for decoding in (usual, other)]
+    assert made[0] != made[1] and made[0] == made_from(translator, Decoding(), Ranks())
+
+
+@pytest.fixture
+def run_copy(trained_run: TrainedRun, tmp_path: Path) -> Path:
+    """A run folder with both of its checkpoints, without evaluations."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        shutil.copy(trained_run.folder / name, folder)
+    return folder
+
+
+def scores_of(run: Path, result: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "evaluation" / result / "scores.json").read_text())
+    return found
+
+
+def test_a_part_of_the_text_takes_the_place_of_nothing(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(run_copy), "--device", "cpu"]
+    assert cli.main(command) == 0
+    whole = (run_copy / "evaluation" / "test" / "scores.json").read_bytes()
+    capsys.readouterr()
+    assert cli.main([*command, "--limit", "2"]) == 0
+    assert "split test, beam 5, PARTIAL: first 2 sentences of each direction" in capsys.readouterr().out
+    assert cli.main([*command, "--directions", "en-aa", "--beam", "2", "--lenpen", "0.5"]) == 0
+    assert "PARTIAL: 1 of 4 directions" in capsys.readouterr().out
+    assert (run_copy / "evaluation" / "test" / "scores.json").read_bytes() == whole
+    assert scores_of(run_copy, "test.first-2")["left_out"] == {"sentences": 72, "directions": []}
+    part = scores_of(run_copy, "test.en-aa.beam-2.lenpen-0.5")
+    assert part["left_out"] == {"sentences": 0, "directions": ["aa-en", "bb-en", "en-bb"]}
+
+
+def test_a_limit_that_leaves_nothing_out_is_not_partial(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(run_copy), "--limit", "20", "--device", "cpu"]) == 0
+    assert "PARTIAL" not in capsys.readouterr().out
+    assert scores_of(run_copy, "test.first-20")["left_out"] == {"sentences": 0, "directions": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "2"], "is of more text (aa-en, en-aa, bb-en) and would be replaced"),
+        (["--directions", "aa-en"], "is of more text (en-aa, bb-en, en-bb) and would be replaced"),
+        (["--beam", "2"], "is of another beam and would be replaced"),
+        (["--tokenize", "char"], "is of another tokenize and would be replaced"),
+    ],
+)
+def test_a_folder_of_ones_own_keeps_the_whole_result(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    command = ["evaluate", str(run_copy), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.main(command) == 0
+    whole = (tmp_path / "out" / "scores.json").read_bytes()
+    assert cli.main([*command, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "give another folder with --out" in error
+    assert (tmp_path / "out" / "scores.json").read_bytes() == whole
+
+
+def test_translations_are_known_by_content(run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a copy of the run nor a checkpoint of another name, nor a part of the text, is translated again."""
+    assert cli.main(["evaluate", str(run_copy), "--device", "cpu"]) == 0
+    copy = tmp_path / "copied"
+    shutil.copytree(run_copy, copy)
+    for path in copy.glob("*.pt"):
+        os.utime(path, (1, 1))
+    shutil.copy(copy / "checkpoint_best.pt", copy / "checkpoint_7.pt")
+    untouched = Translator.translate_together
+
+    def nothing_new(self: Translator, texts: list[Text], *arguments: Any, **options: Any) -> list[list[Translation]]:
+        assert not texts
+        return untouched(self, texts, *arguments, **options)
+
+    monkeypatch.setattr(Translator, "translate_together", nothing_new)
+    assert cli.main(["evaluate", str(copy), "--device", "cpu"]) == 0
+    assert cli.main(["evaluate", str(copy / "checkpoint_7.pt"), "--device", "cpu"]) == 0
+    assert cli.main(["evaluate", str(copy), "--directions", "en-bb", "--device", "cpu"]) == 0
+    assert scores_of(copy, "test.en-bb")["directions"]["en-bb"] == scores_of(copy, "test")["directions"]["en-bb"]
+    hypotheses = [copy / "evaluation" / name / "hypotheses" / "en-bb.hyp" for name in ("test", "test.en-bb")]
+    assert hypotheses[0].read_bytes() == hypotheses[1].read_bytes()
+
+
+def test_metrics_of_the_same_hypotheses_stay(run_copy: Path) -> None:
+    command = ["evaluate", str(run_copy), "--device", "cpu", "--directions", "aa-en"]
+    assert cli.main(command) == 0
+    first = scores_of(run_copy, "test.aa-en")
+    assert cli.main([*command, "--metrics", "piece_bleu"]) == 0
+    second = scores_of(run_copy, "test.aa-en")
+    assert set(second["metrics"]) == {*first["metrics"], "piece_bleu"}
+    entry = second["directions"]["aa-en"]
+    assert entry["bleu"] == first["directions"]["aa-en"]["bleu"] and "piece_bleu" in entry["signatures"]
+    assert second["mean"]["chrf"] == first["mean"]["chrf"] and second["mean"]["piece_bleu"] == entry["piece_bleu"]
+
+
+def test_a_comparison_says_what_is_unfinished_and_unequal(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    state = torch.load(run_copy / "checkpoint_best.pt", weights_only=False)
+    state["optimizer_history"][-1]["num_updates"] = 30
+    torch.save(state, other / "checkpoint_best.pt")
+    state["optimizer_history"][-1]["num_updates"] = 40
+    torch.save(state, other / "checkpoint_last.pt")
+    command = ["evaluate", str(run_copy), str(other), "--compare", "--resamples", "100", "--beam", "1"]
+    assert cli.main([*command, "--limit", "3", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "other (update 30) against run (update 60)" in out
+    for line in (
+        "unfinished: other; scores can change until the training has come to its end",
+        "older than its run: other is of update 30, and checkpoint_last.pt of update 40",
+        "unequal updates: run 60, other 30",
+    ):
+        assert line in out.splitlines()
+    assert "at 60 of 60, finished" in out and "at 40 of 60, unfinished" in out
+    content = json.loads((run_copy / "evaluation" / "test.first-3.beam-1" / "comparison.json").read_text())
+    assert content["updates"] == {"run": 60, "other": 30}
+    assert content["partial"] == "first 3 sentences of each direction" and len(content["remarks"]) == 3
+
+
+def test_zero_shot_on_sentences_that_share_their_english(
+    trained_run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(trained_run.data, data)
+    english = (data / "text" / "test.aa-en.en").read_text().splitlines()
+    backwards = [" ".join(line.split()[::-1]) for line in english]
+    (data / "text" / "test.bb-en.en").write_text("".join(f"{line}\n" for line in english[::-1]))
+    (data / "text" / "test.bb-en.bb").write_text("".join(f"{line}\n" for line in backwards[::-1]))
+    command = ["evaluate", str(trained_run.folder), "--data", str(data), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--directions", "aa-bb,aa-en", "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.count("warning: aa-bb is zero-shot") == 1
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["zero_shot"] == ["aa-bb"] and list(scores["directions"]) == ["aa-en", "aa-bb"]
+    rows = (tmp_path / "out" / "hypotheses" / "aa-bb.tsv").read_text().splitlines()[1:]
+    sides = [(source, reference) for source, _, reference in (row.split("\t") for row in rows)]
+    assert sides == list(zip(english, backwards)), "aa copies English, bb reverses it"
+
+
+def test_zero_shot_without_text_is_refused(trained_run: TrainedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(trained_run.folder), "--directions", "aa-bb", "--device", "cpu"]) == 2
+    assert "test has no text for aa-bb, nor English sentences that aa and bb have both" in capsys.readouterr().err

@@ -19,9 +19,9 @@ def parallel_files(
 
 
 def test_lines_belong_together(tmp_path: Path) -> None:
-    corpus = parallel_files(tmp_path).read(["nso-en"])
+    corpus = parallel_files(tmp_path).read()
     assert (corpus.direction, corpus.sources, corpus.references) == ("nso-en", ("a", "", "c"), ("x", "y", "z"))
-    assert parallel_files(tmp_path).read(["nso-en"], limit=2).references == ("x", "y")
+    assert (corpus.first(2).references, corpus.first(2).left_out) == (("x", "y"), 1)
 
 
 @pytest.mark.parametrize(
@@ -30,16 +30,15 @@ def test_lines_belong_together(tmp_path: Path) -> None:
         ({"source": b"a\nb\n"}, "/s has 2 lines and .*/r has 3"),
         ({"source": b"", "reference": b""}, "/s is empty"),
         ({"reference": b"x\n\xff\nz\n"}, "/r, line 2: not UTF-8"),
-        ({"name": "nso-xx"}, "unknown direction 'nso-xx': the model knows nso-en, en-nso"),
     ],
 )
 def test_what_does_not_fit(tmp_path: Path, text: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        parallel_files(tmp_path, **text).read(["nso-en", "en-nso"])
+        parallel_files(tmp_path, **text).read()
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     text = parallel_files(tmp_path)
     text.reference.unlink()
     with pytest.raises(UserError, match="/r: cannot be read .No such file"):
-        text.read(["nso-en"])
+        text.read()

@@ -49,9 +49,14 @@ def test_visits_are_those_of_each_pair_alone(translator: Translator, sentences: 
             read = torch.tensor([[task.dictionary.index(piece) for piece in target.pieces]])
             with torch.no_grad():
                 _, extra = model(tokens[None], torch.tensor([len(tokens)]), read)
-            assert source.layers == {2: tuple(extra["encoder_routing"][0].visits[0].tolist())}
-            assert target.layers == {2: tuple(extra["decoder_routing"][0].visits[0].tolist())}
-    counts = [count for one in found for candidate in one.candidates for count in candidate.source_visits.layers[2]]  # type: ignore[union-attr]
+            assert source.blocks == {"encoder.layers.1": tuple(extra["encoder_routing"][0].visits[0].tolist())}
+            assert target.blocks == {"decoder.layers.1": tuple(extra["decoder_routing"][0].visits[0].tolist())}
+    counts = [
+        count
+        for one in found
+        for candidate in one.candidates
+        for count in candidate.source_visits.blocks["encoder.layers.1"]
+    ]  # type: ignore[union-attr]
     assert set(counts) <= {1, 2}
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from smoe_mt import Translator, cli
-from smoe_mt.checkpoints.exported import PARTS
+from smoe_mt.checkpoints.names import PARTS
 from smoe_mt.errors import UserError
 from smoe_mt.generation import export as export_module
 from smoe_mt.generation.checkpoint import load_model

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from smoe_mt import cli
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered
@@ -48,8 +52,8 @@ def test_texts_of_several_directions_together(translator: Translator, sentences:
     texts = [Text(sentences, "aa", "en"), Text([], "bb", "en"), Text(["", *english], "en", "bb")]
     found = [[one.text for one in text] for text in translator.translate_together(texts)]
     assert found == [translator.translate(text.lines, text.source, text.target) for text in texts]
-    with pytest.raises(UserError, match="unknown direction aa-bb"):
-        translator.translate_together([texts[0], Text([], "aa", "bb")])
+    with pytest.raises(UserError, match="unknown language 'xx'"):
+        translator.translate_together([texts[0], Text([], "aa", "xx")])
 
 
 def test_processes_give_what_one_gives(
@@ -185,9 +189,35 @@ def test_unknown_language_names_the_known_ones(translator: Translator, source: s
         translator.translate(["a"], source, target)
 
 
-def test_unknown_direction_names_the_known_ones(translator: Translator) -> None:
-    with pytest.raises(UserError, match="unknown direction aa-bb: the model knows aa-en, en-aa, bb-en, en-bb"):
-        translator.translate(["a"], "aa", "bb")
+def test_an_untrained_direction_is_translated_and_warned_of_once(trained_run: TrainedRun, sentences: list[str]) -> None:
+    translator = Translator.from_pretrained(trained_run.folder, device="cpu")
+    with pytest.warns(UserWarning, match="aa-bb is zero-shot: the model was not trained on this direction; expect"):
+        found = translator.translate(sentences, "aa", "bb")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert translator.translate(sentences, "aa", "bb") == found
+        assert found == translator.translate(sentences, "en", "bb"), "the tag and the source say the same"
+
+
+def test_a_target_without_a_learned_tag_is_refused(translator: Translator) -> None:
+    task = copy.copy(translator.loaded.task)
+    task.directions = ("aa-en", "bb-en")
+    into_english = Translator(dataclasses.replace(translator.loaded, task=task))
+    with pytest.raises(UserError, match="cannot translate into bb: it was trained to translate into en alone"):
+        into_english.translate(["a"], "aa", "bb")
+
+
+def test_a_source_that_was_never_read_is_said(translator: Translator) -> None:
+    task = copy.copy(translator.loaded.task)
+    task.directions = ("en-aa", "en-bb")
+    from_english = Translator(dataclasses.replace(translator.loaded, task=task))
+    with pytest.warns(UserWarning, match="aa-bb is zero-shot: .*, nor to translate from aa at all"):
+        from_english.check("aa", "bb")
+
+
+def test_the_source_language_is_no_target(translator: Translator) -> None:
+    with pytest.raises(UserError, match="source and target are both aa"):
+        translator.translate(["a"], "aa", "aa")
 
 
 @pytest.mark.parametrize("options", [{"beam": 0}, {"max_len_a": -1.0}, {"max_len_a": 0.0, "max_len_b": 0}])
@@ -266,3 +296,73 @@ def test_argument_that_makes_no_sense_is_named(
 
 def test_representation_names_checkpoint_and_languages(translator: Translator) -> None:
     assert "checkpoint_best.pt" in repr(translator) and "aa, bb, en" in repr(translator)
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_translations_begin_with_their_prefixes_in_any_company(
+    translator: Translator, sentences: list[str], beam: int
+) -> None:
+    words = translator.translate(sentences[1:], "aa", "en") + sentences[:1]
+    prefixes = ["" if place % 3 == 0 else line.split()[0] for place, line in enumerate(words)]
+    found = translator.translate(sentences, "aa", "en", beam=beam, prefix=prefixes)
+    assert all(line.startswith(prefix) for line, prefix in zip(found, prefixes))
+    free = translator.translate(sentences, "aa", "en", beam=beam)
+    assert found != free and found[::3] == free[::3]
+    alone = [
+        translator.translate([line], "aa", "en", beam=beam, prefix=prefix)[0]
+        for line, prefix in zip(sentences, prefixes)
+    ]
+    assert found == alone
+
+
+def test_a_prefix_that_is_the_translation_gives_its_score(translator: Translator, sentences: list[str]) -> None:
+    decoding = Decoding(beam=3)
+    for best in translator.translate_in_detail(sentences[:5], "aa", "en", decoding):
+        forced = translator.translate_in_detail([best.source], "aa", "en", decoding, best.text)[0]
+        if forced.text == best.text:
+            assert forced.score == pytest.approx(best.score, abs=1e-4)
+        else:  # the search had not ended there: what goes on is better
+            assert forced.text.startswith(best.text) and forced.score > best.score - 1e-4
+
+
+def test_one_prefix_for_all_may_be_longer_than_the_limit(translator: Translator, sentences: list[str]) -> None:
+    found = translator.translate(sentences[:3], "aa", "en", prefix=sentences[3], max_len_a=0.0, max_len_b=1)
+    assert found == [sentences[3]] * 3
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        (["a"], "prefix: 1 for 2 lines"),
+        ([None, "a"], r"prefix\[0\]: must be text"),
+        ("ba " * 99, "an output of the model has"),
+    ],
+)
+def test_a_prefix_that_makes_no_sense_is_told(translator: Translator, prefix: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        translator.translate(["a", "b"], "aa", "en", prefix=prefix)
+
+
+def test_a_file_of_prefixes_goes_with_the_lines(
+    trained_run: TrainedRun, tmp_path: Path, sentences: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").write_text("\n".join(sentences[:3]) + "\n")
+    (tmp_path / "prefixes").write_text(f"{sentences[5]}\n\n{sentences[6]}\n")
+    command = [
+        "translate",
+        "-m",
+        str(trained_run.folder),
+        "-s",
+        "aa",
+        "-t",
+        "en",
+        "--device",
+        "cpu",
+        str(tmp_path / "in"),
+    ]
+    assert cli.main([*command, "--prefix-file", str(tmp_path / "prefixes")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(sentences[5]) and lines[2].startswith(sentences[6])
+    (tmp_path / "prefixes").write_text("\n")
+    assert cli.main([*command, "--prefix-file", str(tmp_path / "prefixes")]) == 2
+    assert "prefixes has 1 lines, and the input has more" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_missing_parts_are_said(page: Path, run_folder: Path) -> None:
     text = html.unescape(page.read_text(encoding="utf-8"))
     assert f"run was not evaluated: run smoe-mt evaluate {run_folder}" in text
     assert "run has neither TensorBoard events nor a log" in text
-    assert "The paper has no scores for this text" in text
+    assert "Beside the paper" not in text
 
 
 def test_a_missing_analysis_is_made_and_then_used(page: Path, run_folder: Path) -> None:
@@ -142,11 +142,11 @@ def test_bad_arguments(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def nasty_sections() -> list[Section]:
-    side = {"tokens": [NASTY, "b"], "visits": {"encoder.2": [1, 3], "encoder.4": [2, 3]}}
-    other = {"tokens": ["c"], "visits": {"decoder.2": [1], "decoder.4": [1]}}
+    side = {"tokens": [NASTY, "b"], "visits": {"encoder.layers.1": [1, 3], "encoder.layers.3": [2, 3]}}
+    other = {"tokens": ["c"], "visits": {"decoder.layers.1": [1], "decoder.layers.3": [1]}}
     runs = {
         "strata": 3,
-        "blocks": ["encoder.2", "encoder.4", "decoder.2", "decoder.4"],
+        "blocks": ["encoder.layers.1", "encoder.layers.3", "decoder.layers.1", "decoder.layers.3"],
         "directions": {
             NASTY: [{"line": 1, "encoder": side, "decoder": other}],
             "en-aa": [{"line": 7, "encoder": other, "decoder": other}],

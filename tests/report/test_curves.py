@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from smoe_mt.report.curve_figures import curve_pictures, load_picture, strata_at
+from smoe_mt.moe.names import Block
+from smoe_mt.report.curve_figures import curve_pictures, load_picture, loads_of, strata_at
 from smoe_mt.report.curves import Curves, parse_log, read_curves
 from smoe_mt.report.run import Run
 
@@ -126,8 +127,8 @@ def test_neither(tmp_path: Path) -> None:
 
 
 def test_pictures_of_what_there_is(tmp_path: Path) -> None:
-    loads = {f"load/encoder.1.1/expert{number}": 0.3 for number in (1, 2, 3)}
-    loads |= {f"load/decoder.1.2/expert{number}": 0.5 for number in (1, 2)}
+    loads = {f"load/encoder.layers.1/gate1/expert{number}": 0.3 for number in (1, 2, 3)}
+    loads |= {f"load/decoder.layers.1/gate2/expert{number}": 0.5 for number in (1, 2)}
     write_events(tmp_path / "tensorboard", {"loss": 5.0, "overflow": 0.1, **loads})
     run = make_run(tmp_path)
     curves = read_curves(run)
@@ -136,12 +137,23 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     assert [picture.name for picture in pictures] == ["curve_loss", "curve_overflow"]
     load = load_picture(run, curves, 1)
     assert load is not None and load.svg.startswith(b"<?xml") and load.png.startswith(b"\x89PNG")
-    assert b"Encoder, block 1, gate 1" in load.svg and b"Decoder, block 1, gate 2" in load.svg
+    assert b"encoder.layers.1, gate 1" in load.svg and b"decoder.layers.1, gate 2" in load.svg
+
+
+def test_loads_of_a_run_that_a_later_version_went_on_with() -> None:
+    old, new = "load/decoder.2.1/expert10", "load/decoder.layers.3/gate1/expert10"
+    series = {new: [(200, 0.2)], old: [(100, 0.1)], "load/decoder.2.1/expert9": [(100, 0.9)]}
+    series |= {"load/encoder.layers.1/gate2/expert1": [(200, 1.0)], "load/foreign": [(100, 0.3)]}
+    assert loads_of(Curves({"train_inner": series}, ""), moe_freq=2) == {
+        (Block("encoder", 2), 2): {1: [(200, 1.0)]},
+        (Block("decoder", 4), 1): {9: [(100, 0.9)], 10: [(100, 0.1), (200, 0.2)]},
+    }
 
 
 def test_strata_of_the_experts_at_a_gate() -> None:
+    encoder, decoder = Block("encoder", 2), Block("decoder", 2)
     model = {**STRATIFIED, "strata": [2, 1, 3]}
-    assert strata_at(model, "encoder", 1, 1, 6) == [1, 1, 2, 3, 3, 3]
-    assert strata_at(model, "decoder", 1, 3, 3) == [3, 3, 3]
-    assert strata_at({**STRATIFIED, "strata": [[2, 1], [1, 2]]}, "decoder", 1, 1, 3) == [1, 2, 2]
-    assert strata_at({**STRATIFIED, "moe": "vanilla"}, "encoder", 1, 1, 2) == [1, 1]
+    assert strata_at(model, encoder, 1, 6) == [1, 1, 2, 3, 3, 3]
+    assert strata_at(model, decoder, 3, 3) == [3, 3, 3]
+    assert strata_at({**STRATIFIED, "strata": [[2, 1], [1, 2]]}, decoder, 1, 3) == [1, 2, 2]
+    assert strata_at({**STRATIFIED, "moe": "vanilla"}, encoder, 1, 2) == [1, 1]

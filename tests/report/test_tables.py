@@ -9,7 +9,7 @@ import pytest
 
 from smoe_mt.evaluation.scores import DirectionScores, as_json
 from smoe_mt.report.run import Run
-from smoe_mt.report.tables import MANY, pairs_table, scores_table
+from smoe_mt.report.tables import MANY, pairs_table, scores_table, summary
 
 
 def evaluated(folder: Path, directions: list[str]) -> Run:
@@ -37,3 +37,18 @@ def test_sum_comes_first_where_pairs_are_many(number: int) -> None:
     (place,) = table.marked
     assert list(table.rows[place]) == ["all", f"{number},000"]
     assert place == (number if number <= MANY else 0)
+
+
+def test_a_metric_that_is_zero_everywhere_has_no_column(tmp_path: Path) -> None:
+    run = evaluated(tmp_path, ["aa-en"])
+    path = tmp_path / "evaluation" / "test" / "scores.json"
+    content = json.loads(path.read_text())
+    content["directions"]["aa-en"]["copied"] = 0.0
+    path.write_text(json.dumps(content))
+    assert list(scores_table([run], "test").columns) == ["Direction", "copy chrF++", "run: BLEU", "run: chrF++"]
+
+
+def test_the_result_names_the_scores_that_it_shows(tmp_path: Path) -> None:
+    run = evaluated(tmp_path, ["aa-en"])
+    (row,) = summary([run], {}, "test").rows
+    assert list(row[5:8]) == ["10.0", "20.0", "test"]

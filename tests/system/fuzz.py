@@ -25,7 +25,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +299,7 @@ def _command_line(rng: random.Random) -> Input:
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb."""
     parser = cli.Parser(prog="fuzz")
-    import_module(cli.COMMANDS[verb].module).add_arguments(parser)
+    cli.COMMANDS[verb].add_arguments(parser)
     return parser
 
 

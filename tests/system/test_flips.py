@@ -20,7 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoe_mt.checkpoints.exported import CONFIG, PARTS, read_exported
+from smoe_mt.checkpoints.exported import read_exported
+from smoe_mt.checkpoints.names import CONFIG, PARTS
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.writing import write_sharded
 from smoe_mt.errors import UserError

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.visits import Block
 from smoe_mt.files import write_bytes, write_json, write_text
+from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 COLOURS = {"encoder": PALETTE[0], "decoder": PALETTE[1]}
 HEAT = "cividis"  # made for all kinds of colour vision
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")  # to look at, for pages, for papers
+UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 LARGE = 24  # inches; a figure longer or wider than this gets fewer dots an inch
 PAGE = 16  # inches; panels that would be wider side by side stand one over the other
 CLOSE = 0.14  # inches between names that are many
@@ -48,7 +49,7 @@ class Figure:
     applies: Callable[[CapacityReport], bool] = lambda report: True
 
     def write(self, report: CapacityReport, folder: Path) -> list[Path]:
-        """PNG, SVG, CSV and JSON in `folder`; returns the paths. Nothing, and what an earlier report left is removed, where
+        """PNG, SVG, PDF, CSV and JSON in `folder`; returns the paths. Nothing, and what an earlier report left is removed, where
         it does not apply."""
         paths = [folder / f"{self.name}.{kind}" for kind in (*FORMATS, "csv", "json")]
         for path in paths:
@@ -61,7 +62,9 @@ class Figure:
         csv.writer(stream, lineterminator="\n").writerows([self.columns, *([_cell(v) for v in row] for row in rows)])
         write_text(folder / f"{self.name}.csv", stream.getvalue())
         records = [dict(zip(self.columns, row, strict=True)) for row in rows]
-        write_json(folder / f"{self.name}.json", {"title": self.title, "caption": self.caption, "rows": records})
+        about = {name: report.details[name] for name in ("model", "split")}
+        content = {"title": self.title, "caption": self.caption, **about, "rows": records}
+        write_json(folder / f"{self.name}.json", content)
         return paths
 
 
@@ -76,15 +79,9 @@ def canvas(width: float, height: float) -> Drawing:
     return Drawing(figsize=(width, height), layout="constrained")
 
 
-def heading(drawing: Drawing, report: CapacityReport, title: str) -> None:
-    """Title, and below it what was looked at."""
-    details = report.details
-    drawing.suptitle(f"{title}\n{details['model']}, {details['split']}, teacher-forced", fontsize=11)
-
-
-def block_name(block: Block, short: bool = False) -> str:
-    """As axes name it: "Encoder, layer 2", or "enc 2"."""
-    return f"{block.side[:3]} {block.layer}" if short else f"{block.side.capitalize()}, layer {block.layer}"
+def axis_name(block: Block) -> str:
+    """The block's name in two lines, for an axis with many of them."""
+    return str(block).replace(".", "\n.", 1)
 
 
 def panels(
@@ -102,7 +99,7 @@ def panels(
     placed = {}
     for row, blocks in zip(grid, rows):
         for panel, block in zip(row, blocks):
-            panel.set_title(block_name(block), fontsize=10)
+            panel.set_title(str(block), fontsize=10)
             placed[block] = panel
         for panel in row[len(blocks) :]:
             panel.set_axis_off()
@@ -157,7 +154,7 @@ def tidy(panel: Axes, grid: str = "y") -> None:
 
 
 def save(drawing: Drawing, base: Path) -> None:
-    """`base`.png and `base`.svg, each whole or not at all."""
+    """A file of each of `FORMATS`, each whole or not at all. A drawing has no title of its own: a page or paper gives it one."""
     for kind in FORMATS:
         write_bytes(base.with_name(f"{base.name}.{kind}"), as_bytes(drawing, kind))
 
@@ -168,6 +165,6 @@ def as_bytes(drawing: Drawing, kind: str) -> bytes:
 
     content = io.BytesIO()
     dpi = 200 if max(drawing.get_size_inches()) <= LARGE else 100
-    with rc_context({"svg.hashsalt": "smoe_mt", "svg.fonttype": "none"}):
-        drawing.savefig(content, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    with rc_context({"svg.hashsalt": "smoe_mt", "svg.fonttype": "none", "pdf.fonttype": 42}):
+        drawing.savefig(content, format=kind, dpi=dpi, metadata=UNDATED.get(kind))
     return content.getvalue()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.figures.bars import bars, visits_axis
-from smoe_mt.analysis.figures.base import COLOURS, Figure, block_name, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, Figure, axis_name, canvas, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each block."""
-    return [[block.side, block.layer, report.visits.mean(block)] for block in report.visits.blocks]
+    return [[block.side, str(block), report.visits.mean(block)] for block in report.visits.blocks]
 
 
 def draw(report: CapacityReport) -> Drawing:
@@ -25,13 +25,12 @@ def draw(report: CapacityReport) -> Drawing:
     means = [report.visits.mean(block) for block in blocks]
     collapsed = report.visits.collapsed()
     labels = [f"{mean:.2f}" + ("\ncollapsed" if block in collapsed else "") for block, mean in zip(blocks, means)]
-    names = [block_name(block, short=True) for block in blocks]
+    names = [axis_name(block) for block in blocks]
     bars(panel, names, means, [COLOURS[block.side] for block in blocks], labels)
     visits_axis(panel, report.visits.strata)
     tidy(panel)
-    panel.set_xlabel("Block (encoder or decoder, layer)")
+    panel.set_xlabel("Block")
     panel.set_ylabel(f"Mean visits per token (1 to {report.visits.strata})")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -40,7 +39,7 @@ FIGURE = Figure(
     title="Requested capacity by block",
     caption="Mean number of strata that process a token in each block, over all directions, every token counting once (the "
     "paper's figure 4).",
-    columns=("side", "layer", "mean_visits_per_token"),
+    columns=("side", "block", "mean_visits_per_token"),
     rows=rows,
     draw=draw,
     applies=lambda report: report.varies,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
 from smoe_mt.analysis.figures.bars import bars, visits_axis
-from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, canvas, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -47,7 +47,6 @@ def draw(report: CapacityReport) -> Drawing:
             panel.set_xlabel("Direction (source-target)")
         if stacked or not place:
             panel.set_ylabel(f"Mean visits per token\n(1 to {report.visits.strata})", fontsize=9)
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import HEAT, Figure, block_name, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import HEAT, Figure, canvas, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each block and number of visits."""
     return [
-        [block.side, block.layer, visits, share]
+        [block.side, str(block), visits, share]
         for block in report.visits.blocks
         for visits, share in enumerate(report.visits.histogram(block), start=1)
     ]
@@ -39,14 +39,13 @@ def draw(report: CapacityReport) -> Drawing:
                 colour = "black" if place > 0.5 else "white"
                 panel.text(left + width / 2, y, f"{width:.0%}", ha="center", va="center", fontsize=8, color=colour)
         start = [left + width for left, width in zip(start, part)]
-    panel.set_yticks(range(len(blocks)), [block_name(block) for block in blocks])
+    panel.set_yticks(range(len(blocks)), [str(block) for block in blocks])
     panel.invert_yaxis()
     panel.set_xlim(0, 1)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0))
     panel.set_xlabel("Share of the tokens of all directions")
     panel.legend(title="Visits", ncols=1, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     tidy(panel, "x")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -54,7 +53,7 @@ FIGURE = Figure(
     name="capacity_per_token",
     title="Requested capacity of single tokens",
     caption="Share of the tokens that are processed by 1, 2, ... strata of each block, over all directions.",
-    columns=("side", "layer", "visits", "share_of_tokens"),
+    columns=("side", "block", "visits", "share_of_tokens"),
     rows=rows,
     draw=draw,
     applies=lambda report: report.varies,

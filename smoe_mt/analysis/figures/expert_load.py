@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heading, heat_map, length_of, panels
+from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heat_map, length_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -18,7 +18,7 @@ def rows(report: CapacityReport) -> list[list[Any]]:
         for block, strata in report.load.strata.items()
     }
     return [
-        [block.side, block.layer, language, expert + 1, stratum[block][expert], share]
+        [block.side, str(block), language, expert + 1, stratum[block][expert], share]
         for block in report.visits.blocks
         for language, shares in report.load.by_language(block).items()
         for expert, share in enumerate(shares.tolist())
@@ -46,7 +46,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_xlabel(f"Expert ({apart})", fontsize=9)
         panel.set_ylabel(f"{'Source' if block.side == 'encoder' else 'Target'} language", fontsize=9)
     colour_bar(drawing, image, list(placed.values()), "Share of the language's slots in the block")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -55,7 +54,7 @@ FIGURE = Figure(
     title="Expert load by language",
     caption="Share of the slots that tokens of a language ask of each expert of a block, over all gates; a row adds up to "
     "100%. The language is the one that the side reads: the source in the encoder, the target in the decoder.",
-    columns=("side", "layer", "language", "expert", "stratum", "share_of_slots"),
+    columns=("side", "block", "language", "expert", "stratum", "share_of_slots"),
     rows=rows,
     draw=draw,
 )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, block_name, canvas, heading, tidy
-from smoe_mt.analysis.visits import Block
+from smoe_mt.analysis.figures.base import COLOURS, MANY, Figure, axis_name, canvas, tidy
+from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each gate and direction; the entropy is empty at a gate that no token of a direction reached."""
     return [
-        [direction, block.side, block.layer, gate, entropy, bound]
+        [direction, block.side, str(block), gate, entropy, bound]
         for direction in report.directions
         for block in report.visits.blocks
         for gate, (entropy, bound) in enumerate(
@@ -43,18 +43,13 @@ def draw(report: CapacityReport) -> Drawing:
             [x] * len(dots) if few else np.linspace(x - 0.3, x + 0.3, len(dots))
         )  # side by side, else they hide each other
         panel.plot(across, dots, "o", color="black", markersize=3 if few else 1.5, alpha=0.6)
-    panel.set_xticks(
-        range(len(places)), [f"{block_name(block, short=True)}\ngate {gate + 1}" for block, gate in places]
-    )
+    panel.set_xticks(range(len(places)), [f"{axis_name(block)}\ngate {gate + 1}" for block, gate in places])
     panel.tick_params(axis="x", labelsize=8)
     panel.set_ylabel("Mean entropy of the gate (nats)")
-    panel.set_xlabel(
-        "Gate (side and layer of its block)\nbar: all tokens, dots: directions, line: largest possible", fontsize=9
-    )
+    panel.set_xlabel("Gate (of the block)\nbar: all tokens, dots: directions, line: largest possible", fontsize=9)
     panel.set_xlim(-0.6, len(places) - 0.4)
     panel.set_ylim(0, None)
     tidy(panel)
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -69,7 +64,7 @@ FIGURE = Figure(
     title="Gate entropy",
     caption="Mean entropy of each gate's distribution over the experts that it sees, in nats: 0 where it is sure of one "
     "expert, the black line where all are the same to it. Bars are over the tokens of all directions, dots single directions.",
-    columns=("direction", "side", "layer", "gate", "entropy_nats", "largest_possible_nats"),
+    columns=("direction", "side", "block", "gate", "entropy_nats", "largest_possible_nats"),
     rows=rows,
     draw=draw,
 )

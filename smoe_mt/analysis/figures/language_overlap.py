@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heading, heat_map, length_of, panels
-from smoe_mt.analysis.visits import Block
+from smoe_mt.analysis.figures.base import MANY, Figure, colour_bar, heat_map, length_of, panels
+from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -20,7 +20,7 @@ def rows(report: CapacityReport) -> list[list[Any]]:
     for block in report.visits.blocks:
         languages, overlap = report.load.languages(block.side), report.load.overlap(block).tolist()
         table += [
-            [block.side, block.layer, languages[one], languages[other], overlap[one][other]]
+            [block.side, str(block), languages[one], languages[other], overlap[one][other]]
             for one in range(len(languages))
             for other in range(one + 1, len(languages))
         ]
@@ -41,7 +41,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_xlabel(f"{kind} language", fontsize=9)
         panel.set_ylabel(f"{kind} language", fontsize=9)
     colour_bar(drawing, image, list(placed.values()), "Overlap of expert use")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -60,7 +59,7 @@ FIGURE = Figure(
     caption="For two languages the sum over a block's experts of the smaller of their two shares of slots: 100% where they "
     "use the experts alike, 0% where they share none. "
     f"More than {MANY} languages stand in the order of the line (first principal component) on which their use differs most.",
-    columns=("side", "layer", "language", "other_language", "overlap"),
+    columns=("side", "block", "language", "other_language", "overlap"),
     rows=rows,
     draw=draw,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import Figure, colour_bar, heading, heat_map, length_of, panels
+from smoe_mt.analysis.figures.base import Figure, colour_bar, heat_map, length_of, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each block, language and stratum."""
     return [
-        [block.side, block.layer, language, stratum, share]
+        [block.side, str(block), language, stratum, share]
         for block in report.visits.blocks
         for language, shares in report.load.by_stratum(block).items()
         for stratum, share in enumerate(shares.tolist(), start=1)
@@ -38,7 +38,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_xlabel("Stratum (its experts)", fontsize=9)
         panel.set_ylabel(f"{'Source' if block.side == 'encoder' else 'Target'} language", fontsize=9)
     colour_bar(drawing, image, list(placed.values()), "Share of the language's slots in the block")
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -47,7 +46,7 @@ FIGURE = Figure(
     title="Load of the strata by language",
     caption="Share of the slots that tokens of a language ask of the experts of each stratum, over all gates; a row adds up to "
     "100%. The language is the one that the side reads: the source in the encoder, the target in the decoder.",
-    columns=("side", "layer", "language", "stratum", "share_of_slots"),
+    columns=("side", "block", "language", "stratum", "share_of_slots"),
     rows=rows,
     draw=draw,
     applies=lambda report: any(len(strata) > 1 for strata in report.load.strata.values()),

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import MANY, PALETTE, Figure, block_name, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import MANY, PALETTE, Figure, canvas, tidy
 from smoe_mt.analysis.tokens import HIGHEST, LOWEST, TOP
-from smoe_mt.analysis.visits import Block
 from smoe_mt.evaluation.scores import GROUPS as DIRECTION_GROUPS
 from smoe_mt.evaluation.table import GROUP_TITLES
+from smoe_mt.moe.names import Block
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ GROUPS = {LOWEST: PALETTE[4], HIGHEST: PALETTE[5]}
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each direction, block, group and token."""
     return [
-        [t.direction, t.block.side, t.block.layer, t.group, t.token, t.mean, t.count, t.frequency_rank]
+        [t.direction, t.block.side, str(t.block), t.group, t.token, t.mean, t.count, t.frequency_rank]
         for t in report.extremes
     ]
 
@@ -39,7 +39,7 @@ def draw(report: CapacityReport) -> Drawing:
     for token in report.extremes:
         ranks[token.direction, token.block, token.group].append(token.frequency_rank)
     for panel, block in zip(grid, blocks):
-        panel.set_title(block_name(block), fontsize=10, loc="left")
+        panel.set_title(str(block), fontsize=10, loc="left")
         for shift, group in ((-0.2, LOWEST), (0.2, HIGHEST)):
             for place, directions in enumerate(columns.values()):
                 found = [rank for direction in directions for rank in ranks[direction, block, group]]
@@ -50,7 +50,6 @@ def draw(report: CapacityReport) -> Drawing:
     grid[-1].set_xlabel(f"{kind}\nat most {TOP} tokens a direction and violin{where}", fontsize=9)
     handles = [_patch(colour, f"{group} mean requested capacity") for group, colour in GROUPS.items()]
     drawing.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    heading(drawing, report, "Frequency rank of the tokens\nthat request least and most")
     return drawing
 
 
@@ -109,7 +108,7 @@ FIGURE = Figure(
     "the third quartile. Ranks are those of the language that the side reads. The tag of the target language is no text "
     "and is left out; </s> is a token. Tokens that are rare in this split are left out too, and among equal means chance "
     "decides.",
-    columns=("direction", "side", "layer", "group", "token", "mean_visits", "count", "frequency_rank"),
+    columns=("direction", "side", "block", "group", "token", "mean_visits", "count", "frequency_rank"),
     rows=rows,
     draw=draw,
     applies=lambda report: report.varies and bool(report.extremes),

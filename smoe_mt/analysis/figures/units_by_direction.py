@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.analysis.capacity import CapacityReport
-from smoe_mt.analysis.figures.base import COLOURS, Figure, canvas, heading, tidy
+from smoe_mt.analysis.figures.base import COLOURS, Figure, canvas, tidy
 from smoe_mt.analysis.figures.capacity_by_direction import in_lines
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def rows(report: CapacityReport) -> list[list[Any]]:
     """A row for each direction and block."""
     return [
-        [direction, block.side, block.layer, report.units.mean(block, direction)]
+        [direction, block.side, str(block), report.units.mean(block, direction)]
         for direction in report.directions
         for block in report.visits.blocks
     ]
@@ -47,7 +47,6 @@ def draw(report: CapacityReport) -> Drawing:
         panel.set_title(side.capitalize(), fontsize=10)
         panel.set_ylabel("Hidden units\nper token and block", fontsize=9)
         tidy(panel)
-    heading(drawing, report, FIGURE.title)
     return drawing
 
 
@@ -56,7 +55,7 @@ FIGURE = Figure(
     title="Hidden units by direction",
     caption="Mean number of hidden units of experts that process a token of a direction, over the blocks of a side: a visit counts "
     "with the size of all experts that it asks. The tag of the target language and </s> are counted.",
-    columns=("direction", "side", "layer", "mean_units_per_token"),
+    columns=("direction", "side", "block", "mean_units_per_token"),
     rows=rows,
     draw=draw,
     applies=lambda report: report.units.varies,

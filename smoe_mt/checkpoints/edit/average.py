@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
 from smoe_mt.checkpoints.schema import AVERAGED, CheckpointView, updates_of
@@ -42,24 +41,6 @@ class Summary:
     vocabulary: str | None
     #: Settings in which models of equal shapes may still compute something else.
     meaning: dict[str, str]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="RUN",
-        help="a run folder (with --last or --best), or checkpoints and exported folders",
-    )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--last", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the most updates"
-    )
-    which.add_argument(
-        "--best", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the best validation loss"
-    )
-    parser.add_argument("--out", type=flags.file, required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from smoe_mt.allowed import flags
 from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, read_foreign
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import read_checkpoint
@@ -24,29 +23,9 @@ from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.sizes import check_sizes
 from smoe_mt.checkpoints.writing import write, write_sharded
-from smoe_mt.devices import DTYPES, pick_dtype
+from smoe_mt.devices import pick_dtype
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.files import output_file
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument(
-        "model", metavar="IN", help="a checkpoint, a run folder, an exported folder; of a released model any file"
-    )
-    parser.add_argument("out", type=flags.file, metavar="OUT", help="checkpoint to write (OUT.pt)")
-    parser.add_argument(
-        "--sharded", action="store_true", help="write the tensors to a folder next to OUT.pt (for large models)"
-    )
-    parser.add_argument("--no-optimizer", action="store_true", help="leave out what only resuming a training needs")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
-    parser.add_argument("--data", type=flags.path, help="foreign models: the data folder that they will be used with")
-    parser.add_argument(
-        "--dictionary",
-        type=flags.file,
-        metavar="FILE",
-        help="foreign models: their dict.txt, where it is not in their data folder",
-    )
 
 
 def run(args: argparse.Namespace) -> None:

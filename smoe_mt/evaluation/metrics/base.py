@@ -17,7 +17,7 @@ class Corpus:
     """One direction of a split, raw text, line by line: the three have the same length.
 
     `pieces` splits text as the model does, for metrics that look at its pieces; `tokenize` is BLEU's tokenizer, `auto`: the
-    target language's.
+    target language's; `left_out`: how many more sentences the direction has.
     """
 
     direction: str
@@ -26,6 +26,7 @@ class Corpus:
     references: tuple[str, ...]
     pieces: FolderPieces | None = field(default=None, compare=False, repr=False)
     tokenize: str = AUTO
+    left_out: int = 0
 
     @property
     def target_language(self) -> str:
@@ -36,6 +37,12 @@ class Corpus:
     def tokenizer(self) -> str:
         """sacreBLEU's name of the tokenizer that BLEU takes."""
         return tokenizer_for(self.target_language) if self.tokenize == AUTO else self.tokenize
+
+    def first(self, limit: int | None) -> Corpus:
+        """The first `limit` sentences (None: all), without hypotheses."""
+        sources, references = self.sources[:limit], self.references[:limit]
+        left_out = self.left_out + len(self.sources) - len(sources)
+        return replace(self, sources=sources, hypotheses=(), references=references, left_out=left_out)
 
     def translated(self, hypotheses: Sequence[str]) -> Corpus:
         """The same text with these hypotheses."""

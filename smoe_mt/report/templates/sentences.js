@@ -61,8 +61,8 @@
   function choose() {
     const { blocks, directions } = runs[run.value];
     fill(direction, Object.keys(directions).map((name) => [name, name]));
-    const layers = [...new Set(blocks.map((block) => block.split(".")[1]))];
-    fill(layer, [[ALL, "mean of all"], ...layers.map((number) => [number, `layer ${number}`])]);
+    const layers = [...new Set(blocks.map((block) => block.split(".").slice(1).join(".")))]; // of both sides
+    fill(layer, [[ALL, "mean of all"], ...layers.map((name) => [name, name])]);
     show();
   }
 

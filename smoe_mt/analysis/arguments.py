@@ -1,0 +1,34 @@
+"""Arguments of ``smoe-mt analyse``. Nothing slow is imported here."""
+
+from __future__ import annotations
+
+import argparse
+
+from smoe_mt.allowed import flags
+from smoe_mt.generation.arguments import add_data_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = """examples:
+  smoe-mt analyse runs/nordic
+  smoe-mt analyse runs/nordic --split valid --directions sv-fi fi-sv --limit 200"""
+    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint file")
+    add_data_arguments(parser)
+    parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
+    parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
+    parser.add_argument("--out", type=flags.file, help="folder for the results (default: RUN/analysis/SPLIT)")
+    parser.add_argument(
+        "--min-count",
+        type=flags.positive_int,
+        default=5,
+        help="leave tokens that occur fewer than MIN_COUNT times in a direction out of the tables of tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=flags.positive_int,
+        default=4096,
+        help="source or target tokens in a batch (default: %(default)s)",
+    )
+    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")

@@ -1,0 +1,16 @@
+"""Names of the files in a run folder and in an exported folder."""
+
+from __future__ import annotations
+
+BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+README = "README.md"
+FROM_DATA_FOLDER = ("spm.model", "dict.txt", "directions.txt", "corpus.json")
+#: The files of an exported folder whose checksums config.json holds.
+PARTS = (WEIGHTS, *FROM_DATA_FOLDER)
+REMEDY = "export the model again, or fetch the folder again"
+
+#: What a folder is asked for, in this order.
+CHECKPOINT_NAMES = (BEST, LAST, WEIGHTS)

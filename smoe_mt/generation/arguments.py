@@ -1,0 +1,127 @@
+"""Arguments of ``smoe-mt translate`` and ``export``, and those that several commands share. Nothing slow is imported here."""
+
+from __future__ import annotations
+
+import argparse
+
+from smoe_mt.allowed import flags
+from smoe_mt.allowed.keys import GENERATION
+from smoe_mt.devices import DTYPES
+
+TRANSLATE_EXAMPLES = """examples:
+  echo "God morgon." | smoe-mt translate -m runs/nordic -s sv -t fi
+  smoe-mt translate -m runs/nordic -s sv -t fi input.txt -o output.txt
+  smoe-mt translate -m runs/a -m runs/b -s sv -t fi --nbest 3 --scores < input.txt    # an ensemble
+  smoe-mt translate -m runs/nordic                           # a prompt"""
+
+
+def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``translate``."""
+    parser.epilog = TRANSLATE_EXAMPLES
+    parser.add_argument(
+        "input", type=flags.file, nargs="?", help="file to translate, one sentence a line (default: standard input)"
+    )
+    parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
+    parser.add_argument("-t", "--target", help="language of the output")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        action="append",
+        help="run folder, checkpoint file, exported folder, or OWNER/NAME on the model hub; if given several times, the models "
+        "translate as an ensemble (mean of their probabilities)",
+    )
+    add_data_arguments(model)
+    model.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
+    out = parser.add_argument_group("output")
+    out.add_argument("-o", "--output", type=flags.file, help="file to write (default: standard output)")
+    out.add_argument(
+        "--nbest",
+        type=flags.beam,
+        default=1,
+        metavar="N",
+        help="print the N best candidates of each line, each after the line's number and a tab",
+    )
+    out.add_argument(
+        "--scores", action="store_true", help="print the score (log-probability) and a tab before the text"
+    )
+    out.add_argument("--json", action="store_true", help="print one JSON object a line: source and candidates")
+    out.add_argument("--routing", action="store_true", help="--json, with the visits of every piece in every MoE block")
+    out.add_argument(
+        "--buffer",
+        type=flags.positive_int,
+        default=1,
+        metavar="N",
+        help="collect at least N lines from a pipe before translating (default: translate each line when it arrives)",
+    )
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
+    begin.add_argument(
+        "--prefix-file",
+        type=flags.file,
+        metavar="FILE",
+        help="how each translation has to begin, line by line of the input",
+    )
+    add_decoding_arguments(parser)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the arguments of every command that needs the data folder of a model."""
+    parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare every file of the data folder with its checksum, including files that were verified earlier and have not "
+        "changed since",
+    )
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of every command that translates."""
+    number = flags.of
+    search = parser.add_argument_group("beam search")
+    search.add_argument("--beam", type=flags.beam, default=5, help="beam size (default: %(default)s)")
+    search.add_argument(
+        "--lenpen",
+        type=number(GENERATION["lenpen"]),
+        default=1.0,
+        help="length penalty: scores are divided by length ** LENPEN (default: %(default)s)",
+    )
+    search.add_argument(
+        "--max-len-a",
+        type=number(GENERATION["max_len_a"]),
+        default=2.0,
+        metavar="A",
+        help="an output has at most A * source tokens + B tokens (default: %(default)s)",
+    )
+    search.add_argument(
+        "--max-len-b", type=number(GENERATION["max_len_b"]), default=10, metavar="B", help="(default: %(default)s)"
+    )
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    speed.add_argument(
+        "--max-tokens", type=flags.positive_int, default=4096, help="source tokens in a batch (default: %(default)s)"
+    )
+    speed.add_argument(
+        "--processes",
+        type=flags.processes,
+        help="on a CPU, number of single-threaded processes that share the batches (default: one for each core or "
+        "OMP_NUM_THREADS, fewer if memory is short)",
+    )
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``export``."""
+    parser.epilog = """examples:
+  smoe-mt export runs/nordic exports/nordic --licence CC-BY-4.0
+  smoe-mt export runs/nordic exports/nordic-bf16 --dtype bf16"""
+    parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
+    parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
+    add_data_arguments(parser)
+    parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
+    parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
+    parser.add_argument(
+        "--dtype", default="fp32", choices=list(DTYPES), help="what weights are stored in (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")

@@ -1,0 +1,36 @@
+"""What a run's model costs: parameters, and FLOPs of a token as its gates were measured to route."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from smoe_mt.analysis.cost import cost_of_model, skeleton
+from smoe_mt.errors import UserError
+from smoe_mt.json_forms import as_number
+from smoe_mt.models.config import SMoETransformerConfig
+from smoe_mt.moe.structure import SIDES
+
+
+def flops_per_token(model: Mapping[str, Any], vocabulary: int, blocks: Mapping[str, Any]) -> int | None:
+    """FLOPs of a token's forward pass, as ``smoe-mt flops RUN`` counts them; None for what cannot be counted.
+
+    `blocks`: those of requested_capacity.json, with the mean hidden units of a token; empty for a dense model.
+    """
+    units = {
+        side: [as_number(one.get("units")) for name, one in blocks.items() if name.startswith(side)] for side in SIDES
+    }
+    known = [value for side in units.values() for value in side]
+    try:
+        settings = OmegaConf.create(dataclasses.asdict(SMoETransformerConfig()) | dict(model))
+        built = skeleton(settings, vocabulary)
+        complete = {side: len(units[side]) == len(layers) for side, layers in built.moe_layers.items()}
+        if None in known or not all(complete.values()):
+            return None
+        measured: Any = units if known else None
+        return cost_of_model(built, vocabulary, units=measured).flops_per_token
+    except UserError:
+        return None

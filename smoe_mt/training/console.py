@@ -1,0 +1,68 @@
+"""What ``smoe-mt train`` shows of a training: its opening, a line for its progress, what is wrong. The log file has all."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+#: INFO of these is in the opening already, or for the file alone.
+IN_THE_FILE = ("smoe_mt.tasks.many_to_many_translation", "smoe_mt.training.batch")
+#: fairseq's loggers of progress.
+TRAIN, VALID = "train_inner", "valid"
+SHOWN = ("loss", "ppl", "bleu", "wps")
+NAMES = {"wps": "tokens/s", "bleu": "BLEU"}
+# "loss=8.9, ppl=338.74", "loss 7.243 | bleu 1.56" and '"valid_loss": "7.243"'
+NUMBER = re.compile(r'(?<![\w/.])"?(?:train_|valid_)?(\w+)"?(?:=|: "?| )(-?[0-9][0-9.e+-]*)"?(?=[,\s}]|$)')
+
+
+class ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Of a training's log the lines for people; Hydra makes it in place of its own handler of the console."""
+
+    #: The last update of the job, for the time that is left; None where it is not known.
+    last_update: int | None = None
+
+    def __init__(self, stream: Any = None) -> None:
+        super().__init__(stream or sys.stdout)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is shown."""
+        if record.levelno >= logging.WARNING or record.name in (TRAIN, VALID):
+            return True
+        return record.name.startswith("smoe_mt") and record.name not in IN_THE_FILE
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Plain text; progress in the form of `progress`."""
+        message = record.getMessage()
+        if record.name in (TRAIN, VALID):
+            return progress(message, record.name == VALID, self.last_update) or message
+        if record.exc_info:
+            return super().format(record)
+        return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+
+
+def progress(message: str, validation: bool, last_update: int | None) -> str | None:
+    """fairseq's statistics as a line for people; None where it has no count of updates."""
+    values = dict(NUMBER.findall(message))
+    try:
+        update = int(float(values["num_updates"]))
+        left = (last_update - update) / float(values["ups"]) if last_update and "ups" in values else None
+    except (KeyError, ValueError, OverflowError, ZeroDivisionError):
+        return None
+    of = f" of {last_update:,}" if last_update and not validation else ""
+    parts = [
+        f"{NAMES.get(name, name)} {values[name]}"
+        for name in SHOWN
+        if name in values and not (validation and name == "wps")
+    ]
+    parts += [f"{duration(left)} left"] if left is not None and not validation else []
+    return f"{'validation after' if validation else 'update'} {update:,}{of}: {', '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """Such as 3 h 20 min, 12 min or 40 s."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{max(0, round(seconds))} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
