@@ -17,6 +17,7 @@ from smoe_mt.allowed.kinds import is_path, shown
 from smoe_mt.allowed.names import check_names, did_you_mean, known_settings, unknown_setting
 from smoe_mt.allowed.overrides import checked, first_of_sweeps, quoted
 from smoe_mt.errors import UserError
+from smoe_mt.inputs import no_such
 from smoe_mt.library_messages import NOT_THERE, SEARCH_PATH
 from smoe_mt.paths import configs, expanded, user_dir
 from smoe_mt.registration import register
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> None:
     folder = config_folder(args.config_dir)
     overrides = checked_overrides(folder, args.config, args.overrides, args.multirun)
     composed = compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
-    overrides = [*home_folders(composed, overrides), *overrides]
     if args.multirun:
         overrides = with_folders(overrides, partial(compose, folder, args.config))
+    overrides = [*home_folders(composed, overrides), *overrides]
     _train(command_line(folder, args.config, [*CONSOLE, *addable(overrides)], args.multirun))
 
 
@@ -66,7 +67,7 @@ def config_folder(given: str | None) -> Path:
 def check_config(folder: Path, config: str) -> None:
     """UserError, naming the known ones, unless the folder has such a config."""
     if not folder.is_dir():
-        raise UserError(f"--config-dir {folder}: there is no such folder")
+        raise UserError(f"{no_such(folder, 'folder of configs')} (--config-dir)")
     if not (folder / f"{config}.yaml").is_file():
         names = _names(folder)
         raise UserError(
@@ -198,6 +199,10 @@ def _train(arguments: list[str]) -> None:
         cli_main()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
+    except ValueError as error:  # of logging, which does not say why it cannot write into the folder
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise
     finally:
         sys.argv = before
         if full_error is None:

@@ -107,7 +107,7 @@ def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
     # fairseq means a TPU where bf16 is asked for and no GPU is found; `launch_ranks` has the words for that.
     if common.get("tpu") and not common.get("bf16"):
         raise UserError("common.tpu=true: it must be false: trainings run on GPUs and CPUs")
-    _check_precision(common)
+    _check_precision(common, groups["model"])
     _check_batches(groups["dataset"])
     check_model(groups["model"])
     _check_schedule(groups)
@@ -130,10 +130,13 @@ def _check_starting_points(checkpoint: Mapping[str, Any]) -> None:
         )
 
 
-def _check_precision(common: Mapping[str, Any]) -> None:
+def _check_precision(common: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     chosen = [name for name in PRECISIONS if common.get(name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(f'common.{name}' for name in chosen)}: choose one of the two")
+    half = next((name for name in ("fp16", "memory_efficient_fp16") if common.get(name)), None)
+    if half and model.get("cpu_bf16") == "on":
+        raise UserError(f"common.{half} and model.cpu_bf16=on are two precisions for one model: leave one of them out")
 
 
 def _check_batches(dataset: Mapping[str, Any]) -> None:

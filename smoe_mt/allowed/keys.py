@@ -305,7 +305,7 @@ GROUPS: Mapping[str, Mapping[str, Kind]] = {
 }
 
 KEYS: dict[str, Kind] = {f"{group}.{name}": kind for group, keys in GROUPS.items() for name, kind in keys.items()} | {
-    "optimizer._name": Choice(("adadelta", "adafactor", "adagrad", "adam", "adamax", "nag", "sgd")),
+    "optimizer._name": Choice(("adadelta", "adafactor", "adagrad", "adam", "adamax", "fused_adam", "nag", "sgd")),
     "lr_scheduler._name": Choice(SCHEDULERS),
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,

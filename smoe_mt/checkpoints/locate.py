@@ -10,6 +10,7 @@ from typing import Any
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
 from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
+from smoe_mt.inputs import no_such
 from smoe_mt.paths import expanded
 
 
@@ -27,7 +28,7 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(
-            f"{path}: no such checkpoint or run folder; give what was --save-dir in training, a .pt file, or a folder that "
+            f"{no_such(path, 'checkpoint or run folder')}; give what was --save-dir in training, a .pt file, or a folder that "
             "`smoe-mt export` wrote"
         )
     for name in CHECKPOINT_NAMES:

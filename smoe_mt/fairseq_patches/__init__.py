@@ -10,6 +10,7 @@ from smoe_mt.fairseq_patches import (
     distributed,
     errors,
     flags,
+    half_precision,
     iterators,
     known_warnings,
     paths,
@@ -31,6 +32,7 @@ PATCHES: tuple[Patch, ...] = (
     *distributed.PATCHES,
     *trainer.PATCHES,
     *iterators.PATCHES,
+    *half_precision.PATCHES,
     *checkpoint_io.PATCHES,
 )
 SETTINGS: tuple[Setting, ...] = (*known_warnings.SETTINGS, *checkpoint_io.SETTINGS)

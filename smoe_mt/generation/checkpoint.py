@@ -67,7 +67,7 @@ def load_model(
         config.task.verify = verify
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:  # settings that no model can have make fairseq raise nearly anything
         raise UserError(
