@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fairseq.dataclass.utils import merge_with_parent
 from fairseq.file_io import PathManager
 
 from smoe_mt.errors import UserError
@@ -95,11 +96,12 @@ def check_text(cfg: Any) -> None:
 
     `cfg`: a whole configuration of a training of ours.
     """
-    ManyToManyTranslationConfig.check(cfg.task)
-    folder = DataFolder.open(cfg.task.data)
+    task = merge_with_parent(ManyToManyTranslationConfig(), cfg.task)  # of fairseq-hydra-train it has what was given alone
+    ManyToManyTranslationConfig.check(task)
+    folder = DataFolder.open(task.data)
     dataset = cfg.dataset
     _check_subset(folder, "train_subset", dataset.train_subset)
-    directions = chosen_directions(cfg.task, folder)
+    directions = chosen_directions(task, folder)
     if dataset.disable_validation:
         return
     subsets = ["valid"] if dataset.combine_valid_subsets else dataset.valid_subset.split(",")
