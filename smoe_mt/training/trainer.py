@@ -40,6 +40,7 @@ from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.fit import differences, misfits, refusal
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
+from smoe_mt.training.last_epoch import LastEpoch
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
@@ -81,6 +82,7 @@ class SMoETrainer(ExpertParallelTrainer):
         self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
         self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
+        self._last_epoch = LastEpoch(self.cfg)
         preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -147,7 +149,13 @@ class SMoETrainer(ExpertParallelTrainer):
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
         ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
-        return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+        with self._last_epoch.as_given():
+            return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+
+    def begin_epoch(self, epoch: int) -> None:
+        """As fairseq's."""
+        super().begin_epoch(epoch)
+        self._last_epoch.begin_epoch(epoch, self.get_lr())
 
     def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's. The first one of a job comes when all is known that its log opens with."""
@@ -178,6 +186,7 @@ class SMoETrainer(ExpertParallelTrainer):
         except NonFiniteUpdate as reason:
             self.zero_grad()
             self._nonfinite.left_out(reason, self.get_num_updates(), samples, self.cfg.checkpoint.save_dir)
+        self._last_epoch.look(self.get_lr())
         if self._leaving and not self._saved_to_leave:
             self._save_to_leave()
         return output
