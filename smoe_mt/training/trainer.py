@@ -38,6 +38,7 @@ from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.console import ConsoleHandler
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
+from smoe_mt.training.finished import stop_if_finished
 from smoe_mt.training.fit import differences, misfits, refusal
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.last_epoch import LastEpoch
@@ -53,7 +54,6 @@ logger = logging.getLogger(__name__)
 # What fairseq and torch raise for an optimiser's state of another optimiser, of other parameters, or of no sense.
 MISFITS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
-NO_EPOCH = -1  # as the last epoch
 SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
 # Without its scope of metrics, which an exception would leave open: ours is around.
 UPDATE = Trainer.train_step.__wrapped__
@@ -101,7 +101,6 @@ class SMoETrainer(ExpertParallelTrainer):
             ours = state.get(STATE_KEY, {})
             self._nonfinite.load_state_dict(ours.get("nonfinite", {}))
             restore_early_stopping(ours.get("early_stopping", {}))
-        self._train_no_further_than_the_end()
         return state
 
     def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -125,27 +124,6 @@ class SMoETrainer(ExpertParallelTrainer):
             found = differences(state["cfg"]["model"], self.cfg.model) if own else {}
             raise UserError(refusal(filename, found, misfits(state["model"], self._model.state_dict()))) from error
 
-    def _train_no_further_than_the_end(self) -> None:
-        """fairseq would make one more update of a run that had ended already."""
-        updates, last, patience = (
-            self.get_num_updates(),
-            self.cfg.optimization.max_update,
-            self.cfg.checkpoint.patience,
-        )
-        out_of_patience = 0 < patience <= early_stopping_state().get("num_runs", 0)
-        if 0 < last <= updates or out_of_patience:
-            ended = (
-                f"checkpoint.patience={patience} validations were no better"
-                if out_of_patience
-                else f"optimization.max_update={last:,}"
-            )
-            logger.warning(
-                f"this training is already finished, after {updates:,} updates ({ended}): to go on, give a larger "
-                f"{ended.partition('=')[0]}; for another training, another checkpoint.save_dir"
-            )
-            with open_dict(self.cfg):
-                self.cfg.optimization.max_epoch = NO_EPOCH
-
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
         ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
@@ -157,13 +135,16 @@ class SMoETrainer(ExpertParallelTrainer):
         super().begin_epoch(epoch)
         self._last_epoch.begin_epoch(epoch, self.get_lr())
 
-    def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
+    def get_train_iterator(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's. The first one of a job comes when all is known that its log opens with."""
         begins = self._epochs is None
-        self._epochs = super().get_train_iterator(*args, **kwargs)
+        self._epochs = super().get_train_iterator(epoch, *args, **kwargs)
         if begins and self.is_data_parallel_master and isinstance(self._model, SMoETransformerModel):
             ConsoleHandler.last_update = self.cfg.optimization.max_update or None
             logger.info(opening(self.cfg, self.task, self._model, self.get_num_updates()))
+        if begins:
+            hours, validations = self._previous_training_time / 3600, early_stopping_state().get("num_runs", 0)
+            stop_if_finished(self.cfg, self.get_num_updates(), epoch, hours, int(validations))
         return self._epochs
 
     @metrics.aggregate("train")
