@@ -30,11 +30,12 @@ class LastEpoch:
         last = self._cfg.optimization.max_epoch or 0
         if self._given or not (0 < last <= self._epoch or rate <= self._cfg.optimization.stop_min_lr):
             return
+        # The epoch gets a checkpoint of its own name only if it is time for one.
         checkpoint = self._cfg.checkpoint
         unnamed = checkpoint.no_epoch_checkpoints or self._epoch % checkpoint.save_interval != 0
         changed = (
             ("checkpoint", "save_interval", 1),
-            ("checkpoint", "no_epoch_checkpoints", unnamed),  # its own name the epoch gets when it is time for that alone
+            ("checkpoint", "no_epoch_checkpoints", unnamed),
             ("dataset", "validate_interval", 1),
         )
         self._given = self._now(changed)

@@ -96,7 +96,8 @@ def check_text(cfg: Any) -> None:
 
     `cfg`: a whole configuration of a training of ours.
     """
-    task = merge_with_parent(ManyToManyTranslationConfig(), cfg.task)  # of fairseq-hydra-train it has what was given alone
+    # A configuration of fairseq-hydra-train has what was given alone.
+    task = merge_with_parent(ManyToManyTranslationConfig(), cfg.task)
     ManyToManyTranslationConfig.check(task)
     folder = DataFolder.open(task.data)
     dataset = cfg.dataset

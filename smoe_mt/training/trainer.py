@@ -12,7 +12,7 @@ be registered with fairseq: `fairseq_patches.trainer` swaps the name that fairse
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from smoe_mt.training.console import ConsoleHandler
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.finished import stop_if_finished
-from smoe_mt.training.fit import differences, misfits, refusal
+from smoe_mt.training.fit import differences, misfits, refusal, warning
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.last_epoch import LastEpoch
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
@@ -92,11 +92,17 @@ class SMoETrainer(ExpertParallelTrainer):
         that some ranks do not see.
         """
         self._check_that_all_see(filename)
+        found: dict[str, tuple[str, str]] = {}
         if PathManager.isfile(filename):
             filename = self._whole(filename)
             trains_ours = isinstance(self._model, SMoETransformerModel)
-            self.task.load_state_dict(CheckpointView(open_checkpoint(filename, foreign=not trains_ours)).task_state)
+            there = open_checkpoint(filename, foreign=not trains_ours)
+            self.task.load_state_dict(CheckpointView(there).task_state)
+            found = self._differences(there)
+            del there  # not twice in memory
         state = self._load(filename, *args, **kwargs)
+        if state is not None and found and self.is_data_parallel_master:
+            logger.warning(warning(filename, found))
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
             self._nonfinite.load_state_dict(ours.get("nonfinite", {}))
@@ -120,9 +126,14 @@ class SMoETrainer(ExpertParallelTrainer):
             if WEIGHTS_DO_NOT_FIT not in str(error):
                 raise
             state = open_checkpoint(filename, foreign=True)
-            own = is_own(state) and isinstance(self._model, SMoETransformerModel)
-            found = differences(state["cfg"]["model"], self.cfg.model) if own else {}
-            raise UserError(refusal(filename, found, misfits(state["model"], self._model.state_dict()))) from error
+            raise UserError(
+                refusal(filename, self._differences(state), misfits(state["model"], self._model.state_dict()))
+            ) from error
+
+    def _differences(self, checkpoint: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Between the settings of its model and this one's; none where one of the two is not smoe_mt's."""
+        own = is_own(checkpoint) and isinstance(self._model, SMoETransformerModel)
+        return differences(checkpoint["cfg"]["model"], self.cfg.model) if own else {}
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
