@@ -20,7 +20,7 @@ from smoe_mt.process_group import by_one_process
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
 from smoe_mt.tasks.data_folder import DataFolder
 from smoe_mt.tasks.many_to_many_translation import chosen_directions
-from smoe_mt.training.resuming import LAST
+from smoe_mt.training.resuming import LAST, checkpoints_beside
 
 TASK = "many_to_many_translation"
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
@@ -72,7 +72,7 @@ def check_starting_point(settings: Any) -> None:
             _check_file(name, settings[name], Path(settings.save_dir))
             return
     resets = [f"checkpoint.{name}" for name in RESETS if settings[name]]
-    if resets:
+    if resets and not checkpoints_beside(last):
         raise UserError(
             f"{', '.join(resets)}: there is no checkpoint to take up ({last} does not exist): give checkpoint.restore_file, "
             f"or leave {'it' if len(resets) == 1 else 'them'} out"

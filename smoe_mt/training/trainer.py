@@ -86,15 +86,16 @@ class SMoETrainer(ExpertParallelTrainer):
         preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged.
+        """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged or missing.
 
         UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary, or
         that some ranks do not see.
         """
         self._check_that_all_see(filename)
         found: dict[str, tuple[str, str]] = {}
-        if PathManager.isfile(filename):
+        if PathManager.isfile(filename) or self._is_last(filename):
             filename = self._whole(filename)
+        if PathManager.isfile(filename):
             trains_ours = isinstance(self._model, SMoETransformerModel)
             there = open_checkpoint(filename, foreign=not trains_ours)
             self.task.load_state_dict(CheckpointView(there).task_state)
@@ -242,12 +243,15 @@ class SMoETrainer(ExpertParallelTrainer):
                 f"{filename}: {int(seen)} of {ranks} ranks see it; checkpoint.save_dir must be a folder that all machines share"
             )
 
+    def _is_last(self, filename: str) -> bool:
+        return Path(filename) == Path(self.cfg.checkpoint.save_dir) / LAST
+
     def _whole(self, filename: str) -> str:
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
         found, wrong = filename, ""
         if self.data_parallel_rank == 0:
             try:
-                if Path(filename) == Path(self.cfg.checkpoint.save_dir) / LAST:
+                if self._is_last(filename):
                     found = str(whole_checkpoint(filename))
                 else:
                     check_whole(filename)

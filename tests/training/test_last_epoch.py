@@ -76,6 +76,7 @@ def test_an_interval_of_updates_that_ends_with_an_epoch_has_its_checkpoint(
     run: Train, trained_run: TrainedRun, tmp_path: Path
 ) -> None:
     updates = run(trained_run.data, f"{SELDOM} --max-epoch 1")["optimizer_history"][-1]["num_updates"]
-    (tmp_path / "checkpoint_last.pt").unlink()
+    for path in tmp_path.glob("*.pt"):
+        path.unlink()
     run(trained_run.data, f"{SELDOM} --save-interval-updates {updates} --keep-interval-updates 1")
     assert [path.name for path in tmp_path.glob("checkpoint_[0-9]*.pt")] == [f"checkpoint_2_{2 * updates}.pt"]
