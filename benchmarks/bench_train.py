@@ -28,7 +28,8 @@ from smoe_mt.memory import keep_freed_memory
 def make_step(model: nn.Module, sample: Mapping[str, Any], criterion: nn.Module) -> Callable[[], object]:
     """One update of ``model`` on ``sample``."""
     model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+    fused = next(model.parameters()).is_cuda
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

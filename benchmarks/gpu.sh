@@ -20,8 +20,12 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         run benchmarks.bench_block "${where[@]}" --backend "$backend" --embed-dim 512 --ffn-dim 2048 --experts 8 \
             --systems vanilla smoe_4_4_4_4 --tokens 3250 --eval-tokens 500 --json "$out/block_512_$backend.json"
     done
+    run benchmarks.bench_train --device cuda --dtype bf16 --tokens 8192 --systems smoe_2_2_2_2 --json "$out/train_base.json"
+    run benchmarks.bench_train --device cuda --dtype bf16 --tokens 8192 --size tiny --vocabulary 8000 \
+        --systems smoe_2_2_2_2 --json "$out/train_tiny.json"
 else
     echo "no GPU: a rehearsal on the CPU; its times say nothing"
     run benchmarks.bench_block --device cpu --backend loop --embed-dim 16 --ffn-dim 32 --tokens 64 --eval-tokens 8 \
         --one-hot-up-to 0 --runs 1 --json "$out/rehearsal.json"
+    run benchmarks.bench_train --device cpu --size tiny --vocabulary 200 --tokens 64 --length 8 --runs 1 --json "$out/train.json"
 fi

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from data_prep.spm import SpmOptions
 from smoe_mt.allowed import flags
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=flags.processes, default=available_cores(), help="processes (all cores: %(default)s)"
     )
     how.add_argument(
-        "--cache", type=Path, default=Path("~/.cache/smoe_mt"), help="where downloads are kept (%(default)s)"
+        "--cache", type=flags.file, default="~/.cache/smoe_mt", help="where downloads are kept (%(default)s)"
     )
     how.add_argument("--refresh", action="store_true", help="download anew even what is in the cache")
     how.add_argument(
@@ -51,7 +50,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar="|".join(BENCHMARKS),
         help="take the languages and vocabulary size of this benchmark; needed by l10n and public",
     )
-    what.add_argument("--out", required=True, type=Path, metavar="DATA", help="the data folder to make")
+    what.add_argument("--out", required=True, type=flags.file, metavar="DATA", help="the data folder to make")
     what.add_argument(
         "--directions",
         metavar="english|all|LIST",

@@ -56,6 +56,9 @@ def _facts(corpus: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]
     if corpus["left_out"]:
         found = ", ".join(f"{pair} ({kept:,})" for pair, kept in corpus["left_out"].items())
         lines.append(f"left out, with too few clean pairs of sentences: {found}")
+    for name, smaller in corpus.get("smaller", {}).items():
+        found = ", ".join(f"{pair} ({got:,} of {asked:,})" for pair, (got, asked) in smaller.items())
+        lines.append(f"{name}, fewer sentences than asked: {found}")
     if corpus["missing"]:
         lines.append(f"made without what could not be fetched: {', '.join(corpus['missing'])}")
     yield "\n".join(f"- {line}" for line in lines)

@@ -23,7 +23,7 @@ from data_prep.corpora.base import TRAIN, Corpus
 from data_prep.files import read_json, say
 from data_prep.language_check import Identifier
 from data_prep.rows import languages_of, read_rows
-from data_prep.split import Cleaned, SplitOptions, split
+from data_prep.split import TEST, VALID, Cleaned, SplitOptions, split
 from data_prep.spm import SpmOptions, balanced_sample, size_for, train_spm
 from data_prep.stages import DONE, run_stage
 from smoe_mt.checksums import sealed, sha256_value
@@ -89,6 +89,8 @@ def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Pa
         [mark, asdict(options.clean), asdict(options.split), options.max_pairs, sorted(cleaned)],
         lambda folder: _split(work, extracted, cleaned, counts, folder),
     )
+    smaller = _smaller(extracted, options.split, sizes["sizes"])
+    _say_smaller(smaller)
     pairs = sorted({pair for by_pair in sizes["sizes"].values() for pair in by_pair})
     spm, _, mark = run_stage(
         work.folder, "spm", [mark, asdict(options.spm)], lambda folder: _spm(work, divided, folder)
@@ -106,6 +108,7 @@ def _run_stages(work: Work, request: list[Any]) -> tuple[dict[str, Any], list[Pa
         "pairs": pairs,
         "zero_shot": [pair for pair in pairs if pair in corpus.pairs.zero_shot],
         "splits": result["splits"],
+        "smaller": smaller,
         "vocab_size": result["vocab_size"],
         "spelling": spelt,
         "sources": records,
@@ -216,6 +219,23 @@ def _split(work: Work, extracted: Path, cleaned: dict[str, Cleaned], counts: Cou
         say(message)
         del splits.sizes[TRAIN][pair]
     return {"sizes": splits.sizes, "shared": splits.shared, "beyond": splits.beyond}
+
+
+def _smaller(extracted: Path, options: SplitOptions, sizes: Counts) -> dict[str, dict[str, list[int]]]:
+    """Sets that were drawn and have fewer sentences than asked: split -> pair -> [sentences, asked]."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for name in (VALID, TEST):
+        for pair in sorted(sizes.get(TRAIN, {})):
+            got, asked = sizes.get(name, {}).get(pair, 0), options.size(name)
+            if got < asked and not (extracted / f"{name}.{pair}.tsv").is_file():
+                found.setdefault(name, {})[pair] = [got, asked]
+    return found
+
+
+def _say_smaller(smaller: Mapping[str, Mapping[str, list[int]]]) -> None:
+    for name, pairs in smaller.items():
+        sets = ", ".join(f"{pair} {got:,} of {asked:,}" for pair, (got, asked) in pairs.items())
+        say(f"{name}: fewer sentences than --{name}-size asks for, as there is little text: {sets}")
 
 
 def _nothing_left(pair: str, counts: dict[str, int]) -> str:

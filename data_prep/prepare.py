@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from data_prep.arguments import add_arguments
 from data_prep.card import CARD
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Prepare and print the counts; UserError for a user's mistake."""
     benchmark = None if args.benchmark is None else benchmark_named(args.benchmark)
     selection = Selection(args.directions, args.zero_shot)
-    out, cache = args.out.expanduser(), args.cache.expanduser()
+    out, cache = Path(args.out), Path(args.cache)
     with disk_errors_are_said(out):
         request = Request(
             "", benchmark, selection, args.min_pairs, cache, args.refresh, skip_bad_lines=args.bad_lines == "skip"

@@ -46,7 +46,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         # With its build tools here first, fairseq compiles against this torch instead of fetching one of its own.
         pip install --quiet "numpy>=1.26" cython setuptools wheel &&
         pip install --quiet --no-build-isolation fairseq-fixed &&
-        pip install --quiet --no-build-isolation -e "$here${SMOE_MT_EXTRAS:-}" || {
+        (cd "$here" && pip install --quiet --no-build-isolation -e ".${SMOE_MT_EXTRAS:-}") || { # pip reads [ in a path as extras
         echo "error: the installation failed; the lines above say why" >&2
         exit 1
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import io
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from smoe_mt.checkpoints.hub import looks_like_model_id
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError, one_line
 from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
+from smoe_mt.standard_streams import STDOUT, check_output_is_open, drop_output, logs_that_may_fail, standard_streams
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,11 @@ COMMANDS = {
         "runs -> one page: tables, curves, figures, data, configuration",
         models="runs",
     ),
+    "study": Command(
+        "smoe_mt.study.arguments:add_arguments",
+        "smoe_mt.study.command",
+        "plan of systems and seeds -> trainings, scores, comparison over seeds",
+    ),
     "path": Command(
         "smoe_mt.path_command:add_arguments",
         "smoe_mt.path_command",
@@ -152,29 +157,30 @@ EXIT_BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``smoe-mt``; `argv` without the program's name. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone. Python would complain once more when it flushes stdout at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except (
-        OSError
-    ) as error:  # a name too long, too many open files, a failing disk: what the command itself does not explain
-        where = f"{str(error.filename)[:200]}: " if error.filename else ""
-        print(one_line(UserError(f"{where}{error.strerror or error}")), file=sys.stderr)
-        return EXIT_USER_ERROR
-    except SystemExit as stop:  # argparse, after --help
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    with standard_streams(), logs_that_may_fail():
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
+        except UserError as error:
+            print(one_line(error), file=sys.stderr)
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:  # the reader has gone
+            drop_output()
+            return EXIT_BROKEN_PIPE
+        except OSError as error:  # a name too long, a failing disk: what the command itself does not explain
+            if error.filename == STDOUT:
+                drop_output()
+            where = f"{str(error.filename)[:200]}: " if error.filename else ""
+            print(one_line(UserError(f"{where}{error.strerror or error}")), file=sys.stderr)
+            return EXIT_USER_ERROR
 
 
 def _run(arguments: list[str]) -> int:
+    check_output_is_open()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0 if arguments else EXIT_USER_ERROR
@@ -184,18 +190,18 @@ def _run(arguments: list[str]) -> int:
     if arguments[1:] in ([], ["-h"], ["--help"]) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS):
         print(_overview(f"{arguments[0]} "))
         return 0 if arguments[1:] else EXIT_USER_ERROR
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     name, rest = _command(arguments)
     leave_out_unused()
     with passive_waiting(), plain_messages(name):
         command = COMMANDS[name]
         parser = Parser(prog=f"smoe-mt {name}", description=command.help)
         command.add_arguments(parser)
-        args = parser.parse_intermixed_args(rest)
-        command.check(args)
-        importlib.import_module(command.module).run(args)
-        sys.stdout.flush()
+        try:
+            args = parser.parse_intermixed_args(rest)
+            command.check(args)
+            importlib.import_module(command.module).run(args)
+        except SystemExit as stop:  # argparse, after --help; a training that is asked to leave
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
 
 

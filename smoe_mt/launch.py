@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoe_mt.allowed.config import check_config as check_settings
-from smoe_mt.allowed.kinds import shown
-from smoe_mt.allowed.overrides import checked, first_of_sweeps
+from smoe_mt.allowed.keys import KEYS
+from smoe_mt.allowed.kinds import is_path, shown
+from smoe_mt.allowed.names import check_names, did_you_mean, known_settings, unknown_setting
+from smoe_mt.allowed.overrides import checked, first_of_sweeps, quoted
 from smoe_mt.errors import UserError
-from smoe_mt.library_messages import SEARCH_PATH
-from smoe_mt.paths import configs, user_dir
+from smoe_mt.inputs import no_such
+from smoe_mt.library_messages import NOT_THERE, SEARCH_PATH
+from smoe_mt.paths import configs, expanded, user_dir
 from smoe_mt.registration import register
 from smoe_mt.sweep import with_folders
 
@@ -48,23 +51,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train. Raises UserError for a config or an override that Hydra cannot use, and for what the task refuses."""
     folder = config_folder(args.config_dir)
-    check_config(folder, args.config)
-    overrides = checked(args.overrides, args.multirun)
-    compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
+    overrides = checked_overrides(folder, args.config, args.overrides, args.multirun)
+    composed = compose(folder, args.config, first_of_sweeps(overrides) if args.multirun else overrides)
     if args.multirun:
         overrides = with_folders(overrides, partial(compose, folder, args.config))
+    overrides = [*home_folders(composed, overrides), *overrides]
     _train(command_line(folder, args.config, [*CONSOLE, *addable(overrides)], args.multirun))
 
 
 def config_folder(given: str | None) -> Path:
     """The folder of configs that was given, or that of the package."""
-    return Path(given).absolute() if given else configs()
+    return Path(expanded(given)).absolute() if given else configs()
 
 
 def check_config(folder: Path, config: str) -> None:
     """UserError, naming the known ones, unless the folder has such a config."""
+    if not folder.is_dir():
+        raise UserError(f"{no_such(folder, 'folder of configs')} (--config-dir)")
     if not (folder / f"{config}.yaml").is_file():
-        raise UserError(f"no config {config!r} in {folder}: there are {', '.join(_names(folder)) or 'none'}")
+        names = _names(folder)
+        raise UserError(
+            f"no config {config!r} in {folder}{did_you_mean(config, names)}; there are {', '.join(names) or 'none'}"
+        )
+
+
+def checked_overrides(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """The overrides in Hydra's grammar. UserError for an unknown config, key or value, before anything slow is imported."""
+    check_config(folder, config)
+    found = checked(overrides, multirun)
+    check_names(found, folder, folder == configs(), multirun)
+    return found
 
 
 def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -73,14 +89,13 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
     Raises:
         UserError: no such config, overrides that Hydra cannot use, or a value that makes no sense.
     """
+    overrides = checked_overrides(folder, config, overrides)
     import hydra
     from fairseq.dataclass.initialize import add_defaults, hydra_init
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    check_config(folder, config)
-    overrides = checked(overrides)
     register()
     from smoe_mt.training.own_settings import OWN_SETTINGS
 
@@ -91,7 +106,7 @@ def compose(folder: Path, config: str, overrides: Sequence[str] = ()) -> DictCon
             composed = hydra.compose(config, addable(overrides), return_hydra_config=True)
             add_defaults(composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_message(error)) from error
+        raise _unknown(error, folder) or UserError(_message(error)) from error
     except Exception as error:  # of a file that is no config; Hydra lets whatever its parser says pass
         raise UserError(f"{folder}: {config}.yaml or what it names cannot be read: {_message(error)}") from error
     check_named(composed)
@@ -113,20 +128,56 @@ def check_named(composed: DictConfig) -> None:
 
 
 def command_line(folder: Path, config: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:
-    """What ``fairseq-hydra-train`` is called with. An override of the user's comes last, so it wins."""
-    named = [] if any("common.user_dir=" in each for each in overrides) else [f"common.user_dir={user_dir()}"]
+    """What ``fairseq-hydra-train`` is called with. An override of the user's comes last, so it wins.
+
+    UserError where the plugin or the configs lie in a folder that Hydra cannot name.
+    """
+    for place in (folder, user_dir()):
+        if "${" in str(place):
+            raise UserError(f"{place}: Hydra takes ${{ for a reference to a setting; rename that folder")
+    named = (
+        [] if any("common.user_dir=" in each for each in overrides) else [f"common.user_dir={quoted(str(user_dir()))}"]
+    )
     mode = ["--multirun"] if multirun else []
     return ["--config-dir", str(folder), "--config-name", config, *mode, *named, *overrides]
 
 
 def addable(overrides: Sequence[str]) -> list[str]:
-    """The overrides with Hydra's ``++`` before each setting of our model, task or criterion: configs do not list all of them,
-    and without it Hydra refuses what a config does not list.
+    """The overrides with Hydra's ``++`` before each known setting: configs do not list all of them, and without it Hydra refuses
+    what a config does not list, and with ``+`` what it does.
     """
+    known = _settings()
+    return [f"++{each.lstrip('+')}" if each.partition("=")[0].lstrip("+") in known else each for each in overrides]
+
+
+def home_folders(composed: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Overrides for the paths that a config begins with ``~``, which Hydra would take for the name of a folder."""
+    from omegaconf import OmegaConf
+
+    given = {each.partition("=")[0].lstrip("+") for each in overrides}
+    plain = OmegaConf.to_container(composed, resolve=False)
+    found = []
+    for key in (key for key, kind in KEYS.items() if is_path(kind) and key not in given):
+        value: object = plain
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, str) and expanded(value) != value:
+            found.append(f"{key}={quoted(expanded(value))}")
+    return found
+
+
+def _settings() -> set[str]:
+    """The keys of the table and of our own model, task and criterion, options of systems included."""
     from smoe_mt.training.own_settings import OWN_SETTINGS
 
-    known = {f"{name}.{field.name}" for name, section in OWN_SETTINGS.items() for field in fields(section)}
-    return [f"++{each}" if each.partition("=")[0] in known else each for each in overrides]
+    own = {f"{name}.{field.name}" for name, section in OWN_SETTINGS.items() for field in fields(section)}
+    return {*own, *(key for key in KEYS if not key.startswith("hydra."))}
+
+
+def _unknown(error: Exception, folder: Path) -> UserError | None:
+    """The error for a setting that Hydra does not know, now that the options of all systems are known."""
+    found = NOT_THERE.match(str(error))
+    return unknown_setting(found[1], _settings() | known_settings(folder)) if found else None
 
 
 def _names(folder: Path) -> list[str]:
@@ -148,6 +199,10 @@ def _train(arguments: list[str]) -> None:
         cli_main()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_message(error)) from error
+    except ValueError as error:  # of logging, which does not say why it cannot write into the folder
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise
     finally:
         sys.argv = before
         if full_error is None:

@@ -3,6 +3,8 @@
 A test looks each of them up in the library's source.
 """
 
+import re
+
 #: fairseq.trainer.Trainer.load_checkpoint, of weights that do not fit the model.
 WEIGHTS_DO_NOT_FIT = "Cannot load model parameters from checkpoint"
 
@@ -14,3 +16,6 @@ COLLECTIVE_BROKEN = ("gloo", "Connection closed by peer", "Connection reset by p
 
 #: hydra.errors, before its list of the folders that it has searched.
 SEARCH_PATH = "Config search path:"
+
+#: hydra.errors, of a key that no config has.
+NOT_THERE = re.compile(r"Could not override '([^']+)'")

@@ -1,7 +1,8 @@
-"""The folders of the plugin, its configs and its scripts, in a source checkout and in an installed wheel."""
+"""Paths that a person gave; and the folders of the plugin, its configs and its scripts, in a source checkout and in a wheel."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from smoe_mt.errors import UserError
@@ -22,6 +23,11 @@ def configs() -> Path:
 def scripts() -> Path:
     """The folder of the shell scripts."""
     return _find("scripts")
+
+
+def expanded(path: str) -> str:
+    """A path with the home folder in place of a leading ``~`` or ``~name``, which a shell leaves alone behind ``=``."""
+    return os.path.expanduser(path)
 
 
 def _find(name: str) -> Path:

@@ -131,7 +131,7 @@ def test_every_row_and_seed_has_a_folder_of_its_own() -> None:
 
 
 def test_an_unknown_row_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"Could not find 'model/smoe_9'.*smoe_4_12"):
+    with pytest.raises(UserError, match=r"model=smoe_9: there is no such model.*smoe_4_12"):
         composed("m4", "model=smoe_9")
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clean import PLACEHOLDERS
-from data_prep.compressed import OPENERS, UNREAD, raw_lines
+from data_prep.compressed import SUFFIXES, UNREAD, raw_lines
 from data_prep.corpora.base import TRAIN, Request, SourceRecord
 from data_prep.directions import Pairs
 from data_prep.files import check_space, say
 from data_prep.rows import Row, languages_of, write_rows
 from smoe_mt.checksums import sha256_file
 from smoe_mt.errors import UserError
+from smoe_mt.inputs import no_such
 from smoe_mt.language_codes import pair_name
 from smoe_mt.paper.benchmarks import Benchmark
+from smoe_mt.paths import expanded
 from smoe_mt.text import normalise
 
 SPLITS = {None: TRAIN, "train": TRAIN, "valid": "valid", "dev": "valid", "test": "test"}
@@ -56,7 +58,7 @@ class Part:
 
 def _size(path: Path) -> int:
     """Bytes of text, about."""
-    return path.stat().st_size * (BYTES_A_COMPRESSED_ONE if path.suffix in OPENERS else 1)
+    return path.stat().st_size * (BYTES_A_COMPRESSED_ONE if path.suffix in SUFFIXES else 1)
 
 
 class BadLines:
@@ -172,9 +174,9 @@ def folder_of(name: str, request: Request, example: str) -> Path:
     """The folder in ``--corpus name:DIR``; UserError if there is none."""
     if not request.where:
         raise UserError(f"--corpus {name} needs a folder: give --corpus {name}:DIR, with files such as {example}")
-    folder = Path(request.where).expanduser()
+    folder = Path(expanded(request.where))
     if not folder.is_dir():
-        raise UserError(f"no such folder: {folder} (--corpus {name}:DIR)")
+        raise UserError(f"{no_such(folder, 'folder')} (--corpus {name}:DIR)")
     return folder
 
 
@@ -195,13 +197,17 @@ def decoded_lines(path: Path, bad: BadLines) -> Iterator[tuple[int, str | None]]
 def text_files(folder: Path) -> Iterator[Path]:
     """Files of the user's folder that may hold text, in order of their names: no read-me, licence or hidden file.
 
-    UserError for one of a compression that is not read.
+    UserError for one of a compression that is not read, and for what has a text file's name and is none.
     """
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not NO_TEXT.fullmatch(path.name):
+        if path.is_dir() and "." not in path.name:
+            say(f"{path}: a folder, left out")
+        elif not NO_TEXT.fullmatch(path.name):
+            if not path.is_file():
+                raise UserError(f"{no_such(path, 'file')}; text is read several times, so put a plain file there")
             if path.suffix in UNREAD:
                 raise UserError(
-                    f"{path}: {path.suffix} files are not read; unpack it, or compress it as {', '.join(OPENERS)}"
+                    f"{path}: {path.suffix} files are not read; unpack it, or compress it as {', '.join(SUFFIXES)}"
                 )
             yield path
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
+import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from smoe_mt.allowed.keys import GROUPS, KEYS
@@ -13,8 +14,6 @@ from smoe_mt.allowed.overrides import check
 from smoe_mt.allowed.validation import check_best_metric, check_end, check_kept
 from smoe_mt.errors import UserError
 from smoe_mt.ranges import kinds_of, problem, ranges_of
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp16", "bf16", "amp")
 
@@ -87,9 +86,21 @@ def _plain(cfg: Any, group: str) -> dict[str, Any]:
         except OmegaConfBaseException as error:
             if "HydraConfig was not set" in str(error) or OmegaConf.is_missing(part, name):
                 continue  # it is known when the training starts, or is still to be given (???)
-            raise UserError(f"{group}.{name}: {' '.join(str(error).split())}") from error
+            raise UserError(_unresolved(f"{group}.{name}", part, name, error)) from error
         values[str(name)] = getattr(value, "value", value)  # fairseq's choices are enums
     return values
+
+
+def _unresolved(key: str, part: Any, name: Any, error: Exception) -> str:
+    """What is wrong with a value that refers to others, or that its dataclass does not take."""
+    from omegaconf import OmegaConf
+
+    reason = str(error).partition("\n")[0]
+    if not OmegaConf.is_interpolation(part, name):
+        return f"{key}: {reason}"
+    plain: Any = OmegaConf.to_container(part, resolve=False)
+    written = plain[name]
+    return f"{key}={shown(written)}: ${{ begins a reference to another setting, and this one leads nowhere ({reason})"
 
 
 def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
@@ -97,7 +108,7 @@ def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
     # fairseq means a TPU where bf16 is asked for and no GPU is found; `launch_ranks` has the words for that.
     if common.get("tpu") and not common.get("bf16"):
         raise UserError("common.tpu=true: it must be false: trainings run on GPUs and CPUs")
-    _check_precision(common)
+    _check_precision(common, groups["model"])
     _check_batches(groups["dataset"])
     check_model(groups["model"])
     _check_schedule(groups)
@@ -120,10 +131,13 @@ def _check_starting_points(checkpoint: Mapping[str, Any]) -> None:
         )
 
 
-def _check_precision(common: Mapping[str, Any]) -> None:
+def _check_precision(common: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     chosen = [name for name in PRECISIONS if common.get(name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(f'common.{name}' for name in chosen)}: choose one of the two")
+    half = next((name for name in ("fp16", "memory_efficient_fp16") if common.get(name)), None)
+    if half and model.get("cpu_bf16") == "on":
+        raise UserError(f"common.{half} and model.cpu_bf16=on are two precisions for one model: leave one of them out")
 
 
 def _check_batches(dataset: Mapping[str, Any]) -> None:
@@ -157,7 +171,13 @@ def _check_schedule(groups: Mapping[str, Mapping[str, Any]]) -> None:
         if peak is not None and schedule.get(lower, 0) > peak:
             raise UserError(f"lr_scheduler.{lower}={schedule[lower]:g} is above the peak, optimization.lr={peak:g}")
     if 0 < end <= warmup:
-        logger.warning(
+        _warn_once(
             f"lr_scheduler.warmup_updates={warmup:,}: the schedule ends after {end:,} updates, before the learning rate has "
             "reached its peak"
         )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """A configuration is checked at every door that it passes."""
+    warnings.warn(message, stacklevel=2)

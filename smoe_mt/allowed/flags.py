@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from smoe_mt.allowed.kinds import Kind, Real, Text, Whole, shown
+from smoe_mt.allowed.kinds import Kind, Path, Real, Whole, shown
+from smoe_mt.paths import expanded
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
@@ -32,10 +33,17 @@ def device(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """Text that may name a file. ``${`` is refused: OmegaConf, through which fairseq hands paths on, takes it for a reference."""
+    """A path, with the home folder for ``~``. ``${`` is refused: OmegaConf, through which fairseq hands paths on, takes it for a
+    reference.
+    """
     if "${" in text:
         raise argparse.ArgumentTypeError(f"{shown(text)!r} must be a path without ${{")
-    return str(of(Text())(text))
+    return expanded(str(of(Path())(text)))
+
+
+def file(text: str) -> str:
+    """As `path`, of a file or folder that fairseq never sees: it may have any name."""
+    return expanded(text)
 
 
 count = of(Whole(0, 10**9))

@@ -17,6 +17,7 @@ from smoe_mt.allowed.kinds import (
     Kind,
     Maybe,
     Only,
+    Path,
     Real,
     Several,
     Table,
@@ -31,10 +32,12 @@ OFF_OR_UPDATES = Whole(-1, 10**9)  # -1: not at all
 SHARE = Real(0, 1)
 RATE = Real(0, 1e3)
 TOKENS = Whole(1, 10**9)
-PATH = Text()
+PATH = Path()
 
 NOT_HERE = "it needs what is no part of this installation"
+NAME = Text()
 LETTERS = Text(empty=True)
+PATH_OR_NONE = Path(empty=True)
 SCHEDULERS = (
     "cosine",
     "fixed",
@@ -51,9 +54,9 @@ COMMON: Mapping[str, Kind] = {
     "log_interval": Whole(1, 10**9),
     "log_format": Maybe(Choice(("json", "none", "simple", "tqdm"))),
     "log_file": Maybe(PATH),
-    "aim_repo": Maybe(PATH),
-    "aim_run_hash": Maybe(PATH),
-    "tensorboard_logdir": Maybe(LETTERS),
+    "aim_repo": Maybe(NAME),
+    "aim_run_hash": Maybe(NAME),
+    "tensorboard_logdir": Maybe(PATH_OR_NONE),
     "wandb_project": Maybe(LETTERS),
     "azureml_logging": Maybe(Only(False, NOT_HERE)),
     "seed": Whole(0, 2**31 - 1),
@@ -104,7 +107,7 @@ CHECKPOINT: Mapping[str, Kind] = {
     "save_dir": PATH,
     "restore_file": PATH,
     "continue_once": Maybe(PATH),
-    "finetune_from_model": Maybe(LETTERS),
+    "finetune_from_model": Maybe(PATH_OR_NONE),
     "reset_dataloader": Flag(),
     "reset_lr_scheduler": Flag(),
     "reset_meters": Flag(),
@@ -120,7 +123,7 @@ CHECKPOINT: Mapping[str, Kind] = {
     "no_epoch_checkpoints": Flag(),
     "no_last_checkpoints": Flag(),
     "no_save_optimizer_state": Flag(),
-    "best_checkpoint_metric": PATH,
+    "best_checkpoint_metric": NAME,
     "maximize_best_checkpoint_metric": Flag(),
     "patience": OFF_OR_UPDATES,
     "checkpoint_suffix": LETTERS,
@@ -139,8 +142,8 @@ DATASET: Mapping[str, Kind] = {
     "required_seq_len_multiple": Whole(1, 10**5),
     "dataset_impl": Maybe(Choice(("mmap",))),
     "data_buffer_size": Whole(0, 10**6),
-    "train_subset": PATH,
-    "valid_subset": PATH,
+    "train_subset": NAME,
+    "valid_subset": NAME,
     "combine_valid_subsets": Maybe(Flag()),
     "ignore_unused_valid_subsets": Maybe(Flag()),
     "validate_interval": Whole(1, 10**9),
@@ -152,7 +155,7 @@ DATASET: Mapping[str, Kind] = {
     "batch_size_valid": Maybe(Whole(1, 10**7)),
     "max_valid_steps": Maybe(Whole(1, 10**9)),
     "curriculum": Whole(0, 10**9),
-    "gen_subset": PATH,
+    "gen_subset": NAME,
     "num_shards": Whole(1, 10**6),
     "shard_id": Whole(0, 10**6),
     "grouped_shuffling": Flag(),
@@ -165,11 +168,11 @@ RANKS: Mapping[str, Kind] = {
     "distributed_num_procs": Maybe(Whole(1, 2**16)),
     "distributed_rank": Maybe(Whole(0, 2**16)),
     "distributed_backend": Choice(("nccl", "gloo")),
-    "distributed_init_method": Maybe(PATH),
+    "distributed_init_method": Maybe(NAME),
     "distributed_port": Whole(-1, 65535),
     "device_id": Whole(0, 1024),
     "distributed_no_spawn": Flag(),
-    "ddp_backend": PATH,
+    "ddp_backend": NAME,
     "ddp_comm_hook": Choice(("none", "fp16")),
     "bucket_cap_mb": Whole(1, 10**5),
     "fix_batches_to_gpus": Flag(),
@@ -179,11 +182,11 @@ RANKS: Mapping[str, Kind] = {
     "heartbeat_timeout": Whole(-1, 10**7),
     "broadcast_buffers": Flag(),
     "slowmo_momentum": Maybe(SHARE),
-    "slowmo_base_algorithm": PATH,
+    "slowmo_base_algorithm": NAME,
     "localsgd_frequency": Whole(1, 10**6),
     "nprocs_per_node": Whole(1, 1024),
     "pipeline_model_parallel": Only(False, NOT_HERE),
-    "zero_sharding": PATH,
+    "zero_sharding": NAME,
     "fp16": Flag(),
     "memory_efficient_fp16": Flag(),
     "tpu": Flag(),
@@ -256,9 +259,11 @@ MODEL: Mapping[str, Kind] = {
     "num_experts": Experts(),
     "variant": Choice(("paper", "release")),
     "second_choice": Choice(("argmax", "gumbel")),
-    "moe_backend": Text(),
+    "activation_fn": NAME,
+    "moe": NAME,
+    "moe_backend": NAME,
     "moe_debug": Flag(),
-    "init_experts_from": Maybe(LETTERS),
+    "init_experts_from": Maybe(PATH_OR_NONE),
     "cpu_bf16": Choice(("off", "on", "auto")),
 }
 
@@ -300,6 +305,8 @@ GROUPS: Mapping[str, Mapping[str, Kind]] = {
 }
 
 KEYS: dict[str, Kind] = {f"{group}.{name}": kind for group, keys in GROUPS.items() for name, kind in keys.items()} | {
-    "optimizer._name": Choice(("adadelta", "adafactor", "adagrad", "adam", "adamax", "nag", "sgd")),
+    "optimizer._name": Choice(("adadelta", "adafactor", "adagrad", "adam", "adamax", "fused_adam", "nag", "sgd")),
     "lr_scheduler._name": Choice(SCHEDULERS),
+    "hydra.run.dir": PATH,
+    "hydra.sweep.dir": PATH,
 }

@@ -134,6 +134,16 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Path(Text):
+    """Text that names a file or a folder."""
+
+    @property
+    def wanted(self) -> str:
+        """As in a sentence."""
+        return f"a path of {0 if self.empty else 1} to {LONGEST_TEXT:,} letters, on one line"
+
+
+@dataclass(frozen=True)
 class Several:
     """A list of values of a kind, or one alone in place of a list of one; as text, 1,2 or [1,2] or (1,2)."""
 
@@ -259,6 +269,11 @@ def whole(allowed: Range) -> Whole:
 def real(allowed: Range) -> Real:
     """Finite numbers in a range."""
     return Real(allowed.low, allowed.high, allowed.open_low, allowed.open_high)
+
+
+def is_path(kind: Kind) -> bool:
+    """Whether values of this kind name files or folders."""
+    return isinstance(kind.of if isinstance(kind, Maybe) else kind, Path)
 
 
 def refusal(kind: Kind, value: object) -> str | None:

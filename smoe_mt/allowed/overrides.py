@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.allowed.keys import KEYS
-from smoe_mt.allowed.kinds import Experts, Kind, Several, refusal, shown
+from smoe_mt.allowed.kinds import Experts, Kind, Several, is_path, refusal, shown
 from smoe_mt.errors import UserError
+from smoe_mt.paths import expanded
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -15,12 +16,25 @@ if TYPE_CHECKING:
 
 def checked(overrides: Sequence[str], multirun: bool = False) -> list[str]:
     """The overrides in Hydra's own grammar: where a key takes a list, a number alone becomes one (``optimization.lr=0.1``),
-    and what the grammar would misread is quoted (``optimizer.adam_betas=(0.9,0.98)``, ``task.directions=a-b,b-a``).
+    what the grammar would misread is quoted (``optimizer.adam_betas=(0.9,0.98)``, ``task.directions=a-b,b-a``), and paths are
+    taken letter by letter, with the home folder for ``~``.
 
     `multirun`: commas part the values of a sweep. Raises UserError for one that is no override, and for a value that its key
     does not take.
     """
     return [_checked(text, multirun) for text in overrides]
+
+
+def quoted(text: str) -> str:
+    """Text as Hydra's grammar takes it letter by letter. ``${`` still begins a reference to another setting."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def values_of(text: str) -> list[Any]:
+    """The value of an override, or all those of its sweep. UserError for what Hydra cannot read."""
+    return list(_values(_parsed(text)))
 
 
 def first_of_sweeps(overrides: Sequence[str]) -> list[str]:
@@ -43,15 +57,24 @@ def _checked(text: str, multirun: bool) -> str:
     left, _, raw = text.partition("=")
     key = left.lstrip("+~")
     kind = KEYS.get(key)
+    if left.startswith("~"):
+        _parsed(text)
+        return text
     try:
         override = _parsed(text)
     except UserError:
-        if kind is None or left.startswith("~"):
+        if kind is None:
             raise
+        if multirun and "," in raw and is_path(kind):
+            raise UserError(
+                f"{shown(text)}: in a sweep commas part the values; put quotes around each, as in {key}=\"'a','b'\""
+            ) from None
         check(key, raw, kind)
         return f"{left}={_in_grammar(raw, kind)}"
-    if kind is None or override.is_delete():
+    if kind is None:
         return text
+    if is_path(kind):
+        return f"{left}={_paths(override, raw, kind, multirun)}"
     if override.is_sweep_override() and not multirun:
         check(key, raw, kind)
         return f"{left}={_in_grammar(raw, kind)}"
@@ -66,8 +89,27 @@ def _checked(text: str, multirun: bool) -> str:
 def _in_grammar(raw: str, kind: Kind) -> str:
     if isinstance(kind, Several | Experts):
         return str(kind.read(raw)).replace(" ", "")
-    quoted = raw.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{quoted}'"
+    return quoted(expanded(raw) if is_path(kind) else raw)
+
+
+def _paths(override: Override, raw: str, kind: Kind, multirun: bool) -> str:
+    """The value of a key that takes a path, or several of a sweep: what a person wrote, unless Hydra's quotes are around it."""
+    swept = override.is_sweep_override() and multirun
+    if swept and not override.is_choice_sweep():
+        return raw
+    values = list(_values(override)) if swept else [_path(override, raw)]
+    for value in values:
+        check(override.key_or_group, value, kind)
+    return ",".join("null" if value is None else quoted(expanded(str(value))) for value in values)
+
+
+def _path(override: Override, raw: str) -> str | None:
+    """Numbers, lists and the like are names of files here: 007, [a]."""
+    value = None if override.is_sweep_override() else override.value()
+    if value is None and raw.lower() == "null":
+        return None
+    is_marked = raw[:1] in ("'", '"') or "\\" in raw
+    return value if isinstance(value, str) and is_marked else raw
 
 
 def _takes_list(kind: Kind) -> bool:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
-    parser.add_argument("--out", help="folder for the results (default: RUN/analysis/SPLIT)")
+    parser.add_argument("--out", type=flags.file, help="folder for the results (default: RUN/analysis/SPLIT)")
     parser.add_argument(
         "--min-count",
         type=flags.positive_int,
@@ -30,5 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=flags.positive_int,
         default=4096,
         help="source or target tokens in a batch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--needed",
+        action="store_true",
+        help="models with strata: also what log-probability tokens lose where they must make fewer or more visits",
     )
     parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")

@@ -26,7 +26,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="IN", help="a checkpoint, a run folder, an exported folder; of a released model any file"
     )
-    parser.add_argument("out", metavar="OUT", help="checkpoint to write (OUT.pt)")
+    parser.add_argument("out", type=flags.file, metavar="OUT", help="checkpoint to write (OUT.pt)")
     parser.add_argument(
         "--sharded", action="store_true", help="write the tensors to a folder next to OUT.pt (for large models)"
     )
@@ -34,7 +34,10 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=list(DTYPES), help="what weights are stored in (default: as they are)")
     parser.add_argument("--data", type=flags.path, help="foreign models: the data folder that they will be used with")
     parser.add_argument(
-        "--dictionary", metavar="FILE", help="foreign models: their dict.txt, where it is not in their data folder"
+        "--dictionary",
+        type=flags.file,
+        metavar="FILE",
+        help="foreign models: their dict.txt, where it is not in their data folder",
     )
 
 
@@ -56,4 +59,4 @@ def add_average_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--best", type=flags.positive_int, metavar="N", help="the N checkpoints of RUN with the best validation loss"
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")
+    parser.add_argument("--out", type=flags.file, required=True, metavar="FILE", help="checkpoint to write (FILE.pt)")

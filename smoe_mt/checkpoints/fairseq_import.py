@@ -188,7 +188,8 @@ def _symbols(state: Mapping[str, Any], given: str | Path | None, rows: int, path
 
 
 def _dictionary_beside(task: Mapping[str, Any], path: Path) -> Path:
-    folder = Path(str(task.get("data") or "").split(":")[0])
+    data = str(task.get("data") or "")
+    folder = Path(data if Path(data).is_dir() else data.split(":")[0])
     names = [*folder.glob("dict.*.txt")] or [*folder.glob("dict.txt")] if task.get("data") else []
     found = sorted(name for name in names if name.is_file())
     if not found:

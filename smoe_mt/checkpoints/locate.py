@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
 from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
+from smoe_mt.inputs import no_such
+from smoe_mt.paths import expanded
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -15,6 +20,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
     Raises UserError where there is none.
     """
+    path = expanded(str(path))
     if not Path(path).exists() and looks_like_model_id(path):
         path = fetch(str(path))
     path = Path(path)
@@ -22,7 +28,7 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(
-            f"{path}: no such checkpoint or run folder; give what was --save-dir in training, a .pt file, or a folder that "
+            f"{no_such(path, 'checkpoint or run folder')}; give what was --save-dir in training, a .pt file, or a folder that "
             "`smoe-mt export` wrote"
         )
     for name in CHECKPOINT_NAMES:
@@ -34,6 +40,21 @@ def find_checkpoint(path: str | Path) -> Path:
         f"{path}: holds none of {', '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training, or a folder "
         "that `smoe-mt export` wrote"
     )
+
+
+def data_folder_of(settings: Mapping[str, Any], checkpoint: Path) -> Path | None:
+    """The data folder of a checkpoint by its settings (cfg), also where run and data have moved together, or where the training
+    kept relative paths and was started elsewhere; what the settings say where there is none, None where they say nothing.
+    """
+    stored = str((settings.get("task") or {}).get("data") or "")
+    if not stored:
+        return None
+    run = str((settings.get("checkpoint") or {}).get("save_dir") or "")
+    places = [Path(stored)]
+    if run and os.path.isabs(run) == os.path.isabs(stored):
+        beside = Path(os.path.normpath(checkpoint.absolute().parent / os.path.relpath(stored, run)))
+        places.insert(0 if not os.path.isabs(stored) else 1, beside)
+    return next((place for place in places if place.is_dir()), Path(stored))
 
 
 def results_folder(checkpoint: Path, kind: str, of_all: bool = False) -> Path:

@@ -131,6 +131,8 @@ def damaged(path: str | Path, error: Exception) -> UserError:
     """What to tell about a checkpoint that could not be read."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path}: no such checkpoint")
+    if isinstance(error, OSError) and error.errno is not None:
+        return UserError(f"{path}: cannot be read ({error.strerror})")
     if isinstance(error, pickle.UnpicklingError):
         return UserError(
             f"{path}: not loaded, for it is damaged or holds more than tensors and settings ({first_sentence(error)})"

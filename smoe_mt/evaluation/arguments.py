@@ -35,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--split", help=f"split of the data folder (default: {DEFAULT_SPLIT})")
     text.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     text.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
-    text.add_argument("--source", metavar="FILE", help="a file to translate instead of a split, one sentence a line")
-    text.add_argument("--reference", metavar="FILE", help="the reference translations of --source, line by line")
+    text.add_argument(
+        "--source", type=flags.file, metavar="FILE", help="a file to translate instead of a split, one sentence a line"
+    )
+    text.add_argument(
+        "--reference", type=flags.file, metavar="FILE", help="the reference translations of --source, line by line"
+    )
     text.add_argument("--direction", help="the direction of --source, such as nso-en")
     scores = parser.add_argument_group("scores")
     scores.add_argument(
@@ -73,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument(
         "--out",
+        type=flags.file,
         metavar="FOLDER",
         help="folder for the results (default: RUN/evaluation/SPLIT; what is not "
         "all text with the usual search has a folder of its own, such as SPLIT.first-20.beam-1)",

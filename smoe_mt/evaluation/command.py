@@ -104,7 +104,7 @@ def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
     if args.split is not None or args.directions:
         raise UserError("--source takes the place of a split: leave out --split and --directions")
     parallel_files = ParallelFiles(Path(args.source), Path(args.reference), args.direction)
-    parallel_files.lines()  # errors in the files are found before a model is loaded
+    _ = parallel_files.lines  # errors in the files are found before a model is loaded
     return parallel_files
 
 

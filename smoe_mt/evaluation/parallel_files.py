@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.generation.command import read_lines
+from smoe_mt.inputs import STDIN
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,16 @@ class ParallelFiles:
 
         Raises UserError for files that are missing, empty, of different length or not UTF-8.
         """
-        sources, references = self.lines()
+        sources, references = self.lines
         return Corpus(self.direction, tuple(sources), (), tuple(references))
 
+    @cached_property
     def lines(self) -> tuple[list[str], list[str]]:
-        """The lines of both files. Raises UserError as `read` does."""
+        """The lines of both files, read once: they may be pipes. Raises UserError as `read` does."""
+        if str(self.source) == str(self.reference) == STDIN:
+            raise UserError(
+                "--source and --reference: both are standard input, which holds one text; name a file for one"
+            )
         sources, references = read_lines(self.source), read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(
@@ -41,4 +48,4 @@ class ParallelFiles:
     @property
     def title(self) -> str:
         """A short name, which no split has."""
-        return f"{self.source.name}.{self.direction}"
+        return f"{'stdin' if str(self.source) == STDIN else self.source.name}.{self.direction}"

@@ -10,8 +10,10 @@ from smoe_mt.fairseq_patches import (
     distributed,
     errors,
     flags,
+    half_precision,
     iterators,
     known_warnings,
+    paths,
     progress_bar,
     trainer,
     writers,
@@ -24,11 +26,13 @@ __all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
 PATCHES: tuple[Patch, ...] = (
     *errors.PATCHES,
     *flags.PATCHES,
+    *paths.PATCHES,
     *writers.PATCHES,
     *progress_bar.PATCHES,
     *distributed.PATCHES,
     *trainer.PATCHES,
     *iterators.PATCHES,
+    *half_precision.PATCHES,
     *checkpoint_io.PATCHES,
 )
 SETTINGS: tuple[Setting, ...] = (*known_warnings.SETTINGS, *checkpoint_io.SETTINGS)

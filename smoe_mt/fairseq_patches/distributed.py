@@ -13,17 +13,18 @@ from smoe_mt.allowed.config import check_config
 from smoe_mt.fairseq_patches.patch import Patch
 from smoe_mt.fairseq_patches.trainer import TRAIN
 from smoe_mt.training import start
+from smoe_mt.training.given_paths import make_absolute
 from smoe_mt.training.launch_ranks import join_ranks
 from smoe_mt.training.own_settings import OWN_SETTINGS
 
 
 def call_main(original: Any) -> Any:
-    """Checks the settings and joins the ranks before a training's main function."""
+    """Checks the settings, makes paths absolute and joins the ranks before a training's main function."""
 
     @wraps(original)
     def joined(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
         if is_training(main):
-            check_config(cfg, OWN_SETTINGS)
+            _check(cfg)
             join_ranks(cfg)
         try:
             return original(cfg, main, **kwargs)
@@ -33,18 +34,23 @@ def call_main(original: Any) -> Any:
     return joined
 
 
+def _check(cfg: Any) -> None:
+    check_config(cfg, OWN_SETTINGS)
+    make_absolute(cfg)
+
+
 def is_training(main: Callable[..., Any]) -> bool:
     """Whether it is fairseq-train's main function: of the command lines that come here, training alone has a Trainer."""
     return "Trainer" in getattr(main, "__globals__", {})
 
 
 def add_defaults(original: Any) -> Any:
-    """Checks the settings, joins the ranks where that is still to be done, and looks at what the training starts from: at the
-    first step of its main function, which imports the plugin."""
+    """Checks the settings, makes paths absolute, joins the ranks where that is still to be done, and looks at what the training
+    starts from: at the first step of its main function, which imports the plugin."""
 
     @wraps(original)
     def joined(cfg: Any) -> None:
-        check_config(cfg, OWN_SETTINGS)
+        _check(cfg)
         if not distributed.is_initialized():
             join_ranks(cfg)
             if distributed.is_initialized():

@@ -25,11 +25,18 @@ def user_error_in(error: BaseException | None) -> UserError | None:
     return error
 
 
+def system_error(error: BaseException | None) -> UserError | None:
+    """What the system says of a file, as a mistake: it may not be read, its name is too long, its disk is full."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return UserError(f"{str(error.filename)[:200]}: {error.strerror}")
+    return None
+
+
 def excepthook(previous: Any) -> Any:
     """Python's last word on an exception, in the short form for a `UserError`."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        mistake = user_error_in(error) or diagnose_peer_failure(error)
+        mistake = user_error_in(error) or diagnose_peer_failure(error) or system_error(error)
         if mistake is None:
             previous(kind, error, trace)
         else:
@@ -44,7 +51,7 @@ def return_value(original: Any) -> Any:
 
     def value(self: JobReturn) -> Any:
         failed = self._return_value if self.status == JobStatus.FAILED else None
-        mistake = user_error_in(failed) or diagnose_peer_failure(failed)
+        mistake = user_error_in(failed) or diagnose_peer_failure(failed) or system_error(failed)
         if mistake is None:
             return original.fget(self)
         print(one_line(mistake), file=sys.stderr)

@@ -18,9 +18,19 @@ TRANSLATE_EXAMPLES = """examples:
 def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``translate``."""
     parser.epilog = TRANSLATE_EXAMPLES
-    parser.add_argument("input", nargs="?", help="file to translate, one sentence a line (default: standard input)")
+    parser.add_argument(
+        "input",
+        type=flags.file,
+        nargs="?",
+        help="file to translate, one sentence a line, also compressed (.gz, .xz, .zst); -: standard input (default)",
+    )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
+    begin.add_argument(
+        "--prefix-file", metavar="FILE", help="how each translation has to begin, line by line of the input"
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "-m",
@@ -33,7 +43,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(model)
     model.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
     out = parser.add_argument_group("output")
-    out.add_argument("-o", "--output", help="file to write (default: standard output)")
+    out.add_argument("-o", "--output", type=flags.file, help="file to write (default: standard output)")
     out.add_argument(
         "--nbest",
         type=flags.beam,
@@ -56,7 +66,10 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
     begin.add_argument(
-        "--prefix-file", metavar="FILE", help="how each translation has to begin, line by line of the input"
+        "--prefix-file",
+        type=flags.file,
+        metavar="FILE",
+        help="how each translation has to begin, line by line of the input",
     )
     add_decoding_arguments(parser)
 
@@ -112,7 +125,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
   smoe-mt export runs/nordic exports/nordic --licence CC-BY-4.0
   smoe-mt export runs/nordic exports/nordic-bf16 --dtype bf16"""
     parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
-    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
     add_data_arguments(parser)
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
     parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")

@@ -13,11 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
-from smoe_mt.checkpoints.locate import find_checkpoint
+from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView, updates_of
 from smoe_mt.devices import pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.paths import expanded
 from smoe_mt.registration import register
 
 
@@ -66,7 +67,7 @@ def load_model(
         config.task.verify = verify
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:  # settings that no model can have make fairseq raise nearly anything
         raise UserError(
@@ -90,11 +91,11 @@ def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:
 
 def _attach_data(config: DictConfig, data: str | Path | None, checkpoint: Path) -> None:
     """Put the data folder into the configuration, as an absolute path."""
-    stored = config.task.data
-    folder = Path(data if data is not None else stored or "")
-    if data is None and (not stored or not folder.is_dir()):
-        raise UserError(
-            f"{checkpoint}: its data folder {stored} is not there any more; say where it is now with --data"
-        )
+    found = Path(expanded(str(data))) if data is not None else data_folder_of(config, checkpoint)
+    if found is None or (data is None and not found.is_dir()):
+        raise UserError(f"{checkpoint}: its data folder {found} is not there; say where it is now with --data")
+    folder = str(found.absolute())
+    if "${" in folder:
+        raise UserError(f"{folder}: a path with ${{ in it cannot be used; rename that folder")
     with open_dict(config):
-        config.task.data = str(folder.absolute())
+        config.task.data = folder

@@ -15,6 +15,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.files import check_output, output
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
+from smoe_mt.inputs import STDIN, check_input, open_input, title_of
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.search.beam import Decoding
 
@@ -85,26 +86,25 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> None:
     """Translate what the arguments name. Raises UserError for a file, a language or a model that cannot be used."""
-    if args.input is not None and not Path(args.input).is_file():
-        raise UserError(f"{args.input}: no such file")
+    typed = args.input is None and sys.stdin is not None and sys.stdin.isatty()
+    source = STDIN if args.input is None else args.input
+    if not typed:
+        check_input(source)
     if args.output is not None:
         check_output(args.output)
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
     prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
-    typed = args.input is None and sys.stdin.isatty()
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
     job = Job(translator, _direction(translator, args, typed), args, prefixes=prefixes)
     with _output(args.output) as output:
-        if args.input is not None:
-            with open(args.input, "rb") as stream:
-                _translate_stream(job, stream, output, name=args.input)
-        elif typed:
+        if typed:
             _converse(job, output)
         else:
-            _translate_stream(job, sys.stdin.buffer, output, name="standard input")
+            with open_input(source) as stream:
+                _translate_stream(job, stream, output, name=title_of(source))
 
 
 def _direction(translator: Translator, args: argparse.Namespace, typed: bool) -> tuple[str, str]:
@@ -184,12 +184,9 @@ def read_chunks(stream: BinaryIO, name: str, size: int = CHUNK_BYTES) -> Iterato
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """All lines of a file. UserError for one that cannot be read, and as `read_chunks`."""
-    try:
-        with open(path, "rb") as stream:
-            return [line for lines in read_chunks(stream, str(path)) for line in lines]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    """All lines of a text. UserError for one that cannot be read, and as `read_chunks`."""
+    with open_input(path) as stream:
+        return [line for lines in read_chunks(stream, title_of(path)) for line in lines]
 
 
 def _too_long(name: str, number: int) -> UserError:

@@ -1,4 +1,4 @@
-"""Transformer layers whose FFN half is a block of ``smoe_mt.moe``.
+"""Transformer layers whose attention is `attention.Attention`, and those whose FFN half is a block of ``smoe_mt.moe``.
 
 fairseq's layer keeps its attention half; its FFN half is emptied, and the block does that work after it.
 """
@@ -13,6 +13,7 @@ from fairseq.models.transformer import TransformerConfig
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import Tensor, nn
 
+from smoe_mt.models.attention import Attention
 from smoe_mt.models.blocks import build_block
 from smoe_mt.moe import Routing
 
@@ -28,13 +29,52 @@ def _empty_ffn_half(layer: TransformerEncoderLayerBase | TransformerDecoderLayer
     layer.fc1, layer.fc2, layer.final_layer_norm = _NoFFN(), nn.Identity(), nn.Identity()
 
 
+class EncoderLayer(TransformerEncoderLayerBase):
+    """fairseq's encoder layer."""
+
+    def build_self_attention(self, embed_dim: int, cfg: TransformerConfig) -> nn.Module:
+        """As fairseq's."""
+        return Attention(
+            embed_dim,
+            cfg.encoder.attention_heads,
+            dropout=cfg.attention_dropout,
+            self_attention=True,
+        )
+
+
+class DecoderLayer(TransformerDecoderLayerBase):
+    """fairseq's decoder layer."""
+
+    def build_self_attention(
+        self, embed_dim: int, cfg: TransformerConfig, add_bias_kv: bool = False, add_zero_attn: bool = False
+    ) -> nn.Module:
+        """As fairseq's, without what its layer never asks for (`add_bias_kv`, `add_zero_attn`)."""
+        return Attention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            dropout=cfg.attention_dropout,
+            self_attention=not cfg.cross_self_attention,
+        )
+
+    def build_encoder_attention(self, embed_dim: int, cfg: TransformerConfig) -> nn.Module:
+        """As fairseq's."""
+        return Attention(
+            embed_dim,
+            cfg.decoder.attention_heads,
+            kdim=cfg.encoder.embed_dim,
+            vdim=cfg.encoder.embed_dim,
+            dropout=cfg.attention_dropout,
+            encoder_decoder_attention=True,
+        )
+
+
 def _through_block(block: nn.Module, x_TBD: Tensor, padding_mask_BT: Tensor | None) -> tuple[Tensor, Routing]:
     """fairseq's layers are time-first; token order, which decides who is dropped, is batch-first."""
     y_BTD, routing = block(x_TBD.transpose(0, 1), padding_mask_BT)
     return y_BTD.transpose(0, 1), routing
 
 
-class MoEEncoderLayer(TransformerEncoderLayerBase):
+class MoEEncoderLayer(EncoderLayer):
     """Encoder layer, the ``number``-th from 1, whose FFN half is a MoE block."""
 
     def __init__(self, cfg: TransformerConfig, number: int) -> None:
@@ -50,7 +90,7 @@ class MoEEncoderLayer(TransformerEncoderLayerBase):
         return _through_block(self.block, x, encoder_padding_mask)
 
 
-class MoEDecoderLayer(TransformerDecoderLayerBase):
+class MoEDecoderLayer(DecoderLayer):
     """Decoder layer, the ``number``-th from 1, whose FFN half is a MoE block."""
 
     def __init__(self, cfg: TransformerConfig, number: int, no_encoder_attn: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.data import Dictionary
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig, transformer_config
-from smoe_mt.models.layers import MoEDecoderLayer, MoEEncoderLayer, collect_routing
+from smoe_mt.models.layers import DecoderLayer, EncoderLayer, MoEDecoderLayer, MoEEncoderLayer, collect_routing
+from smoe_mt.models.padding import may_ask, padding_mask
 from smoe_mt.moe import SYSTEMS, Router, System
 from smoe_mt.moe.registry import DENSE
 
@@ -38,17 +39,67 @@ class _CountsLayers:
 
 
 class SMoETransformerEncoder(_CountsLayers, TransformerEncoderBase):
+    """fairseq's encoder, which on a GPU never asks whether there is padding."""
+
     def build_encoder_layer(self, cfg: TransformerConfig) -> nn.Module:
         number = self._next_layer()
-        return MoEEncoderLayer(cfg, number) if _is_moe_layer(cfg, number) else super().build_encoder_layer(cfg)
+        return MoEEncoderLayer(cfg, number) if _is_moe_layer(cfg, number) else EncoderLayer(cfg)
+
+    def forward_scriptable(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Tensor | None = None,
+    ) -> dict[str, list[Any]]:
+        """src_tokens [B, S] -> fairseq's encoder output, "encoder_out" [S, B, D]; the lengths are counted anew."""
+        x, embedding = self.forward_embedding(src_tokens, token_embeddings)
+        mask_BS = padding_mask(src_tokens, self.padding_idx)
+        if mask_BS is not None:
+            x = x.masked_fill(mask_BS.unsqueeze(-1), 0)
+        x = x.transpose(0, 1)
+        states = [x]
+        for layer in self.layers:
+            output = layer(x, encoder_padding_mask=mask_BS)
+            x = output[0] if isinstance(output, tuple) else output
+            states.append(x)
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        padding_BS = src_tokens.eq(self.padding_idx) if mask_BS is None else mask_BS
+        return {
+            "encoder_out": [x],
+            "encoder_padding_mask": [padding_BS],
+            "encoder_embedding": [embedding],
+            "encoder_states": states if return_all_hiddens else [],
+            "fc_results": [None] * len(self.layers) if return_all_hiddens else [],
+            "src_tokens": [],
+            "src_lengths": [(~padding_BS).sum(dim=1, dtype=torch.int32).reshape(-1, 1)],
+        }
 
 
 class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
+    """fairseq's decoder, which in training on a GPU never asks whether there is padding."""
+
     def build_decoder_layer(self, cfg: TransformerConfig, no_encoder_attn: bool = False) -> nn.Module:
         number = self._next_layer()
         if _is_moe_layer(cfg, number):
             return MoEDecoderLayer(cfg, number, no_encoder_attn)
-        return super().build_decoder_layer(cfg, no_encoder_attn)
+        return DecoderLayer(cfg, no_encoder_attn)
+
+    def extract_features(
+        self, prev_output_tokens: Tensor, encoder_out: Any, incremental_state: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As fairseq's."""
+        # With cross_self_attention, which its layers read for themselves, it makes the padding mask without a question.
+        self.cross_self_attention = incremental_state is None and not may_ask(prev_output_tokens)
+        return super().extract_features(prev_output_tokens, encoder_out, incremental_state, *args, **kwargs)
+
+    def buffered_future_mask(self, tensor: Tensor) -> Tensor:
+        """float [T, T], -inf after the diagonal: made on the device each time, since a captured graph may outlive a buffer."""
+        if may_ask(tensor):
+            return cast(Tensor, super().buffered_future_mask(tensor))
+        T = tensor.size(0)
+        return torch.full((T, T), float("-inf"), dtype=tensor.dtype, device=tensor.device).triu_(1)
 
 
 def cpu_computes_bf16() -> bool:
@@ -128,6 +179,8 @@ class SMoETransformerModel(TransformerModelBase):
 
     def _in_bf16(self, src_tokens: Tensor) -> bool:
         if not self.training or src_tokens.device.type != "cpu" or self.cfg.cpu_bf16 == "off":
+            return False
+        if self.encoder.embed_tokens.weight.dtype is not torch.float32:  # common.fp16, a precision of its own
             return False
         return self.cfg.cpu_bf16 == "on" or cpu_computes_bf16()
 

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or checkpoint file")
     parser.add_argument(
         "--out",
+        type=flags.file,
         help="file to write, .html or .md (default: RUN/report.html; of several runs in the folder that they have in common)",
     )
     parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")

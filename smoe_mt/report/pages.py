@@ -150,9 +150,7 @@ def _data(runs: Sequence[Run]) -> Blocks:
     for folder in dict.fromkeys(run.data for run in runs):
         run = next(run for run in runs if run.data == folder)
         if run.card is None:
-            blocks.append(
-                Text(f"{folder} is not there any more: no data card; say where it is with --data", missing=True)
-            )
+            blocks.append(Text(f"{folder} is not there: no data card; say where it is with --data", missing=True))
             continue
         card = run.card
         languages = ", ".join(card.get("languages", ()))

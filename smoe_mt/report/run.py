@@ -10,7 +10,7 @@ from typing import Any
 
 from smoe_mt import json_files
 from smoe_mt.checkpoints.inspection import count_parameters
-from smoe_mt.checkpoints.locate import find_checkpoint, results_folder
+from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint, results_folder
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView, updates_of
 from smoe_mt.errors import UserError
@@ -86,7 +86,7 @@ def open_run(path: str, name: str, data: str | None) -> Run:
     register()
     state = open_checkpoint(checkpoint)  # the weights of a large model are not read for a look at its settings
     config, updates = state["cfg"], updates_of(state)
-    folder = Path(data or config["task"].get("data") or "")
+    folder = Path(data) if data else data_folder_of(config, checkpoint) or Path()
     embeddings = next((w for n, w in state["model"].items() if n.endswith("embed_tokens.weight")), ())
     seconds = CheckpointView(state).training_seconds
     return Run(name, checkpoint, config, updates, folder, count_parameters(state), len(embeddings), seconds)

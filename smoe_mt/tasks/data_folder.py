@@ -16,6 +16,7 @@ from typing import Any
 from smoe_mt.checksums import is_intact
 from smoe_mt.errors import UserError
 from smoe_mt.files import checked_name
+from smoe_mt.inputs import no_such
 from smoe_mt.json_files import read_json
 from smoe_mt.json_forms import Named, fits
 from smoe_mt.language_codes import CODE
@@ -72,7 +73,7 @@ class DataFolder:
         """Read and check a data folder, the text aside; UserError says which part of it is missing or wrong."""
         path = Path(path)
         if not path.is_dir():
-            raise UserError(f"{path}: no such data folder; make one with `smoe-mt prepare`")
+            raise UserError(f"{no_such(path, 'data folder')}; make one with `smoe-mt prepare`")
         card = _read_card(path)
         for part in PARTS:
             if not (path / part).is_file():

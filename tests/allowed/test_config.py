@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from dataclasses import fields
@@ -13,7 +12,7 @@ from fairseq import options
 from omegaconf import OmegaConf
 
 from smoe_mt import launch, register
-from smoe_mt.allowed.config import check_config, check_flags
+from smoe_mt.allowed.config import _warn_once, check_config, check_flags
 from smoe_mt.allowed.keys import CRITERION, KEYS, MODEL, TASK
 from smoe_mt.allowed.overrides import checked, first_of_sweeps
 from smoe_mt.criterions.config import StratifiedRoutingConfig
@@ -60,6 +59,8 @@ def test_nonsense_is_told_with_key_value_and_what_is_allowed(override: str) -> N
         ("optimizer.adam_betas=(0.9,0.98)", "optimizer.adam_betas=[0.9,0.98]"),
         ("task.directions=a-b,b-a", "task.directions='a-b,b-a'"),
         ("task.data=it's(1)", "task.data='it\\'s(1)'"),
+        ("task.data=007", "task.data='007'"),
+        ("task.data=a=b", "task.data='a=b'"),
         ("optimization.lr=[0.1]", "optimization.lr=[0.1]"),
         ("optimization.max_update=${x.y}", "optimization.max_update=${x.y}"),
         ("model=dense", "model=dense"),
@@ -136,7 +137,8 @@ def test_our_configs_are_allowed_and_each_key_is_in_the_table(config: str) -> No
         (["+lr_scheduler.end_learning_rate=1"], "end_learning_rate=1 is above the peak"),
         (["dataset.shard_id=1"], "it must be below dataset.num_shards, 1"),
         (["optimization.max_update=${oc.env:HOME}"], "optimization.max_update"),
-        (["model.dropuot=0.1"], "Could not override 'model.dropuot'"),
+        (["model.dropuot=0.1"], "model.dropuot: there is no such setting .did you mean model.dropout"),
+        (["task.data=p/${x}"], r"task.data=p/\$\{x\}: .* this one leads nowhere"),
     ],
 )
 def test_what_keys_say_together(overrides: list[str], message: str) -> None:
@@ -144,10 +146,12 @@ def test_what_keys_say_together(overrides: list[str], message: str) -> None:
         launch.compose(configs(), "quickstart", overrides)
 
 
-def test_a_warm_up_longer_than_the_training_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        launch.compose(configs(), "m4", ["optimization.max_update=10"])
-    assert "warmup_updates=8,000: the schedule ends after 10 updates" in caplog.text
+def test_a_warm_up_longer_than_the_training_is_said_once() -> None:
+    _warn_once.cache_clear()
+    short = ["optimization.max_update=10"]
+    with pytest.warns(UserWarning, match="warmup_updates=8,000: the schedule ends after 10 updates") as said:
+        assert launch.compose(configs(), "m4", short) == launch.compose(configs(), "m4", short)
+    assert sum("warmup_updates" in str(one.message) for one in said) == 1
 
 
 @pytest.mark.parametrize("content", ["a: [", "- a\n", "\x00", "[" * 20_000, "model: 3\n"])

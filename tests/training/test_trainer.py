@@ -91,3 +91,11 @@ def test_update_freq_comes_from_the_tokens_an_update(run: Train, trained_run: Tr
     )
     assert state["cfg"]["optimization"]["update_freq"] == [4]
     assert state["extra_state"]["train_iterator"]["iterations_in_epoch"] == 8
+
+
+def test_a_run_goes_on_with_another_adam(run: Train, trained_run: TrainedRun) -> None:
+    """The checkpoint of one optimiser is taken up by the other, both ways."""
+    for number, optimizer in enumerate(("fused_adam", "adam", "fused_adam"), start=1):
+        options = f"--strata 2,2 --lr 0.001 --max-update {2 * number} --disable-validation --optimizer {optimizer}"
+        state = run(trained_run.data, options)
+        assert {one["step"] for one in state["last_optimizer_state"]["state"].values()} == {2 * number}

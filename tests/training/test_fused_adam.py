@@ -1,0 +1,85 @@
+"""torch's fused Adam in the place of fairseq's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+
+from smoe_mt.training.fused_adam import FusedAdam
+
+SHAPES = ((3, 4), (5,), (2, 2, 2))
+
+
+def build(kind: Any, weights: list[torch.Tensor], decay: float = 0.0) -> Any:
+    cfg = FairseqAdamConfig(adam_betas="(0.9, 0.98)", adam_eps=1e-9, weight_decay=decay, tpu=False, lr=[0.01])
+    return kind(cfg, [torch.nn.Parameter(weight.clone()) for weight in weights])
+
+
+def step(optimizer: Any, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in optimizer.params:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+
+
+@pytest.fixture
+def weights() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_it_updates_as_fairseqs(weights: list[torch.Tensor], decay: float) -> None:
+    ours, theirs = (build(kind, weights, decay) for kind in (FusedAdam, FairseqAdam))
+    for number in range(5):
+        step(ours, number)
+        step(theirs, number)
+        ours.set_lr(0.01 / (number + 1))
+        theirs.set_lr(0.01 / (number + 1))
+    for mine, expected in zip(ours.params, theirs.params, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("kinds", [(FusedAdam, FairseqAdam), (FairseqAdam, FusedAdam), (FusedAdam, FusedAdam)])
+def test_a_run_goes_on_with_either(weights: list[torch.Tensor], kinds: tuple[Any, Any]) -> None:
+    """Three updates with one, two with the other from its state: as five with fairseq's."""
+    first, whole = build(kinds[0], weights), build(FairseqAdam, weights)
+    for number in range(3):
+        step(first, number)
+    second = build(kinds[1], [parameter.detach() for parameter in first.params])
+    second.load_state_dict(first.state_dict())
+    for number in range(5):
+        step(whole, number)
+    for number in (3, 4):
+        step(second, number)
+    for mine, expected in zip(second.params, whole.params, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+def test_its_state_is_of_fairseqs_form(weights: list[torch.Tensor]) -> None:
+    ours, theirs = (build(kind, weights) for kind in (FusedAdam, FairseqAdam))
+    for optimizer in (ours, theirs):
+        step(optimizer, 1)
+    mine, expected = ours.state_dict(), theirs.state_dict()
+    assert [sorted(group) for group in mine["param_groups"]] == [sorted(group) for group in expected["param_groups"]]
+    assert {name: type(value) for name, value in mine["state"][0].items()} == {
+        name: type(value) for name, value in expected["state"][0].items()
+    }
+    assert FusedAdam.__name__ == FairseqAdam.__name__, "fairseq resumes by the name"
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5])
+def test_clipping_is_fairseqs(weights: list[torch.Tensor], limit: float) -> None:
+    ours, theirs = (build(kind, weights) for kind in (FusedAdam, FairseqAdam))
+    norms = []
+    for optimizer in (ours, theirs):
+        generator = torch.Generator().manual_seed(1)
+        for parameter in optimizer.params:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        norms.append(optimizer.clip_grad_norm(limit))
+    torch.testing.assert_close(*norms)
+    for mine, expected in zip(ours.params, theirs.params, strict=True):
+        torch.testing.assert_close(mine.grad, expected.grad)
