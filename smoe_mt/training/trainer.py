@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
+from smoe_mt.training.closing import closing
 from smoe_mt.training.console import ConsoleHandler
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
@@ -153,6 +155,7 @@ class SMoETrainer(ExpertParallelTrainer):
         self._epochs = super().get_train_iterator(epoch, *args, **kwargs)
         if begins and self.is_data_parallel_master and isinstance(self._model, SMoETransformerModel):
             ConsoleHandler.last_update = self.cfg.optimization.max_update or None
+            ConsoleHandler.closing = partial(closing, self, begun_at=self.get_num_updates())
             logger.info(opening(self.cfg, self.task, self._model, self.get_num_updates()))
         if begins:
             hours, validations = self._previous_training_time / 3600, early_stopping_state().get("num_runs", 0)
