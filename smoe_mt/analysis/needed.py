@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from smoe_mt.analysis.capacity import Request, strata_of
 from smoe_mt.analysis.forced import ForcedBatch, direction_texts, forced_batches
 from smoe_mt.analysis.frequency import FrequencyRanks
-from smoe_mt.analysis.visits import SIDES, Block, routings_of
+from smoe_mt.analysis.visits import routings_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.moe import SYSTEMS, ForcedVisits, routing_override
+from smoe_mt.moe.names import SIDES, Block
 from smoe_mt.progress import progress_bar
 
 FORMAT = 1

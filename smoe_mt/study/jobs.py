@@ -20,7 +20,7 @@ from smoe_mt.processes import available_cores
 PAUSE = 0.5  # seconds between two looks at the processes
 PATIENCE = 90.0  # seconds that a training has to save and end, once it is asked to
 TAIL = 4096  # bytes of a log that are looked at
-UPDATES = re.compile(rb"num_updates[= ](\d+)")
+UPDATES = re.compile(rb"(?:num_updates[= ]|update )(\d+)")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a study has trained on a machine that is given back: weights and logs, in archives of bounded size.
+"""What a study has made on a machine that is given back: weights, logs, scores and analyses, in archives of bounded size.
 
 Unpacked into the runs folder of another machine, the study goes on there with evaluation; a training that was not over
 cannot, as the optimiser's state stays behind.
@@ -19,7 +19,8 @@ from smoe_mt.checkpoints.sharded import OPTIMISER
 from smoe_mt.study.plan import Item
 from smoe_mt.study.stages import SETTINGS, TRAINED
 
-LOG = "train.log"
+#: Of a run, beside its weights; figures are drawn again where they are wanted.
+PLAIN = (SETTINGS, TRAINED, "*.log", "evaluation/**/*.json", "evaluation/**/*.tsv", "analysis/**/*.json")
 PART = 15 << 20  # bytes of an archive
 
 
@@ -51,8 +52,8 @@ def _size(files: Sequence[tuple[str, bytes]]) -> int:
 def _files_of(item: Item, runs: Path) -> list[tuple[str, bytes]]:
     """(name below the runs folder, content) of what is to travel."""
     folder, below = item.folder(runs), f"{item.study}/{item.name}"
-    plain = [name for name in (SETTINGS, TRAINED, LOG) if (folder / name).is_file()]
-    files = [(f"{below}/{name}", (folder / name).read_bytes()) for name in plain]
+    plain = [path for pattern in PLAIN for path in sorted(folder.glob(pattern)) if path.is_file()]
+    files = [(f"{below}/{path.relative_to(folder)}", path.read_bytes()) for path in plain]
     if (folder / LAST).is_file():
         state = converted(folder / LAST, None, None)
         stream = io.BytesIO()

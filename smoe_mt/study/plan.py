@@ -174,7 +174,8 @@ def _of_length(path: Path, what: str, values: Sequence[str], length: int) -> Seq
 
 
 def _check_names(path: Path, plan: Plan) -> None:
-    pairs = [(one.system, one.baseline) for one in (*plan.comparisons, *([plan.gap] if plan.gap else []))]
+    pairs = [(one.system, one.baseline) for one in plan.comparisons]
+    pairs += [(plan.gap.system, plan.gap.baseline)] if plan.gap else []
     for name in (name for pair in pairs for name in pair):
         if name not in plan.systems:
             raise UserError(f"{path}: {name!r} is compared and is no system of it: there are {', '.join(plan.systems)}")

@@ -69,8 +69,12 @@ def read_hypotheses(folder: Path) -> dict[str, Corpus]:
 
 def _validation(folder: Path) -> list[tuple[int, float]]:
     """(update, loss in bits a token), from a training's log."""
-    with (folder / "train.log").open(encoding="utf-8", errors="replace") as lines:
-        return parse_log(lines)["valid"].get("nll_loss", [])
+    for log in sorted(folder.glob("*.log")):  # what the training printed, and fairseq's own, which has the numbers
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            found = parse_log(lines)["valid"].get("nll_loss", [])
+        if found:
+            return found
+    return []
 
 
 def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled]) -> dict[str, Any]:
@@ -88,9 +92,9 @@ def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled]) ->
     used = [group for group in groups if groups[group]]
     scores = {m: {s: {g: _summary(*values(m, s, g)) for g in used} for s in plan.systems} for m in sampled}
     comparisons = []
-    for one in plan.comparisons:
-        found = {m: {g: _difference(values, m, one.system, one.baseline, g) for g in used} for m in sampled}
-        comparisons.append({**asdict(one), "differences": found})
+    for pair in plan.comparisons:
+        found = {m: {g: _difference(values, m, pair.system, pair.baseline, g) for g in used} for m in sampled}
+        comparisons.append({**asdict(pair), "differences": found})
     content: dict[str, Any] = {"plan": plan.name, "seeds": [*seeds], "scores": scores, "comparisons": comparisons}
     if plan.gap and groups[plan.gap.first] and groups[plan.gap.second]:
         parts = [
