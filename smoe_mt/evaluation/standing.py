@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from smoe_mt.checkpoints.locate import LAST
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.errors import UserError
