@@ -122,6 +122,11 @@ COMMANDS = {
         "runs -> one page: tables, curves, figures, data, configuration",
         models="runs",
     ),
+    "study": Command(
+        "smoe_mt.study.arguments:add_arguments",
+        "smoe_mt.study.command",
+        "plan of systems and seeds -> trainings, scores, comparison over seeds",
+    ),
     "path": Command(
         "smoe_mt.path_command:add_arguments",
         "smoe_mt.path_command",

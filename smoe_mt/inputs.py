@@ -5,6 +5,7 @@ What a file begins with says how it is compressed, not its name: pipes have none
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import re
@@ -96,8 +97,13 @@ def no_such(path: str | Path, wanted: str) -> str:
 @contextmanager
 def _opened(path: str, name: str) -> Iterator[io.BufferedReader]:
     if path != STDIN:
-        with reading(name):
-            file = open(path, "rb")  # noqa: SIM115 - closed below; what is done with it is not reading
+        try:
+            with reading(name):
+                file = open(path, "rb")  # noqa: SIM115 - closed below; what is done with it is not reading
+        except CannotRead as error:
+            if error.errno in (errno.ENOENT, errno.EISDIR):
+                raise UserError(no_such(path, "file")) from error
+            raise
         with file as handle:
             yield handle
         return

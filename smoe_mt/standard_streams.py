@@ -22,7 +22,7 @@ class _Output(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self.label, self.lossy = label, lossy
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int | None:  # type: ignore[override]
         try:
             return super().write(data)
         except OSError as error:
@@ -100,7 +100,7 @@ def logs_that_may_fail() -> Iterator[None]:
             reason = error.strerror if isinstance(error, OSError) else error
             print(f"warning: {name}: messages are lost ({reason})", file=sys.stderr)
 
-    logging.Handler.handleError = lost  # type: ignore[method-assign]
+    logging.Handler.handleError = lost  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -36,6 +36,7 @@ LAYERS = (
     ("smoe_mt.evaluation",),
     ("smoe_mt.analysis",),
     ("smoe_mt.report",),
+    ("smoe_mt.study",),
     # what fairseq, a program and a person come in by
     ("smoe_mt", "smoe_mt.cli", "smoe_mt.tasks.fairseq_user_dir"),
 )

@@ -68,8 +68,8 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         read(STDIN)
 
 
-def test_a_folder_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+def test_a_folder_is_no_input(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file, but a folder"):
         read(tmp_path)
 
 

@@ -98,7 +98,8 @@ def _unresolved(key: str, part: Any, name: Any, error: Exception) -> str:
     reason = str(error).partition("\n")[0]
     if not OmegaConf.is_interpolation(part, name):
         return f"{key}: {reason}"
-    written = OmegaConf.to_container(part, resolve=False)[name]
+    plain: Any = OmegaConf.to_container(part, resolve=False)
+    written = plain[name]
     return f"{key}={shown(written)}: ${{ begins a reference to another setting, and this one leads nowhere ({reason})"
 
 

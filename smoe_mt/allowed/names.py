@@ -113,4 +113,4 @@ def _is_complete(section: str, chosen: Collection[str], ours: bool) -> bool:
     if section in COMPLETE:
         return True
     asked = section in OF_OUR_CLASSES and ours and not os.environ.get(FROM_ELSEWHERE)
-    return asked and chosen.isdisjoint({section, f"{section}._name", "common.user_dir"})
+    return asked and {section, f"{section}._name", "common.user_dir"}.isdisjoint(chosen)

@@ -31,4 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=4096,
         help="source or target tokens in a batch (default: %(default)s)",
     )
+    parser.add_argument(
+        "--needed",
+        action="store_true",
+        help="models with strata: also what log-probability tokens lose where they must make fewer or more visits",
+    )
     parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")

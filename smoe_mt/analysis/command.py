@@ -8,6 +8,7 @@ from pathlib import Path
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
 from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
+from smoe_mt.analysis.needed import needed_capacity
 from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
 from smoe_mt.analysis.tokens import TokenCapacity
@@ -20,6 +21,7 @@ from smoe_mt.progress import progress_bar
 
 NUMBERS = "requested_capacity.json"
 TABLE = "requested_capacity.csv"
+NEEDED = "needed_capacity.json"
 TOKENS = "tokens.csv"
 SENTENCES = "sentences.json"
 
@@ -30,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
     folder = Path(args.out) if args.out else results_folder(loaded.checkpoint, "analysis") / args.split
     report, written = analyse(loaded, request, folder, args.min_count)
+    if args.needed:
+        written.append(write_needed(loaded, request, folder))
     if report.varies:
         print("\n".join(["", direction_table(report), "", histograms(report), ""]))
     message = collapse_message(report)
@@ -65,6 +69,14 @@ def analyse(
         return report, [*write(report, folder), folder / TOKENS, folder / SENTENCES]
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def write_needed(loaded: LoadedModel, request: Request, folder: Path) -> Path:
+    """Measure needed capacity and write it into `folder`. UserError for a model without strata."""
+    name = run_name_parts(loaded.checkpoint)[-1]
+    needed = needed_capacity(loaded, request, FrequencyRanks(loaded.task, request.split), name)
+    write_json(folder / NEEDED, needed.as_json())
+    return folder / NEEDED
 
 
 def counted_where(ranks: FrequencyRanks) -> str:

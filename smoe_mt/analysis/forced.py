@@ -22,10 +22,12 @@ class ForcedBatch:
 
     lines      line of each sentence in its split, [B]
     net_input  src_tokens [B, S] (tag, pieces, </s>), src_lengths [B], prev_output_tokens [B, T] (</s>, pieces)
+    target     what the decoder is to predict (pieces, </s>), padded; int64 [B, T]
     """
 
     lines: tuple[int, ...]
     net_input: dict[str, Tensor]
+    target: Tensor
 
     def tokens(self, side: str) -> Tensor:
         """What encoder or decoder reads; int64 [B, S] or [B, T]."""
@@ -56,8 +58,9 @@ def forced_batches(
         for batch in batch_by_tokens(lengths.tolist(), max_tokens):
             lines = tuple(first + index for index in batch)
             sentences = [_sentence(text, line, longest_source, longest_target) for line in lines]
-            net_input = collate(sentences, task.special)["net_input"]
-            yield ForcedBatch(lines, {name: tensor.to(device) for name, tensor in net_input.items()})
+            sample = collate(sentences, task.special)
+            net_input = {name: tensor.to(device) for name, tensor in sample["net_input"].items()}
+            yield ForcedBatch(lines, net_input, sample["target"].to(device))
 
 
 def _sentence(text: DirectionText, line: int, longest_source: int, longest_target: int) -> Sentence:

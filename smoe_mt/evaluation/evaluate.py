@@ -19,8 +19,9 @@ from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, score
 from smoe_mt.evaluation.seeds import setting_of
-from smoe_mt.evaluation.selection import choose_directions, directions_with_text, read_text, read_untrained, split_names
+from smoe_mt.evaluation.selection import choose_directions, directions_with_text, read_text, split_names
 from smoe_mt.evaluation.standing import training_of
+from smoe_mt.evaluation.untrained import read_untrained
 from smoe_mt.generation import Decoding, Text, Translator
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar

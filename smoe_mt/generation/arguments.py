@@ -26,6 +26,11 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
+    begin.add_argument(
+        "--prefix-file", metavar="FILE", help="how each translation has to begin, line by line of the input"
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "-m",

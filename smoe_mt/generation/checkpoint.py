@@ -92,7 +92,7 @@ def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:
 def _attach_data(config: DictConfig, data: str | Path | None, checkpoint: Path) -> None:
     """Put the data folder into the configuration, as an absolute path."""
     found = Path(expanded(str(data))) if data is not None else data_folder_of(config, checkpoint)
-    if data is None and (found is None or not found.is_dir()):
+    if found is None or (data is None and not found.is_dir()):
         raise UserError(f"{checkpoint}: its data folder {found} is not there; say where it is now with --data")
     folder = str(found.absolute())
     if "${" in folder:

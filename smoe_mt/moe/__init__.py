@@ -15,7 +15,17 @@ Shape letters used in all modules of this package, as suffixes of tensor names:
 
 from smoe_mt.moe.block import GateLoad, MoEBlock, Routing
 from smoe_mt.moe.experts import ExpertBank, Experts, FFNBank
-from smoe_mt.moe.routers import Gate, RankK, Router, Selection, Threshold, TopK, Weighting, routing_override
+from smoe_mt.moe.routers import (
+    ForcedVisits,
+    Gate,
+    RankK,
+    Router,
+    Selection,
+    Threshold,
+    TopK,
+    Weighting,
+    routing_override,
+)
 from smoe_mt.moe.strata import parse_strata
 from smoe_mt.moe.system import BlockPlace, ModelLoss, System, common_settings
 from smoe_mt.moe.systems import SYSTEMS, register_system
@@ -32,6 +42,7 @@ __all__ = [
     "ExpertBank",
     "Experts",
     "FFNBank",
+    "ForcedVisits",
     "Gate",
     "GateLoad",
     "MoE",

@@ -12,7 +12,7 @@ from smoe_mt.analysis.cost import cost_of_model, skeleton
 from smoe_mt.errors import UserError
 from smoe_mt.json_forms import as_number
 from smoe_mt.models.config import SMoETransformerConfig
-from smoe_mt.moe.structure import SIDES
+from smoe_mt.moe.names import SIDES
 
 
 def flops_per_token(model: Mapping[str, Any], vocabulary: int, blocks: Mapping[str, Any]) -> int | None:

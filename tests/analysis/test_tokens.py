@@ -76,7 +76,7 @@ def dictionary() -> Dictionary:
 
 def batch(source: list[list[int]], target: list[list[int]]) -> ForcedBatch:
     tensors = {"src_tokens": torch.tensor(source), "prev_output_tokens": torch.tensor(target)}
-    return ForcedBatch(tuple(range(len(source))), tensors)
+    return ForcedBatch(tuple(range(len(source))), tensors, tensors["prev_output_tokens"])
 
 
 def token_capacity(dictionary: Dictionary, min_count: int = 1) -> tuple[TokenCapacity, io.StringIO]:
@@ -120,7 +120,8 @@ def test_lowest_and_highest_share_no_token_and_rare_ones_are_left_out(dictionary
 def test_first_sentences_are_kept_in_order(dictionary: Dictionary) -> None:
     a, b, pad = (dictionary.index(symbol) for symbol in ("a", "b", "<pad>"))
     shown = ShownSentences(BLOCKS, dictionary, number=1)
-    seen = ForcedBatch((4, 0), batch([[a, b], [b, pad]], [[a, a], [a, pad]]).net_input)
+    read = batch([[a, b], [b, pad]], [[a, a], [a, pad]])
+    seen = ForcedBatch((4, 0), read.net_input, read.target)
     shown.add("nso-en", seen, (routing([[1, 2], [2, 0]]), routing([[1, 1], [1, 0]])))
     assert shown.as_json() == {
         "nso-en": [

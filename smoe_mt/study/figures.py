@@ -1,0 +1,68 @@
+"""The figures of a study: learning curves, and the gain of each direction. Numbers are those of results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smoe_mt.analysis.figures.base import FORMATS, PALETTE, canvas, save, tidy
+from smoe_mt.study.plan import Plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+def draw_all(plan: Plan, content: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw into `folder`; returns what was written."""
+    drawings = {"learning_curves": learning_curves(plan, content), "gains": gains(plan, content)}
+    for name, drawing in drawings.items():
+        save(drawing, folder / name)
+    return [folder / f"{name}.{kind}" for name in drawings for kind in FORMATS]
+
+
+def learning_curves(plan: Plan, content: Mapping[str, Any]) -> Drawing:
+    """Validation loss by updates: mean over seeds, and a band from the lowest to the highest."""
+    drawing = canvas(7.0, 4.2)
+    panel = drawing.subplots()
+    for number, system in enumerate(plan.systems):
+        curves = [dict(content["validation_loss"][f"{system}/seed{seed}"]) for seed in content["seeds"]]
+        updates = sorted(set.intersection(*(set(curve) for curve in curves)))
+        values = np.array([[curve[update] for update in updates] for curve in curves])
+        if not updates:
+            continue
+        colour = PALETTE[number % len(PALETTE)]
+        panel.plot(updates, values.mean(0), color=colour, label=system, linewidth=1.5)
+        panel.fill_between(updates, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+    panel.set_xlabel("Update")
+    panel.set_ylabel("Validation loss (bits per token)")
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    tidy(panel)
+    panel.legend(frameon=False, fontsize=8)
+    return drawing
+
+
+def gains(plan: Plan, content: Mapping[str, Any]) -> Drawing:
+    """Differences of chrF++ with their intervals over seeds and sentences: of all directions, of classes, of each direction."""
+    comparisons = content["comparisons"]
+    groups = [*comparisons[0]["differences"]["chrf"]]
+    drawing = canvas(7.0, 0.28 * len(groups) * len(comparisons) ** 0.5 + 1.6)
+    panel = drawing.subplots()
+    step = 0.8 / len(comparisons)
+    for number, one in enumerate(comparisons):
+        found = [one["differences"]["chrf"][group] for group in groups]
+        places = [place + (number - (len(comparisons) - 1) / 2) * step for place in range(len(groups))]
+        means = [each["mean"] for each in found]
+        ends = [[each["mean"] - each["low"] for each in found], [each["high"] - each["mean"] for each in found]]
+        label = f"{one['system']} - {one['baseline']}"
+        colour = PALETTE[number % len(PALETTE)]
+        panel.errorbar(means, places, xerr=np.maximum(ends, 0), fmt="o", markersize=3, color=colour, label=label)
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(len(groups)), groups)
+    panel.invert_yaxis()
+    panel.set_xlabel("Difference of chrF++ (95% interval over seeds and sentences)")
+    tidy(panel, "x")
+    panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return drawing

@@ -1,0 +1,186 @@
+"""What a study consists of: a file of configs/study, read and checked.
+
+config       a Hydra config, which all trainings share
+corpus       the text, by its name in corpora.yaml beside the plan
+seeds        of every system
+systems      name -> overrides of the config, or the name of a plan whose runs are used
+classes      name -> languages; a direction that has one of them belongs to the class
+comparisons  [system, baseline, what it asks]
+gap          [system, baseline, class, other class, what it asks]: is the gain larger in the one class? (optional)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smoe_mt.errors import UserError
+from smoe_mt.json_forms import Named, fits
+from smoe_mt.paths import configs
+
+CORPORA = "corpora"
+FORM = {
+    "config": str,
+    "corpus": str,
+    "seeds": [int],
+    "systems": Named(([str], str)),
+    "classes": Named([str]),
+    "comparisons": [[str]],
+    "gap?": [str],
+}
+NAME = re.compile(r"[\w.-]+")  # becomes part of a path
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training: a system with a seed. `overrides` are all that differ from the config."""
+
+    study: str
+    system: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As people read it, and the folder below that of the study."""
+        return f"{self.system}/seed{self.seed}"
+
+    def folder(self, runs: Path) -> Path:
+        """Where it is trained."""
+        return runs / self.study / self.name
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether `system` is better than `baseline`."""
+
+    system: str
+    baseline: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Whether `system` gains more over `baseline` in the class `first` than in `second`."""
+
+    system: str
+    baseline: str
+    first: str
+    second: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study; `prepare`: arguments of ``smoe-mt prepare`` for its text."""
+
+    name: str
+    config: str
+    corpus: str
+    prepare: tuple[str, ...]
+    seeds: tuple[int, ...]
+    systems: Mapping[str, tuple[Item, ...]]
+    classes: Mapping[str, tuple[str, ...]]
+    comparisons: tuple[Comparison, ...]
+    gap: Gap | None
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All trainings, one seed of all systems after the other: what is done early can be compared."""
+        return tuple(items[place] for place in range(len(self.seeds)) for items in self.systems.values())
+
+    def directions_of(self, name: str, directions: Sequence[str]) -> list[str]:
+        """Those of a class."""
+        return [one for one in directions if set(one.split("-")) & set(self.classes[name])]
+
+
+def known_plans() -> list[str]:
+    """Names of the plans that come with the package."""
+    return sorted(path.stem for path in (configs() / "study").glob("*.yaml") if path.stem != CORPORA)
+
+
+def read_plan(name: str) -> Plan:
+    """A plan by its name in configs/study, or by the path of a file. UserError for one that cannot be carried out."""
+    path = Path(name) if name.endswith(".yaml") else configs() / "study" / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no study {name!r}: there are {', '.join(known_plans())}; or give a file NAME.yaml")
+    content = _read(path)
+    if not fits(content, FORM):
+        raise UserError(f"{path}: must have {', '.join(FORM)} of the forms that configs/study/claim.yaml shows")
+    corpora = _corpora(path)
+    if content["corpus"] not in corpora:
+        raise UserError(f"{path}: no corpus {content['corpus']!r} in corpora.yaml: there are {', '.join(corpora)}")
+    seeds = tuple(content["seeds"])
+    systems = {system: _items(path, system, given, seeds) for system, given in content["systems"].items()}
+    plan = Plan(
+        name=path.stem,
+        config=content["config"],
+        corpus=content["corpus"],
+        prepare=tuple(corpora[content["corpus"]]),
+        seeds=seeds,
+        systems=systems,
+        classes={name: tuple(languages) for name, languages in content["classes"].items()},
+        comparisons=tuple(Comparison(*_of_length(path, "comparisons", one, 3)) for one in content["comparisons"]),
+        gap=Gap(*_of_length(path, "gap", content["gap"], 5)) if "gap" in content else None,
+    )
+    _check_names(path, plan)
+    return plan
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no settings by name")
+    return content
+
+
+def _corpora(plan: Path) -> dict[str, list[str]]:
+    """Beside the plan, else those of the package."""
+    beside = plan.with_name(f"{CORPORA}.yaml")
+    path = beside if beside.is_file() else configs() / "study" / f"{CORPORA}.yaml"
+    content = _read(path)
+    if not fits(content, Named([str])):
+        raise UserError(f"{path}: must have a list of arguments for each corpus")
+    return dict(content)
+
+
+def _items(path: Path, system: str, given: list[str] | str, seeds: Sequence[int]) -> tuple[Item, ...]:
+    if not NAME.fullmatch(system):
+        raise UserError(f"{path}: system {system!r}: a name has letters, digits, _, - and . only")
+    if isinstance(given, str):
+        other = _read(path.with_name(f"{given}.yaml"))
+        overrides = other.get("systems", {}).get(system)
+        if not isinstance(overrides, list):
+            raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no system of that name")
+        missing = sorted(set(seeds) - set(other.get("seeds", ())))
+        if missing:
+            raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no seed {missing[0]}")
+        return tuple(Item(given, system, seed, tuple(overrides)) for seed in seeds)
+    return tuple(Item(path.stem, system, seed, tuple(given)) for seed in seeds)
+
+
+def _of_length(path: Path, what: str, values: Sequence[str], length: int) -> Sequence[str]:
+    if len(values) != length:
+        raise UserError(f"{path}: {what}: {list(values)} has {len(values)} entries where {length} are needed")
+    return values
+
+
+def _check_names(path: Path, plan: Plan) -> None:
+    pairs = [(one.system, one.baseline) for one in plan.comparisons]
+    pairs += [(plan.gap.system, plan.gap.baseline)] if plan.gap else []
+    for name in (name for pair in pairs for name in pair):
+        if name not in plan.systems:
+            raise UserError(f"{path}: {name!r} is compared and is no system of it: there are {', '.join(plan.systems)}")
+    for name in (plan.gap.first, plan.gap.second) if plan.gap else ():
+        if name not in plan.classes:
+            raise UserError(f"{path}: gap: no class {name!r}: there are {', '.join(plan.classes)}")
+    if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
+        raise UserError(f"{path}: seeds must be one number or several different ones, not {list(plan.seeds)}")

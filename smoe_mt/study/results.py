@@ -1,0 +1,184 @@
+"""The results of a study: RUNS/PLAN/results.json and results.md, from what its runs have left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smoe_mt.errors import UserError
+from smoe_mt.evaluation.metrics import Corpus
+from smoe_mt.evaluation.metrics.bleu import METRIC as BLEU
+from smoe_mt.evaluation.metrics.chrf import METRIC as CHRF
+from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, over_seeds, sample_sentences
+from smoe_mt.evaluation.significance import check_same_text
+from smoe_mt.files import write_json, write_text
+from smoe_mt.json_files import read_json_object
+from smoe_mt.report.curves import parse_log
+from smoe_mt.study.figures import draw_all
+from smoe_mt.study.plan import Item, Plan
+from smoe_mt.study.stages import SPLIT, Setup
+from smoe_mt.text_table import markdown_table
+
+METRICS = {"chrf": CHRF, "bleu": BLEU}
+MAIN = "chrf"
+ALL = "all"
+
+
+def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> list[Path]:
+    """Compare what was evaluated, and write; with `page`, also into its section. UserError where nothing can be compared."""
+    ready = [item for item in items if (_results(item, setup) / "scores.json").is_file()]
+    seeds = [seed for seed in plan.seeds if {item.system for item in ready if item.seed == seed} >= {*plan.systems}]
+    if not seeds:
+        raise UserError(f"{plan.name}: no seed has evaluations of all of its systems yet, so nothing can be compared")
+    runs = [item for items in plan.systems.values() for item in items if item.seed in seeds]
+    corpora = [read_hypotheses(_results(item, setup)) for item in runs]
+    for item, texts in zip(runs, corpora):
+        check_same_text([*corpora[0].values()], [*texts.values()], (runs[0].name, item.name))
+    content = results(plan, seeds, {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()})
+    content["validation_loss"] = {item.name: _validation(item.folder(setup.runs)) for item in runs}
+    content["left_out"] = [item.name for item in items if item not in runs]
+    needed = {item.name: item.folder(setup.runs) / "analysis" / SPLIT / "needed_capacity.json" for item in runs}
+    content["needed_capacity"] = {name: read_json_object(path) for name, path in needed.items() if path.is_file()}
+    folder = setup.runs / plan.name
+    write_json(folder / "results.json", content)
+    text = as_markdown(plan, content)
+    write_text(folder / "results.md", text)
+    if page:
+        write_section(Path(page), plan.name, text)
+    figures = draw_all(plan, content, folder)
+    return [*figures, folder / "results.json", folder / "results.md", *([Path(page)] if page else [])]
+
+
+def _results(item: Item, setup: Setup) -> Path:
+    return item.folder(setup.runs) / "evaluation" / SPLIT
+
+
+def read_hypotheses(folder: Path) -> dict[str, Corpus]:
+    """By direction, from the tables of an evaluation."""
+    found = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[1:-1]]
+        sources, hypotheses, references = (tuple(column) for column in zip(*rows))
+        found[path.stem] = Corpus(path.stem, sources, hypotheses, references)
+    return found
+
+
+def _validation(folder: Path) -> list[tuple[int, float]]:
+    """(update, loss in bits a token), from a training's log."""
+    for log in sorted(folder.glob("*.log")):  # what the training printed, and fairseq's own, which has the numbers
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            found = parse_log(lines)["valid"].get("nll_loss", [])
+        if found:
+            return found
+    return []
+
+
+def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled]) -> dict[str, Any]:
+    """Scores of all systems, and what the plan compares; runs in `sampled` stand system by system, each with all seeds."""
+    directions = sampled[MAIN].directions
+    groups = {ALL: directions, **{name: plan.directions_of(name, directions) for name in plan.classes}}
+    groups |= {direction: (direction,) for direction in directions}
+    place = {system: slice(n * len(seeds), (n + 1) * len(seeds)) for n, system in enumerate(plan.systems)}
+
+    def values(metric: str, system: str, group: str) -> tuple[np.ndarray, np.ndarray]:
+        columns = [directions.index(direction) for direction in groups[group]]
+        one = sampled[metric]
+        return one.scores[place[system]][:, columns].mean(1), one.samples[place[system]][:, columns].mean(1)
+
+    used = [group for group in groups if groups[group]]
+    scores = {m: {s: {g: _summary(*values(m, s, g)) for g in used} for s in plan.systems} for m in sampled}
+    comparisons = []
+    for pair in plan.comparisons:
+        found = {m: {g: _difference(values, m, pair.system, pair.baseline, g) for g in used} for m in sampled}
+        comparisons.append({**asdict(pair), "differences": found})
+    content: dict[str, Any] = {"plan": plan.name, "seeds": [*seeds], "scores": scores, "comparisons": comparisons}
+    if plan.gap and groups[plan.gap.first] and groups[plan.gap.second]:
+        parts = [
+            [a - b for a, b in zip(values(MAIN, plan.gap.system, group), values(MAIN, plan.gap.baseline, group))]
+            for group in (plan.gap.first, plan.gap.second)
+        ]
+        found_gap = asdict(difference(parts[0][0] - parts[1][0], parts[0][1] - parts[1][1]))
+        content["gap"] = {**asdict(plan.gap), "difference": found_gap}
+    tests = [(one, one["differences"][MAIN][ALL]) for one in comparisons]
+    tests += [(content["gap"], content["gap"]["difference"])] if "gap" in content else []
+    for (one, _), corrected in zip(tests, holm([found["p"] for _, found in tests])):
+        one["p_corrected"] = corrected
+    return content
+
+
+Values = Callable[[str, str, str], tuple[np.ndarray, np.ndarray]]
+
+
+def _difference(values: Values, metric: str, system: str, baseline: str, group: str) -> dict[str, Any]:
+    (scores, samples), (base, base_samples) = values(metric, system, group), values(metric, baseline, group)
+    return asdict(difference(scores - base, samples - base_samples))
+
+
+def _summary(scores_S: np.ndarray, samples_SR: np.ndarray) -> dict[str, Any]:
+    low, high = interval(over_seeds(samples_SR))
+    return {"mean": float(scores_S.mean()), "low": low, "high": high, "by_seed": [*map(float, scores_S)]}
+
+
+def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
+    """Scores by class and direction, and the comparisons."""
+    groups = [*next(iter(content["scores"][MAIN].values()))]
+    scores = content["scores"]
+    head = ["", "BLEU", *(f"chrF++ {group}" for group in groups)]
+    rows = []
+    for system in plan.systems:
+        cells = [scores[MAIN][system][group] for group in groups]
+        rows.append([system, f"{scores['bleu'][system][ALL]['mean']:.1f}", *(f"{one['mean']:.1f}" for one in cells)])
+    tests = [_row(one["system"], one["baseline"], one["question"], one["differences"][MAIN][ALL], one["p_corrected"])
+             for one in content["comparisons"]]  # fmt: skip
+    if "gap" in content:
+        gap = content["gap"]
+        tests.append(
+            _row(
+                gap["system"],
+                gap["baseline"],
+                f"{gap['question']}: {gap['first']} less {gap['second']}",
+                gap["difference"],
+                gap["p_corrected"],
+            )
+        )
+    test_head = ["", "difference", "95% interval", "t interval", "each seed", "p", "p corrected"]
+    return "\n".join(
+        [
+            f"Means over seeds {', '.join(map(str, content['seeds']))}.",
+            "",
+            markdown_table(head, rows, numbers=True),
+            "",
+            "Differences of mean chrF++; intervals over seeds and sentences, and over seeds alone (t); p over both.",
+            "",
+            markdown_table(test_head, tests, numbers=True),
+            "",
+        ]
+    )
+
+
+def _row(system: str, baseline: str, question: str, one: Mapping[str, Any], corrected: float) -> list[str]:
+    t = "–" if one["t_low"] is None else f"{one['t_low']:+.2f} to {one['t_high']:+.2f}"
+    return [
+        f"{system} - {baseline} ({question})",
+        f"{one['mean']:+.2f}",
+        f"{one['low']:+.2f} to {one['high']:+.2f}",
+        t,
+        ", ".join(f"{value:+.2f}" for value in one["by_seed"]),
+        f"{one['p']:.3f}",
+        f"{corrected:.3f}",
+    ]
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the page's marks of this study. UserError where it has none."""
+    begin, end = f"<!-- study {name} -->", f"<!-- end of {name} -->"
+    content = page.read_text(encoding="utf-8")
+    before, found, rest = content.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{page}: has no lines {begin} and {end}, between which the results would stand")
+    write_text(page, f"{before}{begin}\n{text}{end}{after}")

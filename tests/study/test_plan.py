@@ -1,0 +1,52 @@
+"""Plans: those of the package, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smoe_mt.analysis.cost import cost_of
+from smoe_mt.errors import UserError
+from smoe_mt.launch import compose
+from smoe_mt.paths import configs
+from smoe_mt.study.plan import known_plans, read_plan
+
+
+@pytest.mark.parametrize("name", known_plans())
+def test_every_item_of_a_plan_is_a_training(name: str) -> None:
+    plan = read_plan(name)
+    for items in plan.systems.values():
+        compose(configs(), plan.config, items[0].overrides)
+
+
+def test_the_wide_dense_model_has_the_flops_of_smoe() -> None:
+    plan = read_plan("claim")
+    flops = {}
+    for system in ("dense_wide", "smoe_2_2_2_2"):
+        model = compose(configs(), plan.config, plan.systems[system][0].overrides).model
+        flops[system] = cost_of(model, 8008).flops_per_token
+    assert flops["dense_wide"] == pytest.approx(flops["smoe_2_2_2_2"], rel=0.002)
+
+
+def test_another_plans_runs_are_used_where_they_lie() -> None:
+    (item, *_) = read_plan("causes").systems["smoe_2_2_2_2"]
+    assert item.folder(Path("runs")) == Path("runs/claim/smoe_2_2_2_2/seed1")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("[vanilla, dense, H1]", "[vanila, dense, H1]", "'vanila' is compared and is no system"),
+        ("seeds: [1, 2, 3]", "seeds: [1, 1]", "seeds must be"),
+        ("corpus: m4-8k", "corpus: m5", "no corpus 'm5'"),
+        ("config: narrow", "config: [narrow]", "of the forms"),
+        ("  vanilla: [", "  ../vanilla: [", "letters, digits"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = (configs() / "study" / "claim.yaml").read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        read_plan(str(tmp_path / "mine.yaml"))
