@@ -179,7 +179,7 @@ def test_the_terms_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--config", "quickstart"], "give --vocab-size"),
         (["--config", "m3"], "no config 'm3'"),
-        (["model=smoe_9"], "Could not find 'model/smoe_9'"),
+        (["model=smoe_9"], "model=smoe_9: there is no such model"),
         (["--vocab-size", "0"], "argument --vocab-size: '0' must be a whole number from 1"),
         (["--benchmark", "m4", "runs/dense"], "measure a RUN without it"),
         (["/no/such/run"], "no such checkpoint or run folder"),
