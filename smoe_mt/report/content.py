@@ -18,14 +18,24 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first column names the rows; `marked`: numbers of the rows that stand out; `words`: cells are no numbers."""
+    """Cells as text, the first column names the rows.
+
+    name    what its files are called
+    marked  numbers of the rows that stand out
+    words   cells are no numbers
+    best    row and column of the cells with the best value
+    minor   columns that a narrow screen does without
+    """
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+    name: str = "table"
     marked: frozenset[int] = frozenset()
     words: bool = False
+    best: frozenset[tuple[int, int]] = frozenset()
+    minor: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from smoe_mt.evaluation.significance import LEVEL, RESAMPLES
 from smoe_mt.evaluation.standing import remarks
 from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Code, Picture, Section, Sentences, Table, Text
 from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves
+from smoe_mt.report.outputs import differences
 from smoe_mt.report.run import Run
 from smoe_mt.report.strata import Analysis
 from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table, summary
@@ -40,12 +42,24 @@ def sections(
 
 
 def _result(runs: Sequence[Run], analyses: Mapping[str, Analysis | Text], split: str) -> Blocks:
+    compared = differences(runs, split)
     text = (
-        f"Scores are means over the directions of split {split}. FLOPs: a forward pass of one token through encoder and "
-        "decoder, with as many hidden units as the gates were measured to ask for, as smoe-mt flops counts them. Training "
-        "time is that of the checkpoint, on whatever it was trained on."
+        f"Scores are means over the directions of split {split}. Parameters in millions (M); activated: all but those of experts "
+        "that a token does not visit, of the visited ones as many hidden units as the gates were measured to ask for. FLOPs: a "
+        "forward pass of one token through encoder and decoder with these units, as smoe-mt flops counts them. Training time is "
+        "that of the checkpoint, on whatever it was trained on."
     )
-    return [summary(runs, analyses, split), Text(text)]
+    blocks: Blocks = [summary(runs, analyses, split, compared.found), Text(text)]
+    if compared.found:
+        counts = {f"{one.tested:,} of {one.sentences:,}" for one in compared.found.values()}
+        blocks.append(
+            Text(
+                f"Difference: chrF++ of all sentences together minus that of {runs[0].name}; in brackets p by paired bootstrap "
+                f"resampling ({RESAMPLES:,} samples; {', '.join(sorted(counts))} sentences). Below {LEVEL} one is held to be "
+                "better. Bold and underlined: the highest score and the lowest cost of a column."
+            )
+        )
+    return blocks + list(compared.remarks)
 
 
 def _scores(runs: Sequence[Run]) -> Blocks:
