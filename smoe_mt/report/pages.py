@@ -10,15 +10,16 @@ from omegaconf import OmegaConf
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES
 from smoe_mt.evaluation.standing import remarks
 from smoe_mt.paper.scores import TABLES
-from smoe_mt.report.content import Code, Picture, Section, Sentences, Table, Text
+from smoe_mt.report.content import Code, Examples, Picture, Section, Sentences, Table, Text
 from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves
+from smoe_mt.report.examples import examples
 from smoe_mt.report.outputs import differences
 from smoe_mt.report.run import Run
 from smoe_mt.report.strata import Analysis
 from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table, summary
 
-Blocks = list[Text | Table | Picture | Code | Sentences]
+Blocks = list[Text | Table | Picture | Code | Sentences | Examples]
 PARTS = ("model", "task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint", "common")
 
 
@@ -33,9 +34,10 @@ def sections(
         Section("Result", _result(runs, analyses, split)),
         Section("Scores", _scores(runs)),
         *([Section("Beside the paper", paper)] if (paper := _paper(runs, split)) else []),
+        Section("Translations", examples(runs, split)),
         Section("Training curves", _curves(runs, curves)),
         Section("What the gates do", _gates(analyses, split)),
-        Section("Sentences", _sentences(analyses)),
+        Section("Sentences by capacity", _sentences(analyses)),
         Section("Data", _data(runs)),
         Section("Configuration", [overview(runs), *(Code(run.name, _yaml(run)) for run in runs)]),
     ]
@@ -116,12 +118,7 @@ def _curves(runs: Sequence[Run], curves: Mapping[str, Curves | None]) -> Blocks:
     for number, run in enumerate(runs, start=1):
         if run.name not in found or not run.sparse:
             continue
-        picture = load_picture(run, found[run.name], number)
-        missing = Text(
-            f"{run.name}: the load of the experts is not in {found[run.name].source}; train with common.tensorboard_logdir.",
-            missing=True,
-        )
-        blocks.append(picture or missing)
+        blocks.append(load_picture(run, found[run.name], number))
     return blocks
 
 

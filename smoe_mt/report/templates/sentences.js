@@ -33,6 +33,7 @@
   function addSide(parent, title, side, strata) {
     add(parent, "span", "side", title);
     const row = add(parent, "div", "tokens");
+    row.dir = side.dir || "auto";
     const chosen = Object.entries(side.visits).filter(([block]) => layer.value === ALL || block.endsWith("." + layer.value));
     side.tokens.forEach((token, place) => {
       const mean = chosen.reduce((sum, [, visits]) => sum + visits[place], 0) / Math.max(chosen.length, 1);
