@@ -17,7 +17,7 @@ from smoe_mt.report.size import cost_of_token
 from smoe_mt.report.strata import Analysis
 
 NONE = "–"
-MANY = 30
+MANY = 20  # rows that a page shows without scrolling them
 
 
 def overview(runs: Sequence[Run]) -> Table:
@@ -130,11 +130,13 @@ def scores_table(runs: Sequence[Run], split: str) -> Table:
         cells += [number(_at(one, (*path, m.name)), m.decimals) for one in scores.values() for m in metrics]
         rows.append([title, *cells])
     means = frozenset(range(len(groups)) if len(each) > MANY else range(len(each), len(rows)))
+    minor = {1, *(2 + place for place in range(len(columns) - 2) if metrics[place % len(metrics)].scorer is None)}
     best: frozenset[tuple[int, int]] = frozenset()
     for place, metric in enumerate(metrics):
         if metric.scorer is not None:
             best |= best_of_rows(rows, [2 + run * len(metrics) + place for run in range(len(scores))])
-    return Table(columns, rows, f"Split {split}", name=f"scores of {split}", marked=means, best=best)
+    title = f"Split {split}"
+    return Table(columns, rows, title, name=f"scores of {split}", marked=means, best=best, minor=frozenset(minor))
 
 
 def _groups(scores: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, ...], str]]:
