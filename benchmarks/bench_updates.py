@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_updates --dtype bf16 --optimizer fused_adam --json updates.json
 
-Each model trains for some seconds on text in artificial languages, made first. The rate is the median over the log intervals after
+Each model trains for some seconds on random sentences of real lengths. The rate is the median over the log intervals after
 the first one, in which kernels are compiled. With --at-once several processes train the same model side by side.
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measuring
+from benchmarks.synthetic_folder import make_folder
 from smoe_mt.report.curves import parse_log
-from tests.toy import make_toy_folder
 
-LOG_INTERVAL = 20
+VOCABULARY = 4_000
 NARROW = [f"model.{side}_{size}" for side in ("encoder", "decoder") for size in ("embed_dim=64", "ffn_embed_dim=256")]
 MODELS = {
     "quickstart dense": ["model=dense", "dataset.max_tokens=1024"],
@@ -29,7 +29,6 @@ MODELS = {
 # Nothing but training, with no end but the time's.
 TRAINING = [
     "common.log_format=simple",
-    f"common.log_interval={LOG_INTERVAL}",
     "common.tensorboard_logdir=null",
     "checkpoint.no_save=true",
     "dataset.disable_validation=true",
@@ -40,6 +39,7 @@ TRAINING = [
 def command(model: str, data: Path, folder: Path, args: argparse.Namespace) -> list[str]:
     """A training of ``args.seconds``."""
     own = [f"task.data={data}", f"checkpoint.save_dir={folder}", f"optimization.stop_time_hours={args.seconds / 3600}"]
+    own += [f"common.log_interval={args.log_interval}"]
     own += [f"optimizer._name={args.optimizer}", f"common.cpu={str(args.device == 'cpu').lower()}"]
     precision = [f"common.{args.dtype}=true"] if args.dtype != "fp32" else []
     return [sys.executable, "-m", "smoe_mt.cli", "train", *MODELS[model], *TRAINING, *own, *precision]
@@ -80,13 +80,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--optimizer", default="adam", help="optimizer._name")
     parser.add_argument("--seconds", type=float, default=14, help="of each training, the compiling of kernels included")
+    parser.add_argument("--log-interval", type=int, default=20, help="updates in each interval that is timed")
     parser.add_argument("--at-once", type=int, default=1, help="processes that train side by side")
     measuring.add_common_arguments(parser, runs=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = make_toy_folder(
-            Path(folder) / "data", sizes={"train": 4000, "valid": 8, "test": 8}, words=60, length=(5, 30)
-        )
+        data = Path(folder) / "data"
+        make_folder(data, pairs=4, total=40_000, full=True, vocabulary=VOCABULARY)
         measuring.show([measure(model, data, args) for model in args.models], args)
 
 

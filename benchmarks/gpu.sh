@@ -22,7 +22,7 @@ updates() {
 where=cpu
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then where=cuda; fi
 if [ "${2:-}" = updates ]; then
-    if [ $where = cuda ]; then updates --device cuda; else updates --device cpu --seconds 40; fi
+    if [ $where = cuda ]; then updates --device cuda; else updates --device cpu --seconds 30 --log-interval 2; fi
     exit
 fi
 run pytest -q -p no:cacheprovider tests/moe/kernels/test_triton_gpu.py tests/moe/test_gpu.py
@@ -43,5 +43,5 @@ else
     run benchmarks.bench_block --device cpu --backend loop --embed-dim 16 --ffn-dim 32 --tokens 64 --eval-tokens 8 \
         --one-hot-up-to 0 --runs 1 --json "$out/rehearsal.json"
     run benchmarks.bench_train --device cpu --size tiny --vocabulary 200 --tokens 64 --length 8 --runs 1 --json "$out/train.json"
-    updates --device cpu --seconds 40
+    updates --device cpu --seconds 30 --log-interval 2
 fi
