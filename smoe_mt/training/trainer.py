@@ -12,6 +12,7 @@ be registered with fairseq: `fairseq_patches.trainer` swaps the name that fairse
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,12 +26,14 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
+from torch import Tensor
 
 from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.upcycle import upcycle_from
+from smoe_mt.criterions import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
@@ -38,6 +41,7 @@ from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.closing import closing
 from smoe_mt.training.console import ConsoleHandler
+from smoe_mt.training.deferred_metrics import DeferredMetrics, log_update
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.finished import stop_if_finished
@@ -82,6 +86,8 @@ class SMoETrainer(ExpertParallelTrainer):
             keep_freed_memory()
         limit = getattr(self.cfg.task, "max_nonfinite_updates", 0)
         self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
+        self._deferred = DeferredMetrics(self.get_criterion().reduce_metrics)
+        self._can_wait = isinstance(self.get_criterion(), StratifiedRoutingCriterion)
         self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
         self._last_epoch = LastEpoch(self.cfg)
@@ -192,29 +198,50 @@ class SMoETrainer(ExpertParallelTrainer):
         set_torch_seed(self.cfg.common.seed + self.get_num_updates() + SEEDS_APART * self.data_parallel_rank)
 
     def clip_grad_norm(self, clip_norm: float) -> Any:
-        """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
-        self._agree()
-        try:
-            norm = super().clip_grad_norm(clip_norm)
-        except OverflowError as error:  # of scaled gradients; what fairseq does of it needs a GPU
-            raise LossScaleLowered(str(error)) from error
-        except FloatingPointError as error:
-            raise LossScaleTooLow(str(error)) from error
-        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then it is the scale that is too high, as a rule
-        if not scales_loss and (self._nonfinite.bad_ranks or not torch.isfinite(torch.as_tensor(norm)).all()):
-            raise NonFiniteUpdate
-        return norm
+        """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here.
 
-    def _agree(self) -> None:
-        """Which ranks have a bad loss, and whether any was asked to leave."""
+        The norm is on the CPU. It and what the ranks tell each other are the only values of an update that the host waits for.
+        """
+        status = self._status()
+        try:
+            norm = torch.as_tensor(super().clip_grad_norm(clip_norm))
+        except (OverflowError, FloatingPointError) as error:  # of scaled gradients; what fairseq does of it needs a GPU
+            self._agree(status.tolist())
+            reason = LossScaleLowered if isinstance(error, OverflowError) else LossScaleTooLow
+            raise reason(str(error)) from error
+        *agreed, on_host = torch.cat([status, norm.to(status).reshape(1)]).tolist()
+        self._agree(agreed)
+        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then it is the scale that is too high, as a rule
+        if not scales_loss and (self._nonfinite.bad_ranks or not math.isfinite(on_host)):
+            raise NonFiniteUpdate
+        return torch.tensor(on_host)
+
+    def _status(self) -> Tensor:
+        """Which ranks have a bad loss, and whether any was asked to leave: float32 [ranks + 1], on the device."""
         ranks, rank = self.data_parallel_world_size, self.data_parallel_rank
         flags = torch.zeros(ranks + 1, device=self.device)
         flags[rank], flags[ranks] = self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None
         if ranks > 1:
             distributed_utils.all_reduce(flags, group=self.data_parallel_process_group)
-        *bad, leaving = flags.tolist()
+        return flags
+
+    def _agree(self, status: Sequence[float]) -> None:
+        *bad, leaving = status
         self._nonfinite.bad_ranks = [number for number, flag in enumerate(bad) if flag]
         self._leaving = bool(leaving)
+
+    def _reduce_and_log_stats(self, logging_outputs: Any, sample_size: Any, grad_norm: Any = None) -> Any:
+        """As fairseq's. Of our criterion in training, the metrics wait until they are read (``DeferredMetrics``)."""
+        if grad_norm is None or not self._can_wait or not logging_outputs:
+            return super()._reduce_and_log_stats(logging_outputs, sample_size, grad_norm)
+        log_update(logging_outputs, float(grad_norm), self.cfg.optimization.clip_norm)
+        self._deferred.add(logging_outputs)
+        return {"sample_size": sample_size}
+
+    def begin_valid_epoch(self, epoch: int) -> None:
+        """As fairseq's; what comes next is logged elsewhere."""
+        self._deferred.flush()
+        super().begin_valid_epoch(epoch)
 
     def _wait_for_the_others(self) -> None:
         if self.data_parallel_world_size > 1:
