@@ -148,7 +148,8 @@ def _compare(args: argparse.Namespace, request: Request, evaluations: Sequence[E
     content |= {"text": request.title, "partial": partial(contents[baseline]), "remarks": remarks(contents)}
     content["checkpoints"] = {name: one["checkpoint"] for name, one in contents.items()}
     content |= {"updates": updates, "training": {name: one["training"] for name, one in contents.items()}}
-    print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
+    content["tests"] = [one.as_json() for one in comparisons]
+    print(f"written to {write_comparison(folder, content)}")
 
 
 def _reused(details: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from smoe_mt.files import check_output, output
 from smoe_mt.generation.job import Job, decoding_of
 from smoe_mt.generation.lines import gathered, read_chunks, read_lines
 from smoe_mt.generation.prompt import Prompt
+from smoe_mt.generation.sentences import check_split
 from smoe_mt.generation.translator import Translator
 from smoe_mt.inputs import STDIN, check_input, open_input, title_of
 from smoe_mt.memory import keep_freed_memory
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
+    if args.split_sentences:
+        check_split(args.nbest, args.routing)
     prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)

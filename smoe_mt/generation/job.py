@@ -53,6 +53,7 @@ class Job:
             routing=routing,
             max_tokens=args.max_tokens,
             processes=args.processes,
+            split_sentences=args.split_sentences,
         )
 
     def printed(self, translation: Translation, text: Callable[[Candidate], str] = attrgetter("text")) -> Iterator[str]:
