@@ -7,7 +7,7 @@ from typing import TextIO
 
 LIGHT, DARK = (232, 241, 248), (0, 68, 120)  # one visit, all visits
 ON_DARK, ON_LIGHT = (255, 255, 255), (27, 31, 36)
-TURN = 0.45  # from here on the letters are white
+TURN = 0.62  # from here on the letters are white
 PLAIN = "\x1b[0m"
 
 

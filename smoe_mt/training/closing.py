@@ -15,9 +15,8 @@ BEST = "checkpoint_best.pt"
 def closing(trainer: Any, seconds: float, begun_at: int) -> str:
     """The line. `seconds` of this process, which began after `begun_at` updates."""
     cfg, updates = trainer.cfg, trainer.get_num_updates()
-    made = f"{updates:,} updates" + (f", {updates - begun_at:,} of them now" if 0 < begun_at < updates else "")
-    ended = f"ended ({_reason(trainer)})" if updates > begun_at else "nothing was left to train"
-    return f"{ended}: {made}, {seconds:.0f} s{_best(cfg)}{_next(cfg)}"
+    now = f", {updates - begun_at:,} of them now" if begun_at else ""
+    return f"ended ({_reason(trainer)}): {updates:,} updates{now}, {seconds:.0f} s{_best(cfg)}{_next(cfg)}"
 
 
 def _reason(trainer: Any) -> str:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from smoe_mt.library_messages import TRAINING_DONE
+
 #: INFO of these is in the opening already, or for the file alone.
 IN_THE_FILE = ("smoe_mt.tasks.many_to_many_translation", "smoe_mt.training.batch")
 #: fairseq's loggers of progress.
 TRAIN, VALID = "train_inner", "valid"
 #: What fairseq's main function says at the end.
-DONE = re.compile(r"done training in ([0-9.]+) seconds")
+DONE = re.compile(rf"{TRAINING_DONE} ([0-9.]+) seconds")
 SHOWN = ("loss", "ppl", "bleu", "wps")
 NAMES = {"wps": "tokens/s", "bleu": "BLEU"}
 # "loss=8.9, ppl=338.74", "loss 7.243 | bleu 1.56" and '"valid_loss": "7.243"'
