@@ -157,6 +157,23 @@ def _block_flops(model: SMoETransformerModel, banks: Sequence[BankUse], dense_ff
     return shared + units * per_unit
 
 
+def activated_parameters(model: SMoETransformerModel, units: Units | None = None) -> int:
+    """Weights that take part in a token's forward pass: all of them, of experts those of the hidden units that it asks for.
+
+    `units`: measured ones (``Routing.units``), None for uniform routing. The embedding counts whole, for it is also the output
+    projection.
+    """
+    total = float(sum(weight.numel() for weight in model.parameters()))
+    for side, blocks in banks_of(model).items():
+        measured = list(units[side]) if units else [None] * len(blocks)
+        for block, each in zip(blocks, measured):
+            own = sum(use.bank.parameters_per_expert() * use.bank.num_experts for use in block)
+            hidden = sum(sum(use.bank.hidden_sizes) for use in block)
+            expected = sum(use.rows * sum(use.bank.hidden_sizes) / use.bank.num_experts for use in block)
+            total -= own * (1 - (expected if each is None else each) / hidden)
+    return round(total)
+
+
 KINDS = {  # name -> (what is in it, whether a parameter of this name is)
     "embedding": ("V d, of all languages, for both sides and the output", lambda name: "embed_tokens" in name),
     "attention": ("4 d^2 a module, biases", lambda name: "attn." in name),

@@ -25,7 +25,7 @@ from smoe_mt.evaluation.significance import LEVEL, check_same_text, comparable, 
 from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
-from smoe_mt.generation.command import decoding_of
+from smoe_mt.generation.job import decoding_of
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.scores_file import partial
 

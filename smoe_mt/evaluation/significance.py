@@ -84,8 +84,11 @@ def comparable(metrics: Sequence[Metric]) -> list[Metric]:
     return chosen
 
 
-def compare(evaluations: Sequence[Evaluation], resamples: int = RESAMPLES) -> list[Comparison]:
-    """Every other system against the first one, by each metric of sacreBLEU's, on each direction and on all sentences.
+def compare(
+    evaluations: Sequence[Evaluation], resamples: int = RESAMPLES, each_direction: bool = True
+) -> list[Comparison]:
+    """Every other system against the first one, by each metric of sacreBLEU's, on all sentences, and on each direction where
+    `each_direction`.
 
     Raises UserError where the systems did not translate the same text, or a metric cannot compare them.
     """
@@ -95,7 +98,8 @@ def compare(evaluations: Sequence[Evaluation], resamples: int = RESAMPLES) -> li
     metrics = comparable(baseline.metrics)
     if PIECE_BLEU in metrics and len({fingerprint(each.corpora[0].pieces) for each in evaluations}) > 1:
         raise UserError("piece_bleu compares only models with the same SentencePiece model; leave it out of --metrics")
-    tests = [*baseline.scores, POOLED] if len(baseline.scores) > 1 else [*baseline.scores]
+    directions = [corpus.direction for corpus in baseline.corpora]
+    tests = directions if len(directions) == 1 else [*(directions if each_direction else ()), POOLED]
     found: list[Comparison] = []
     with progress_bar(len(tests) * len(metrics), "comparing", unit="test") as bar:
         for metric in metrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,19 +18,31 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first column names the rows; `marked`: numbers of the rows that stand out; `words`: cells are no numbers."""
+    """Cells as text, the first column names the rows.
+
+    name    what its files are called
+    marked  numbers of the rows that stand out
+    words   cells are no numbers
+    best    row and column of the cells with the best value
+    minor   columns that a narrow screen does without
+    """
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+    name: str = "table"
     marked: frozenset[int] = frozenset()
     words: bool = False
+    best: frozenset[tuple[int, int]] = frozenset()
+    minor: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: `svg` for a browser, `png` for what cannot show that. `name` is that of its file."""
+    """A figure: `svg` for a browser, `png` for what cannot show that, `pdf` for a paper (empty where an earlier version made
+    the figure). `name` is that of its file.
+    """
 
     kind: ClassVar[str] = "picture"
     name: str
@@ -38,6 +50,7 @@ class Picture:
     caption: str
     svg: bytes
     png: bytes
+    pdf: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -61,11 +74,31 @@ class Sentences:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A sentence: why it was chosen, its line in the text, and each run's output with its sentence chrF++."""
+
+    title: str
+    line: int
+    source: str
+    reference: str
+    outputs: Mapping[str, tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Sentences of each direction; directions after the first `open` are folded."""
+
+    kind: ClassVar[str] = "examples"
+    directions: Mapping[str, Sequence[Example]]
+    open: int
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands below it."""
 
     title: str
-    blocks: Sequence[Text | Table | Picture | Code | Sentences]
+    blocks: Sequence[Text | Table | Picture | Code | Sentences | Examples]
 
     @property
     def anchor(self) -> str:

@@ -11,7 +11,7 @@ from smoe_mt.analysis.figures.base import PALETTE, as_bytes, canvas, tidy
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.names import SIDES, Block
 from smoe_mt.moe.structure import groups_by_side
-from smoe_mt.report.content import Picture
+from smoe_mt.report.content import Picture, Text
 from smoe_mt.report.curves import Curves, Series
 from smoe_mt.report.run import Run
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Tags of the load of an expert: now, and in runs that 0.1.0 trained.
 TAG = re.compile(r"load/(encoder|decoder)\.layers\.([0-9]{1,4})/gate([0-9]{1,4})/expert([0-9]{1,9})")
 TAG_OF_0_1_0 = re.compile(r"load/(encoder|decoder)\.([0-9]{1,4})\.([0-9]{1,4})/expert([0-9]{1,9})")
+ROUNDING = 1e-4  # in a recorded share
 #: Block and gate (from 1) -> expert (from 1) -> its share over the updates.
 Loads = dict[tuple[Block, int], dict[int, Series]]
 
@@ -63,7 +64,7 @@ def curve_pictures(curves: Mapping[str, Curves]) -> list[Picture]:
 
 def picture(name: str, title: str, caption: str, drawing: Drawing) -> Picture:
     """A drawing as part of a report."""
-    return Picture(name, title, caption, as_bytes(drawing, "svg"), as_bytes(drawing, "png"))
+    return Picture(name, title, caption, *(as_bytes(drawing, kind) for kind in ("svg", "png", "pdf")))
 
 
 def _curve(curve: Curve, curves: Mapping[str, Curves]) -> Drawing:
@@ -87,16 +88,28 @@ def _curve(curve: Curve, curves: Mapping[str, Curves]) -> Drawing:
     return drawing
 
 
-def load_picture(run: Run, curves: Curves, number: int) -> Picture | None:
-    """The share of each expert at each gate over the training, or None where it was not recorded."""
+def load_picture(run: Run, curves: Curves, number: int) -> Picture | Text:
+    """The share of each expert at each gate over the training; or why there is nothing to see."""
     gates = loads_of(curves, int(run.model.get("moe_freq") or 1))
     if not gates:
-        return None
+        text = f"{run.name}: the load of the experts is not in {curves.source}; train with common.tensorboard_logdir."
+        return Text(text, missing=True)
+    shown = {place: experts for place, experts in gates.items() if not is_constant(experts)}
+    without = ", ".join(f"{block} gate {gate}" for block, gate in gates if (block, gate) not in shown)
+    if not shown:
+        return Text(f"{run.name}: every gate asks its experts evenly throughout, so their load has no figure.")
     caption = (
         "Share of a gate's slots that each of its experts is asked for, one line for each expert, coloured by stratum; dotted: "
-        "even load. A gate that sees as many experts as it chooses asks them evenly."
+        "even load."
     )
-    return picture(f"curve_load_{number}", f"Load of the experts: {run.name}", caption, _load(run, gates))
+    if without:
+        caption += f" Left out, for they choose all the experts that they see, evenly throughout: {without}."
+    return picture(f"curve_load_{number}", f"Load of the experts: {run.name}", caption, _load(run, shown))
+
+
+def is_constant(experts: Mapping[int, Series]) -> bool:
+    """Whether every expert has the same share of its gate's slots throughout."""
+    return all(abs(value - 1 / len(experts)) < ROUNDING for points in experts.values() for _, value in points)
 
 
 def loads_of(curves: Curves, moe_freq: int) -> Loads:
@@ -116,8 +129,9 @@ def loads_of(curves: Curves, moe_freq: int) -> Loads:
 
 
 def _load(run: Run, gates: Loads) -> Drawing:
-    across = max(gate for _, gate in gates)
-    across = across if across > 1 else min(3, len(gates))
+    across = len({gate for _, gate in gates})
+    if across == 1 or len(gates) % across:  # no block's gates in a row
+        across = min(3, len(gates))
     down = -(-len(gates) // across)
     drawing = canvas(3.3 * across + 1.0, 2.2 * down + 0.3)
     grid = drawing.subplots(down, across, squeeze=False, sharex=True)

@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from smoe_mt.evaluation.significance import LEVEL, RESAMPLES
 from smoe_mt.evaluation.standing import remarks
 from smoe_mt.paper.scores import TABLES
-from smoe_mt.report.content import Code, Picture, Section, Sentences, Table, Text
+from smoe_mt.report.content import Code, Examples, Picture, Section, Sentences, Table, Text
 from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves
+from smoe_mt.report.examples import examples
+from smoe_mt.report.outputs import differences
 from smoe_mt.report.run import Run
 from smoe_mt.report.strata import Analysis
 from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table, summary
 
-Blocks = list[Text | Table | Picture | Code | Sentences]
+Blocks = list[Text | Table | Picture | Code | Sentences | Examples]
 PARTS = ("model", "task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint", "common")
 
 
@@ -31,21 +34,34 @@ def sections(
         Section("Result", _result(runs, analyses, split)),
         Section("Scores", _scores(runs)),
         *([Section("Beside the paper", paper)] if (paper := _paper(runs, split)) else []),
+        Section("Translations", examples(runs, split)),
         Section("Training curves", _curves(runs, curves)),
         Section("What the gates do", _gates(analyses, split)),
-        Section("Sentences", _sentences(analyses)),
+        Section("Sentences by capacity", _sentences(analyses)),
         Section("Data", _data(runs)),
         Section("Configuration", [overview(runs), *(Code(run.name, _yaml(run)) for run in runs)]),
     ]
 
 
 def _result(runs: Sequence[Run], analyses: Mapping[str, Analysis | Text], split: str) -> Blocks:
+    compared = differences(runs, split)
     text = (
-        f"Scores are means over the directions of split {split}. FLOPs: a forward pass of one token through encoder and "
-        "decoder, with as many hidden units as the gates were measured to ask for, as smoe-mt flops counts them. Training "
-        "time is that of the checkpoint, on whatever it was trained on."
+        f"Scores are means over the directions of split {split}. Parameters in millions (M); activated: all but those of experts "
+        "that a token does not visit, of the visited ones as many hidden units as the gates were measured to ask for. FLOPs: a "
+        "forward pass of one token through encoder and decoder with these units, as smoe-mt flops counts them. Training time is "
+        "that of the checkpoint, on whatever it was trained on."
     )
-    return [summary(runs, analyses, split), Text(text)]
+    blocks: Blocks = [summary(runs, analyses, split, compared.found), Text(text)]
+    if compared.found:
+        counts = {f"{one.tested:,} of {one.sentences:,}" for one in compared.found.values()}
+        blocks.append(
+            Text(
+                f"Difference: chrF++ of all sentences together minus that of {runs[0].name}; in brackets p by paired bootstrap "
+                f"resampling ({RESAMPLES:,} samples; {', '.join(sorted(counts))} sentences). Below {LEVEL} one is held to be "
+                "better. Bold and underlined: the highest score and the lowest cost of a column."
+            )
+        )
+    return blocks + list(compared.remarks)
 
 
 def _scores(runs: Sequence[Run]) -> Blocks:
@@ -102,12 +118,7 @@ def _curves(runs: Sequence[Run], curves: Mapping[str, Curves | None]) -> Blocks:
     for number, run in enumerate(runs, start=1):
         if run.name not in found or not run.sparse:
             continue
-        picture = load_picture(run, found[run.name], number)
-        missing = Text(
-            f"{run.name}: the load of the experts is not in {found[run.name].source}; train with common.tensorboard_logdir.",
-            missing=True,
-        )
-        blocks.append(picture or missing)
+        blocks.append(load_picture(run, found[run.name], number))
     return blocks
 
 

@@ -24,6 +24,14 @@ from smoe_mt.tasks.data_folder import CARD_FORM
 
 
 @dataclass(frozen=True)
+class Result:
+    """An evaluation: its folder, and the content of its scores.json."""
+
+    folder: Path
+    scores: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Run:
     """A run by its checkpoint; `config` is the checkpoint's own, in plain values."""
 
@@ -62,11 +70,24 @@ class Run:
         return read_json(self.data / "corpus.json", CARD_FORM)
 
     @cached_property
-    def scores(self) -> dict[str, Mapping[str, Any]]:
-        """Each scores.json by its title: that of the split, where all of it was evaluated with the usual search."""
+    def results(self) -> dict[str, Result]:
+        """Each evaluation by its title: that of the split, where all of it was evaluated with the usual search."""
         files = sorted(results_folder(self.checkpoint, "evaluation").glob(f"*/{SCORES}"))
-        found = {file.parent: read_scores(file) for file in files}
-        return {_title(folder.name, one): one for folder, one in found.items() if one["directions"]}
+        found = [Result(file.parent, read_scores(file)) for file in files]
+        return {_title(one.folder.name, one.scores): one for one in found if one.scores["directions"]}
+
+    @property
+    def scores(self) -> dict[str, Mapping[str, Any]]:
+        """The scores of each evaluation by its title."""
+        return {name: result.scores for name, result in self.results.items()}
+
+    def result_of(self, split: str) -> tuple[str, Result] | None:
+        """Title and evaluation of a split: of all of it with the usual search, or else the first that there is."""
+        found = {
+            title: one for title, one in self.results.items() if title == split or one.scores.get("split") == split
+        }
+        title = split if split in found else next(iter(found), None)
+        return None if title is None else (title, found[title])
 
     @property
     def outdated(self) -> list[str]:

@@ -1,22 +1,31 @@
-"""What a run's model costs: parameters, and FLOPs of a token as its gates were measured to route."""
+"""What a token costs in a run's model: FLOPs and activated parameters, as its gates were measured to route."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from smoe_mt.analysis.cost import cost_of_model, skeleton
+from smoe_mt.analysis.cost import activated_parameters, cost_of_model, skeleton
 from smoe_mt.errors import UserError
 from smoe_mt.json_forms import as_number
 from smoe_mt.models.config import SMoETransformerConfig
-from smoe_mt.moe.names import SIDES
+from smoe_mt.moe.structure import SIDES
 
 
-def flops_per_token(model: Mapping[str, Any], vocabulary: int, blocks: Mapping[str, Any]) -> int | None:
-    """FLOPs of a token's forward pass, as ``smoe-mt flops RUN`` counts them; None for what cannot be counted.
+@dataclass(frozen=True)
+class TokenCost:
+    """FLOPs of a token's forward pass, and the parameters that take part in it."""
+
+    flops: int
+    activated: int
+
+
+def cost_of_token(model: Mapping[str, Any], vocabulary: int, blocks: Mapping[str, Any]) -> TokenCost | None:
+    """What a token costs, its FLOPs as ``smoe-mt flops RUN`` counts them; None for what cannot be counted.
 
     `blocks`: those of requested_capacity.json, with the mean hidden units of a token; empty for a dense model.
     """
@@ -31,6 +40,7 @@ def flops_per_token(model: Mapping[str, Any], vocabulary: int, blocks: Mapping[s
         if None in known or not all(complete.values()):
             return None
         measured: Any = units if known else None
-        return cost_of_model(built, vocabulary, units=measured).flops_per_token
+        flops = cost_of_model(built, vocabulary, units=measured).flops_per_token
+        return TokenCost(flops, activated_parameters(built, measured))
     except UserError:
         return None

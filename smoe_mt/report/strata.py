@@ -16,6 +16,7 @@ from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.json_forms import Named
 from smoe_mt.report.content import Picture, Text
 from smoe_mt.report.run import Run, read_json
+from smoe_mt.text_direction import direction_of
 
 NUMBERS_FORM = {
     "model": str,
@@ -42,10 +43,11 @@ class Analysis:
         """Its figures; `number` keeps the names of several runs' apart."""
         found = []
         for figure in FIGURES:
-            svg, png = (self.folder / f"{figure.name}.{kind}" for kind in ("svg", "png"))
+            svg, png, pdf = (self.folder / f"{figure.name}.{kind}" for kind in ("svg", "png", "pdf"))
             if svg.is_file() and png.is_file():
                 name = f"{figure.name}_{number}"
-                found.append(Picture(name, figure.title, figure.caption, svg.read_bytes(), png.read_bytes()))
+                files = [file.read_bytes() for file in (svg, png, pdf) if file.is_file()]
+                found.append(Picture(name, figure.title, figure.caption, *files))
         return found
 
     def sentences(self) -> Mapping[str, Any]:
@@ -57,7 +59,22 @@ class Analysis:
         )
         if any(len(visits) != len(side["tokens"]) for side in sides for visits in side["visits"].values()):
             raise UserError(f"{path}: has not a number for each token; remove it or write it again")
-        return {"strata": self.numbers["strata"], "blocks": list(self.numbers["blocks"]), **shown}
+        directions = {name: [_written(one) for one in lines] for name, lines in shown["directions"].items()}
+        return {
+            "strata": self.numbers["strata"],
+            "blocks": list(self.numbers["blocks"]),
+            **shown,
+            "directions": directions,
+        }
+
+
+def _written(sentence: Mapping[str, Any]) -> dict[str, Any]:
+    """The sentence, each side with the way that its text is written; tags and `</s>` are no text."""
+    written = {}
+    for side in ("encoder", "decoder"):
+        text = "".join(token for token in sentence[side]["tokens"] if not token.startswith("<"))
+        written[side] = {**sentence[side], "dir": direction_of(text)}
+    return {**sentence, **written}
 
 
 def analysis_of(run: Run, split: str, data: str | None, device: str) -> Analysis | Text:

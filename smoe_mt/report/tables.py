@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from smoe_mt.evaluation.metrics import METRICS
+from smoe_mt.evaluation.significance import Comparison
 from smoe_mt.evaluation.table import BASELINE_METRIC, GROUP_TITLES
 from smoe_mt.json_forms import as_number
 from smoe_mt.paper.scores import TABLES
 from smoe_mt.report.content import Table, Text
 from smoe_mt.report.run import Run
-from smoe_mt.report.size import flops_per_token
+from smoe_mt.report.size import cost_of_token
 from smoe_mt.report.strata import Analysis
 
 NONE = "–"
-MANY = 30
+MANY = 20  # rows that a page shows without scrolling them
 
 
 def overview(runs: Sequence[Run]) -> Table:
@@ -24,35 +26,93 @@ def overview(runs: Sequence[Run]) -> Table:
         [run.name, run.row, f"{run.updates:,}", run.checkpoint.name, str(run.data), ", ".join(run.scores) or NONE]
         for run in runs
     ]
-    return Table(("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, words=True)
+    return Table(
+        ("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, name="runs", words=True
+    )
 
 
-def summary(runs: Sequence[Run], analyses: Mapping[str, Analysis | Text], split: str) -> Table:
-    """A row for each run: size, FLOPs, scores, time."""
-    chosen = [metric for metric in METRICS if metric.name in ("chrf", "bleu")]
-    head = ("Run", "Model", "Parameters", "Of experts", "FLOPs a token", *(f"Mean {metric.title}" for metric in chosen))
+def summary(
+    runs: Sequence[Run],
+    analyses: Mapping[str, Analysis | Text],
+    split: str,
+    differences: Mapping[str, Comparison] | None = None,
+) -> Table:
+    """A row for each run: scores, size, FLOPs, time. `differences`: of later runs from the first, by name."""
+    by_name = {metric.name: metric for metric in METRICS}
+    head = [
+        f"{by_name['chrf'].title}",
+        "Difference (p)",
+        by_name["bleu"].title,
+        "Parameters",
+        "Of experts",
+        "Activated",
+    ]
+    head += ["FLOPs a token", "Training (h:min)", "Scores of", "Model", "Updates"]
     rows = []
-    for run in runs:
+    for number_of_run, run in enumerate(runs):
         analysis = analyses.get(run.name)
         blocks = analysis.numbers["blocks"] if isinstance(analysis, Analysis) else {}
-        flops = flops_per_token(run.model, run.vocabulary, blocks) if blocks or not run.sparse else None
+        cost = cost_of_token(run.model, run.vocabulary, blocks) if blocks or not run.sparse else None
         size = run.parameters or {}
-        title, scores = _result_of(run, split)
-        means = [number(_at(scores, ("mean", metric.name)), metric.decimals) for metric in chosen]
-        cells = [_millions(size.get("total")), _millions(size.get("experts")), _millions(flops), *means]
-        rows.append([run.name, run.row, *cells, title, _time(run.training_seconds), f"{run.updates:,}"])
-    return Table((*head, "Scores of", "Training (h:min)", "Updates"), rows)
+        title, result = run.result_of(split) or (NONE, None)
+        means = {name: _at(result and result.scores, ("mean", name)) for name in ("chrf", "bleu")}
+        scores = [number(mean, by_name[name].decimals) for name, mean in means.items()]
+        difference = _difference((differences or {}).get(run.name)) if number_of_run else "(first run)"
+        sizes = [size.get("total"), size.get("experts"), cost and cost.activated, cost and cost.flops]
+        cells = [scores[0], difference, scores[1], *map(_millions, sizes), _time(run.training_seconds)]
+        rows.append([run.name, *cells, title, run.row, f"{run.updates:,}"])
+    minor = frozenset(1 + head.index(name) for name in ("Of experts", "Scores of", "Model", "Updates"))
+    best = best_of_columns(rows, {1: max, 3: max, 4: min, 6: min, 7: min})
+    table = Table(("Run", *head), rows, name="result", minor=minor, best=best)
+    return table if len(runs) > 1 else _without(table, 1 + head.index("Difference (p)"))
 
 
-def _result_of(run: Run, split: str) -> tuple[str, Mapping[str, Any]]:
-    """The scores of a split and their title: of all of it with the usual search, or else the first that there are."""
-    found = {title: one for title, one in run.scores.items() if title == split or one.get("split") == split}
-    title = split if split in found else next(iter(found), NONE)
-    return title, found.get(title, {})
+def _difference(one: Comparison | None) -> str:
+    if one is None:
+        return NONE
+    return "0.0 (equal)" if one.p_value is None else f"{one.delta:+.1f} ({one.p_value:.3f})".replace("-", "\u2212")
+
+
+def _without(table: Table, column: int) -> Table:
+    """The table without a column."""
+    rows = [[*row[:column], *row[column + 1 :]] for row in table.rows]
+    columns = [*table.columns[:column], *table.columns[column + 1 :]]
+    minor = frozenset(at - (at > column) for at in table.minor)
+    return replace(table, columns=columns, rows=rows, minor=minor)
+
+
+def best_of_columns(
+    rows: Sequence[Sequence[str]], columns: Mapping[int, Callable[[Iterable[float]], float]]
+) -> frozenset[tuple[int, int]]:
+    """The cells of `columns` that hold its best number as shown, by row and column; none where all are equal."""
+    found = set()
+    for column, choose in columns.items():
+        values = {place: value for place, row in enumerate(rows) if (value := _shown_number(row[column])) is not None}
+        if len(set(values.values())) > 1:
+            best = choose(values.values())
+            found |= {(place, column) for place, value in values.items() if value == best}
+    return frozenset(found)
+
+
+def best_of_rows(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> frozenset[tuple[int, int]]:
+    """The cells with the highest number of each row among `columns`."""
+    turned = [[row[column] for row in rows] for column in columns]
+    best = best_of_columns(turned, dict.fromkeys(range(len(rows)), max)) if turned else frozenset()
+    return frozenset((row, columns[column]) for column, row in best)
+
+
+def _shown_number(cell: str) -> float | None:
+    try:
+        return float(cell.replace(",", "").removesuffix("M"))
+    except ValueError:
+        return None
 
 
 def _millions(value: float | None) -> str:
-    return NONE if value is None else f"{value / 1e6:,.3g}M" if value < 1e8 else f"{value / 1e6:,.0f}M"
+    if not value:
+        return NONE
+    decimals = 2 if value < 1e7 else 1 if value < 1e8 else 0
+    return f"{value / 1e6:,.{decimals}f}M"
 
 
 def _time(seconds: float | None) -> str:
@@ -79,7 +139,13 @@ def scores_table(runs: Sequence[Run], split: str) -> Table:
         cells += [number(_at(one, (*path, m.name)), m.decimals) for one in scores.values() for m in metrics]
         rows.append([title, *cells])
     means = frozenset(range(len(groups)) if len(each) > MANY else range(len(each), len(rows)))
-    return Table(columns, rows, f"Split {split}", marked=means)
+    minor = {1, *(2 + place for place in range(len(columns) - 2) if metrics[place % len(metrics)].scorer is None)}
+    best: frozenset[tuple[int, int]] = frozenset()
+    for place, metric in enumerate(metrics):
+        if metric.scorer is not None:
+            best |= best_of_rows(rows, [2 + run * len(metrics) + place for run in range(len(scores))])
+    title = f"Split {split}"
+    return Table(columns, rows, title, name=f"scores of {split}", marked=means, best=best, minor=frozenset(minor))
 
 
 def _groups(scores: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, ...], str]]:
@@ -116,7 +182,13 @@ def paper_table(runs: Sequence[Run], split: str, benchmark: str) -> Table:
     for run in (run for run in ours if run.row not in table.rows):
         marked.add(len(rows))
         rows.append(_our_row(run, split, benchmark))
-    return Table(("BLEU", *(column.title for column in table.columns)), rows, table.title, frozenset(marked))
+    return Table(
+        ("BLEU", *(column.title for column in table.columns)),
+        rows,
+        table.title,
+        name=f"beside the paper {benchmark}",
+        marked=frozenset(marked),
+    )
 
 
 def _our_row(run: Run, split: str, benchmark: str) -> list[str]:
@@ -130,15 +202,15 @@ def pairs_table(card: Mapping[str, Any]) -> Table:
     rows = [[pair, *(_count(counts.get(pair)) for counts in splits.values())] for pair in card["pairs"]]
     total = ["all", *(_count(sum(counts.values())) for counts in splits.values())]
     if len(rows) > MANY:
-        return Table(("Sentence pairs", *splits), [total, *rows], marked=frozenset({0}))
-    return Table(("Sentence pairs", *splits), [*rows, total], marked=frozenset({len(rows)}))
+        return Table(("Sentence pairs", *splits), [total, *rows], name="sentence pairs", marked=frozenset({0}))
+    return Table(("Sentence pairs", *splits), [*rows, total], name="sentence pairs", marked=frozenset({len(rows)}))
 
 
 def sources_table(card: Mapping[str, Any]) -> Table:
     """Where the text comes from, and under which licence."""
     keys = ("name", "version", "licence", "via")
     rows = [[str(source.get(key) or NONE) for key in keys] for source in card.get("sources", [])]
-    return Table(("Source", "Version", "Licence", "Fetched by"), rows, "Sources", words=True)
+    return Table(("Source", "Version", "Licence", "Fetched by"), rows, "Sources", name="sources", words=True)
 
 
 def number(value: Any, decimals: int) -> str:

@@ -46,7 +46,7 @@ def test_reads_what_the_task_trains_on(loaded: LoadedModel) -> None:
 def test_raw_text_and_binarised_text_are_the_same(loaded: LoadedModel) -> None:
     (text,) = direction_texts(loaded.task, "test", ("en-bb",))
     (found,) = forced_batches(loaded.task, loaded.model, text, 1, max_tokens=10_000)
-    raw = read_text(loaded.task, "test", "en-bb", 1)
+    raw = read_text(loaded.task, "test", "en-bb")
     assert found.net_input["src_tokens"][0].tolist() == loaded.task.encode(raw.sources[0], "bb").tolist()
 
 
@@ -64,7 +64,7 @@ def _lengths(sample: dict[str, dict[str, torch.Tensor]], pad: int) -> list[tuple
 
 def test_tag_and_end_of_sentence_count(loaded: LoadedModel) -> None:
     report = requested_capacity(loaded, Request(limit=4, directions=("aa-en",)), "run")
-    text = read_text(loaded.task, "test", "aa-en", 4)
+    text = read_text(loaded.task, "test", "aa-en").first(4)
     source = sum(len(loaded.task.encode(line, "en")) for line in text.sources)
     target = sum(len(loaded.task.encode(line, "en")) - 1 for line in text.references)
     assert report.visits.tokens("encoder", "aa-en") == source
@@ -126,7 +126,7 @@ def test_numbers_figures_and_histograms(
 
     written = {path.name for path in tmp_path.iterdir()}
     for name in ("token_rank", "expert_load", "stratum_load", "gate_entropy", "language_overlap", "capacity_per_token"):
-        assert {f"{name}.{kind}" for kind in ("png", "svg", "csv", "json")} <= written
+        assert {f"{name}.{kind}" for kind in ("png", "svg", "pdf", "csv", "json")} <= written
 
 
 def with_kind(loaded: LoadedModel, kind: str) -> LoadedModel:

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smoe_mt import cli
-from smoe_mt.analysis.cost import cost_of, cost_of_model, skeleton
+from smoe_mt.analysis.cost import activated_parameters, cost_of, cost_of_model, skeleton
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.moe.kernels import threads
@@ -155,6 +155,18 @@ def test_measured_units_take_the_place_of_uniform_ones() -> None:
     assert flops([1.5, 1.5], [1, 2]) == uniform
 
 
+def test_activated_parameters_are_those_of_the_visited_experts() -> None:
+    model = skeleton(tiny(strata="2,2"), 50)
+    total = sum(weight.numel() for weight in model.parameters())
+    expert = 2 * 16 * 24 + 24 + 16  # d 16, FFN 24, with biases
+    blocks = 4  # of four experts each, of which a visit asks two
+    assert activated_parameters(model) == total - blocks * (4 - 1.5 * 2) * expert
+    one_expert = {side: [24.0, 24.0] for side in ("encoder", "decoder")}
+    assert activated_parameters(model, one_expert) == total - blocks * 3 * expert
+    dense = skeleton(tiny(moe="none"), 50)
+    assert activated_parameters(dense) == sum(weight.numel() for weight in dense.parameters())
+
+
 def test_a_trained_model_is_measured(trained_run: TrainedRun, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["flops", str(trained_run.folder), "--format", "json", "--device", "cpu"]
     assert cli.main(command) == 0
@@ -179,7 +191,7 @@ def test_the_terms_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--config", "quickstart"], "give --vocab-size"),
         (["--config", "m3"], "no config 'm3'"),
-        (["model=smoe_9"], "Could not find 'model/smoe_9'"),
+        (["model=smoe_9"], "model=smoe_9: there is no such model"),
         (["--vocab-size", "0"], "argument --vocab-size: '0' must be a whole number from 1"),
         (["--benchmark", "m4", "runs/dense"], "measure a RUN without it"),
         (["/no/such/run"], "no such checkpoint or run folder"),

@@ -28,7 +28,7 @@ NUMBERS = ["requested_capacity.csv", "requested_capacity.json"]
 
 
 def files(*figures: str) -> list[str]:
-    return sorted(f"{name}.{kind}" for name in figures for kind in ("png", "svg", "csv", "json"))
+    return sorted(f"{name}.{kind}" for name in figures for kind in ("png", "svg", "pdf", "csv", "json"))
 
 
 def test_histogram_has_a_bar_for_each_number_of_visits() -> None:
@@ -142,7 +142,7 @@ def test_every_figure_has_its_numbers_beside_it(tmp_path: Path) -> None:
     }  # test_units
     for figure in drawn:
         assert [path.name for path in figure.write(full, tmp_path)] == [
-            f"{figure.name}.{kind}" for kind in ("png", "svg", "csv", "json")
+            f"{figure.name}.{kind}" for kind in ("png", "svg", "pdf", "csv", "json")
         ]
         rows = list(csv.DictReader((tmp_path / f"{figure.name}.csv").open(encoding="utf-8")))
         content = json.loads((tmp_path / f"{figure.name}.json").read_text())

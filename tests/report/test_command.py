@@ -16,7 +16,8 @@ import pytest
 from smoe_mt import cli
 from smoe_mt.analysis.command import NUMBERS, SENTENCES
 from smoe_mt.report.content import Code, Section, Sentences, Table, Text
-from smoe_mt.report.render import escape_markdown, fence, write_html, write_markdown
+from smoe_mt.report.render import fence, write_html, write_markdown
+from smoe_mt.report.table_files import escape_markdown
 from tests.conftest import TrainedRun
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from smoe_mt.moe.names import Block
 from smoe_mt.report.curve_figures import curve_pictures, load_picture, loads_of, strata_at
+from smoe_mt.report.content import Picture, Text
 from smoe_mt.report.curves import Curves, parse_log, read_curves
 from smoe_mt.report.run import Run
 
@@ -106,7 +107,8 @@ def test_a_log_where_there_are_no_events(tmp_path: Path) -> None:
     (tmp_path / "hydra_train.log").write_text(TEXT)
     curves = read_curves(make_run(tmp_path))
     assert curves is not None and curves.of("valid", "bleu") == [(200, 1.56)]
-    assert load_picture(make_run(tmp_path), curves, 1) is None
+    missing = load_picture(make_run(tmp_path), curves, 1)
+    assert isinstance(missing, Text) and "train with common.tensorboard_logdir" in missing.text
 
 
 @pytest.mark.parametrize("name", ["z.log", "tensorboard/valid/events.out.tfevents.1"])
@@ -128,7 +130,7 @@ def test_neither(tmp_path: Path) -> None:
 
 def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     loads = {f"load/encoder.layers.1/gate1/expert{number}": 0.3 for number in (1, 2, 3)}
-    loads |= {f"load/decoder.layers.1/gate2/expert{number}": 0.5 for number in (1, 2)}
+    loads |= {f"load/decoder.layers.1/gate1/expert{number}": number / 10 for number in (1, 2)}
     write_events(tmp_path / "tensorboard", {"loss": 5.0, "overflow": 0.1, **loads})
     run = make_run(tmp_path)
     curves = read_curves(run)
@@ -136,8 +138,20 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     pictures = curve_pictures({"run": curves, "none": Curves({}, "nowhere")})
     assert [picture.name for picture in pictures] == ["curve_loss", "curve_overflow"]
     load = load_picture(run, curves, 1)
-    assert load is not None and load.svg.startswith(b"<?xml") and load.png.startswith(b"\x89PNG")
-    assert b"encoder.layers.1, gate 1" in load.svg and b"decoder.layers.1, gate 2" in load.svg
+    assert isinstance(load, Picture) and load.svg.startswith(b"<?xml") and load.png.startswith(b"\x89PNG")
+    assert b"encoder.layers.1, gate 1" in load.svg and b"decoder.layers.1, gate 1" in load.svg
+
+
+def test_a_gate_that_asks_all_its_experts_evenly_is_left_out(tmp_path: Path) -> None:
+    constant = {f"load/decoder.layers.1/gate2/expert{number}": [(100, 0.5), (200, 0.5)] for number in (1, 2)}
+    varied = {f"load/decoder.layers.1/gate1/expert{number}": [(100, 0.5), (200, number / 3)] for number in (1, 2)}
+    run = make_run(tmp_path)
+    load = load_picture(run, Curves({"train_inner": {**constant, **varied}}, ""), 1)
+    assert isinstance(load, Picture)
+    assert b"gate 1" in load.svg and b"gate 2" not in load.svg
+    assert load.caption.endswith("evenly throughout: decoder.layers.1 gate 2.")
+    none = load_picture(run, Curves({"train_inner": constant}, ""), 1)
+    assert isinstance(none, Text) and "has no figure" in none.text and not none.missing
 
 
 def test_loads_of_a_run_that_a_later_version_went_on_with() -> None:

@@ -9,7 +9,16 @@ import pytest
 
 from smoe_mt.evaluation.scores import DirectionScores, as_json
 from smoe_mt.report.run import Run
-from smoe_mt.report.tables import MANY, pairs_table, scores_table, summary
+from smoe_mt.report.tables import (
+    MANY,
+    NONE,
+    _millions,
+    best_of_columns,
+    best_of_rows,
+    pairs_table,
+    scores_table,
+    summary,
+)
 
 
 def evaluated(folder: Path, directions: list[str]) -> Run:
@@ -51,4 +60,28 @@ def test_a_metric_that_is_zero_everywhere_has_no_column(tmp_path: Path) -> None:
 def test_the_result_names_the_scores_that_it_shows(tmp_path: Path) -> None:
     run = evaluated(tmp_path, ["aa-en"])
     (row,) = summary([run], {}, "test").rows
-    assert list(row[5:8]) == ["10.0", "20.0", "test"]
+    table = dict(zip(summary([run], {}, "test").columns, row))
+    assert (table["chrF++"], table["BLEU"], table["Scores of"]) == ("20.0", "10.0", "test")
+    assert "Difference (p)" not in table, "one run differs from none"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(48_800, "0.05M"), (9_876_000, "9.88M"), (615_500_000, "616M"), (0, NONE)]
+)
+def test_sizes_are_shown_in_millions(value: int, shown: str) -> None:
+    assert _millions(value) == shown
+
+
+def test_the_best_of_a_column_is_marked_also_where_it_is_shared() -> None:
+    rows = [
+        ["a", "12.0", "3M", "1.0"],
+        ["b", "12.0", "2M", "1.0"],
+        ["c", NONE, NONE, "1.0"],
+        ["d", "-3.0", "4M", "1.0"],
+    ]
+    assert best_of_columns(rows, {1: max, 2: min, 3: max}) == {(0, 1), (1, 1), (1, 2)}
+
+
+def test_the_best_run_of_a_direction_is_marked() -> None:
+    rows = [["x-en", "5.0", "7.0", "1.0"], ["en-x", "6.0", "2.0", "9.9"], ["mean", "1.0", "1.0", "2.0"]]
+    assert best_of_rows(rows, [1, 2]) == {(0, 2), (1, 1)}

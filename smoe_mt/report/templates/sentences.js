@@ -8,7 +8,7 @@
   function colours(mean, strata) {
     const t = (mean - 1) / Math.max(strata - 1, 1);
     const mix = (from, to) => Math.round(from + (to - from) * t);
-    return [`rgb(${mix(232, 0)}, ${mix(241, 68)}, ${mix(248, 120)})`, t > 0.45 ? "white" : "#1b1f24"];
+    return [`rgb(${mix(232, 0)}, ${mix(241, 68)}, ${mix(248, 120)})`, t > 0.62 ? "white" : "#1b1f24"];
   }
 
   function paint(element, mean, strata) {
@@ -33,10 +33,12 @@
   function addSide(parent, title, side, strata) {
     add(parent, "span", "side", title);
     const row = add(parent, "div", "tokens");
+    row.dir = side.dir || "auto";
     const chosen = Object.entries(side.visits).filter(([block]) => layer.value === ALL || block.endsWith("." + layer.value));
     side.tokens.forEach((token, place) => {
       const mean = chosen.reduce((sum, [, visits]) => sum + visits[place], 0) / Math.max(chosen.length, 1);
       const element = paint(add(row, "span", "token", token), mean, strata);
+      element.dir = "auto"; // a tag's brackets stand around it, whichever way the sentence is written
       element.dataset.visits = mean;
       element.title = Object.entries(side.visits).map(([block, visits]) => `${block}: ${visits[place]}`).join(", ");
       add(element, "sub", "", Number(mean.toFixed(2)).toString());
