@@ -83,7 +83,9 @@ class Run:
 
     def result_of(self, split: str) -> tuple[str, Result] | None:
         """Title and evaluation of a split: of all of it with the usual search, or else the first that there is."""
-        found = {title: one for title, one in self.results.items() if title == split or one.scores.get("split") == split}
+        found = {
+            title: one for title, one in self.results.items() if title == split or one.scores.get("split") == split
+        }
         title = split if split in found else next(iter(found), None)
         return None if title is None else (title, found[title])
 

@@ -60,7 +60,12 @@ class Analysis:
         if any(len(visits) != len(side["tokens"]) for side in sides for visits in side["visits"].values()):
             raise UserError(f"{path}: has not a number for each token; remove it or write it again")
         directions = {name: [_written(one) for one in lines] for name, lines in shown["directions"].items()}
-        return {"strata": self.numbers["strata"], "blocks": list(self.numbers["blocks"]), **shown, "directions": directions}
+        return {
+            "strata": self.numbers["strata"],
+            "blocks": list(self.numbers["blocks"]),
+            **shown,
+            "directions": directions,
+        }
 
 
 def _written(sentence: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,10 @@ def write_tables(folder: Path, tables: list[Table]) -> None:
 
 def as_latex(table: Table) -> str:
     """A tabular of the package booktabs, the best in bold, a rule where marked rows begin or end."""
-    lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{l{('l' if table.words else 'r') * (len(table.columns) - 1)}}}"]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{('l' if table.words else 'r') * (len(table.columns) - 1)}}}",
+    ]
     lines += [r"\toprule", _latex_row([escape_latex(column) for column in table.columns]), r"\midrule"]
     for place, row in enumerate(table.rows):
         if place and (place in table.marked) != (place - 1 in table.marked):

@@ -26,7 +26,9 @@ def overview(runs: Sequence[Run]) -> Table:
         [run.name, run.row, f"{run.updates:,}", run.checkpoint.name, str(run.data), ", ".join(run.scores) or NONE]
         for run in runs
     ]
-    return Table(("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, name="runs", words=True)
+    return Table(
+        ("Run", "Model", "Updates", "Checkpoint", "Data folder", "Evaluated on"), rows, name="runs", words=True
+    )
 
 
 def summary(
@@ -37,7 +39,14 @@ def summary(
 ) -> Table:
     """A row for each run: scores, size, FLOPs, time. `differences`: of later runs from the first, by name."""
     by_name = {metric.name: metric for metric in METRICS}
-    head = [f"{by_name['chrf'].title}", "Difference (p)", by_name["bleu"].title, "Parameters", "Of experts", "Activated"]
+    head = [
+        f"{by_name['chrf'].title}",
+        "Difference (p)",
+        by_name["bleu"].title,
+        "Parameters",
+        "Of experts",
+        "Activated",
+    ]
     head += ["FLOPs a token", "Training (h:min)", "Scores of", "Model", "Updates"]
     rows = []
     for number_of_run, run in enumerate(runs):
@@ -173,7 +182,13 @@ def paper_table(runs: Sequence[Run], split: str, benchmark: str) -> Table:
     for run in (run for run in ours if run.row not in table.rows):
         marked.add(len(rows))
         rows.append(_our_row(run, split, benchmark))
-    return Table(("BLEU", *(column.title for column in table.columns)), rows, table.title, name=f"beside the paper {benchmark}", marked=frozenset(marked))
+    return Table(
+        ("BLEU", *(column.title for column in table.columns)),
+        rows,
+        table.title,
+        name=f"beside the paper {benchmark}",
+        marked=frozenset(marked),
+    )
 
 
 def _our_row(run: Run, split: str, benchmark: str) -> list[str]:

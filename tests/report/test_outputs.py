@@ -46,7 +46,9 @@ def test_equal_outputs_have_no_p_value(tmp_path: Path) -> None:
     ({"left_out": {"sentences": 3, "directions": []}, "limit": 20}, "what there is of it: test, partial (first 20"),
     ({"split": "valid"}, "b has no result of all of test with the usual search"),
 ])  # fmt: skip
-def test_what_cannot_be_compared_is_told_with_its_reason(change: dict[str, object], reason: str, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_told_with_its_reason(
+    change: dict[str, object], reason: str, tmp_path: Path
+) -> None:
     first = stored(tmp_path / "a", REFERENCES)
     found = differences([first, stored(tmp_path / "b", SOURCES, **change)], "test")  # type: ignore[arg-type]
     assert not found.found

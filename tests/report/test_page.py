@@ -97,9 +97,17 @@ def test_no_screen_is_too_narrow(page: Path, width: int) -> None:
     """A browser's own window is never narrower than 500 pixels, so the page is in a frame."""
     frame = page.with_name("frame.html")
     measure = "document.title = this.contentDocument.documentElement.scrollWidth"
-    frame.write_text(f'<title>-</title><iframe src="r.html" style="width:{width}px;border:0" onload="{measure}"></iframe>')
+    frame.write_text(
+        f'<title>-</title><iframe src="r.html" style="width:{width}px;border:0" onload="{measure}"></iframe>'
+    )
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}"]
-    command += ["--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
+    command += [
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert re.findall("<title>(.*?)</title>", done.stdout)[:1] == [str(width)], done.stderr[-2000:]

@@ -44,7 +44,9 @@ def test_markdown_has_the_best_in_bold_and_the_names_of_marked_rows() -> None:
 def test_each_table_has_three_files_of_its_own(tmp_path: Path) -> None:
     write_tables(tmp_path, [TABLE, TABLE, Table(("x",), [["1"]], name="../../etc/passwd")])
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{name}.{kind}" for name in ("scores_of_test", "scores_of_test_2", "etc_passwd") for kind in ("tex", "csv", "md")
+        f"{name}.{kind}"
+        for name in ("scores_of_test", "scores_of_test_2", "etc_passwd")
+        for kind in ("tex", "csv", "md")
     }
     with (tmp_path / "scores_of_test.csv").open(encoding="utf-8", newline="") as stream:
         assert [*csv.reader(stream)] == [[*TABLE.columns], *([*row] for row in TABLE.rows)]

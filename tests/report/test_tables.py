@@ -65,13 +65,20 @@ def test_the_result_names_the_scores_that_it_shows(tmp_path: Path) -> None:
     assert "Difference (p)" not in table, "one run differs from none"
 
 
-@pytest.mark.parametrize(("value", "shown"), [(48_800, "0.05M"), (9_876_000, "9.88M"), (615_500_000, "616M"), (0, NONE)])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(48_800, "0.05M"), (9_876_000, "9.88M"), (615_500_000, "616M"), (0, NONE)]
+)
 def test_sizes_are_shown_in_millions(value: int, shown: str) -> None:
     assert _millions(value) == shown
 
 
 def test_the_best_of_a_column_is_marked_also_where_it_is_shared() -> None:
-    rows = [["a", "12.0", "3M", "1.0"], ["b", "12.0", "2M", "1.0"], ["c", NONE, NONE, "1.0"], ["d", "-3.0", "4M", "1.0"]]
+    rows = [
+        ["a", "12.0", "3M", "1.0"],
+        ["b", "12.0", "2M", "1.0"],
+        ["c", NONE, NONE, "1.0"],
+        ["d", "-3.0", "4M", "1.0"],
+    ]
     assert best_of_columns(rows, {1: max, 2: min, 3: max}) == {(0, 1), (1, 1), (1, 2)}
 
 
