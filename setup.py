@@ -13,6 +13,7 @@ PACKAGE = (HERE / "smoe_mt" / "__init__.py").read_text(encoding="utf-8")
 HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
+SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = [
     "py3langid>=0.4"
@@ -84,11 +85,13 @@ setup(
             *HUB,
             *PUBLIC,
             *LANGUAGE_IDENTIFICATION,
+            *SENTENCES,
             *ZSTD,
             *TRITON,
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "public": PUBLIC,
+        "split": SENTENCES,
         "zst": ZSTD,
         "gpu": TRITON,
         "langid": LANGUAGE_IDENTIFICATION,

@@ -34,8 +34,8 @@ def pair_sizes(pairs: int, total: int) -> np.ndarray:
     return sizes
 
 
-def make_folder(path: Path, pairs: int, total: int, full: bool) -> None:
-    """Write the folder, corpus.json last. `full`: .bin files hold random tokens instead of holes."""
+def make_folder(path: Path, pairs: int, total: int, full: bool, vocabulary: int = VOCABULARY) -> None:
+    """Write the folder, corpus.json last. `full`: .bin files hold random tokens of the `vocabulary` instead of holes."""
     path.mkdir(parents=True)
     letters = itertools.product(string.ascii_lowercase, repeat=2)
     languages = ["".join(name) for name in letters if "".join(name) != "en"][:pairs]
@@ -44,15 +44,15 @@ def make_folder(path: Path, pairs: int, total: int, full: bool) -> None:
     for language, size in zip(tqdm(languages, desc="writing indices", unit="pair"), sizes):
         lengths = _lengths(rng, int(size))
         for side, name in enumerate((language, "en")):
-            _write(path / f"train.{language}-en.{name}", lengths[side], rng if full else None)
+            _write(path / f"train.{language}-en.{name}", lengths[side], rng if full else None, vocabulary)
     tags = [language_tag(language) for language in sorted([*languages, "en"])]
     # fairseq adds four special tokens of its own
-    entries = [f"w{number}" for number in range(VOCABULARY - 4 - len(tags))] + tags
+    entries = [f"w{number}" for number in range(vocabulary - 4 - len(tags))] + tags
     (path / "dict.txt").write_text("".join(f"{entry} 1\n" for entry in entries))
     (path / "spm.model").touch()  # never opened: there is no text
     (path / "directions.txt").write_text("".join(f"{name}-en\nen-{name}\n" for name in languages))
     counts = {f"{language}-en": int(size) for language, size in zip(languages, sizes)}
-    card = {"format": 1, "pairs": list(counts), "splits": {"train": counts}, "vocab_size": VOCABULARY}
+    card = {"format": 1, "pairs": list(counts), "splits": {"train": counts}, "vocab_size": vocabulary}
     (path / "corpus.json").write_text(json.dumps(card))
 
 
@@ -64,7 +64,7 @@ def _lengths(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.clip(np.rint(np.exp(logs)), SHORTEST, LONGEST).astype(np.int32)
 
 
-def _write(prefix: Path, lengths: np.ndarray, rng: np.random.Generator | None) -> None:
+def _write(prefix: Path, lengths: np.ndarray, rng: np.random.Generator | None, vocabulary: int) -> None:
     ends = np.cumsum(lengths, dtype=np.int64) * 2
     with prefix.with_name(f"{prefix.name}.idx").open("wb") as stream:
         stream.write(HEAD.pack(MAGIC, 1, TOKEN_TYPE, len(lengths)))
@@ -74,4 +74,4 @@ def _write(prefix: Path, lengths: np.ndarray, rng: np.random.Generator | None) -
         if rng is None:
             stream.truncate(int(ends[-1]))
         else:
-            rng.integers(4, VOCABULARY, int(ends[-1]) // 2, dtype=np.uint16).tofile(stream)
+            rng.integers(4, vocabulary, int(ends[-1]) // 2, dtype=np.uint16).tofile(stream)

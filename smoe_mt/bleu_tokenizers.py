@@ -15,9 +15,10 @@ AUTO = "auto"
 DEFAULT = "13a"
 BY_CHARACTERS = "char"
 _CHINESE = frozenset({"zh", "zho", "chi", "cmn", "yue", "wuu", "hak", "gan", "lzh"})
+_JAPANESE = frozenset({"ja", "jpn"})
 _OWN = {
     **dict.fromkeys(_CHINESE, "zh"),
-    **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
+    **dict.fromkeys(_JAPANESE, "ja-mecab"),
     **dict.fromkeys(("ko", "kor"), "ko-mecab"),
 }
 _WITHOUT_SPACES = frozenset(
@@ -50,12 +51,21 @@ def tokenizer_for(language: str) -> str:
 
     Characters ("char") stand in for a tokenizer whose library is not installed (sacrebleu[ja], sacrebleu[ko]).
     """
-    if _LATIN.search(language):
-        return DEFAULT
-    code = re.split(r"[-_]", language.lower())[0]
+    code = _code(language)
     if code in _OWN:
         return _OWN[code] if is_installed(_OWN[code]) else BY_CHARACTERS
     return BY_CHARACTERS if code in _WITHOUT_SPACES else DEFAULT
+
+
+def has_space_between_sentences(language: str) -> bool:
+    """Not Chinese and Japanese; Thai and others without spaces between words have them between sentences."""
+    code = _code(language)
+    return code not in _CHINESE and code not in _JAPANESE
+
+
+def _code(language: str) -> str:
+    """The code without script and region; empty for a language in Latin script."""
+    return "" if _LATIN.search(language) else re.split(r"[-_]", language.lower())[0]
 
 
 def is_installed(tokenizer: str) -> bool:

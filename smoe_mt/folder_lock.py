@@ -143,6 +143,15 @@ class FolderLock:
         self.release()
 
 
+def may_be_held(folder: Path) -> bool:
+    """Whether a process has a folder, as far as can be seen from here; it is not taken, and need not be writable."""
+    try:
+        holder = _read(folder / LOCK)
+    except UserError:  # a lock that names nobody
+        return True
+    return holder is not None and not holder.has_ended(folder / LOCK)
+
+
 def _put(temporary: Path, handle: int, place: Path) -> bool:
     """Give the file its name. False where the name is taken."""
     try:

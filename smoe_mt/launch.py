@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = "quickstart"
 FULL_ERROR = "HYDRA_FULL_ERROR"
-#: People see lines for people; the log file next to the checkpoints has everything.
-CONSOLE = ("hydra.job_logging.handlers.console.class=smoe_mt.training.console.ConsoleHandler",)
+# Hydra's handler of the console, the class that it has where nobody chose another, and what it is replaced with.
+CONSOLE, PLAIN = "hydra.job_logging.handlers.console.class", "logging.StreamHandler"
+CONSOLE_HANDLER = "smoe_mt.training.console.ConsoleHandler"
 EXAMPLES = """examples:
   smoe-mt train model=smoe_2_2 task.data=data/nordic checkpoint.save_dir=runs/nordic
   smoe-mt train --config m4 -m model=dense,vanilla,smoe_4_4 common.seed=1,2 task.data=data/m4"""
@@ -56,7 +57,14 @@ def run(args: argparse.Namespace) -> None:
     if args.multirun:
         overrides = with_folders(overrides, partial(compose, folder, args.config))
     overrides = [*home_folders(composed, overrides), *overrides]
-    _train(command_line(folder, args.config, [*CONSOLE, *addable(overrides)], args.multirun))
+    _train(command_line(folder, args.config, [*console(composed), *addable(overrides)], args.multirun))
+
+
+def console(composed: DictConfig) -> list[str]:
+    """The override that makes the console show lines for people, the log file all; none where a config logs in its own way."""
+    from omegaconf import OmegaConf
+
+    return [f"{CONSOLE}={CONSOLE_HANDLER}"] if OmegaConf.select(composed, CONSOLE) == PLAIN else []
 
 
 def config_folder(given: str | None) -> Path:

@@ -8,6 +8,9 @@ import re
 #: fairseq.trainer.Trainer.load_checkpoint, of weights that do not fit the model.
 WEIGHTS_DO_NOT_FIT = "Cannot load model parameters from checkpoint"
 
+#: fairseq_cli.train, after the last update.
+TRAINING_DONE = "done training in"
+
 #: In torch's errors of collectives, where another rank has gone.
 COLLECTIVE_BROKEN = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from smoe_mt.allowed.overrides import quoted
 from smoe_mt.errors import UserError
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ def _extended(key: str, fixed: Sequence[str], swept: Sequence[Swept], compose: C
     group, _, name = key.rpartition(".")
     cfg = compose([*fixed, *(one.overrides[0] for one in swept)])
     path = OmegaConf.to_container(OmegaConf.select(cfg, group), resolve=False)[name]  # type: ignore[index,call-overload]
-    quoted = f"{path}/{suffix}".replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
+    return f"{key}={quoted(f'{path}/{suffix}')}"
 
 
 def _collision(swept: Sequence[Swept], folders: Folders, shared: tuple[tuple[int, ...], tuple[int, ...]]) -> UserError:

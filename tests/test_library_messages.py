@@ -5,17 +5,22 @@ from __future__ import annotations
 import inspect
 
 import fairseq.trainer
+import fairseq_cli.train
 import pytest
 import torch
 from hydra._internal import defaults_list
 from torch import distributed
 
 from benchmarks.local_ranks import on_ranks
-from smoe_mt.library_messages import COLLECTIVE_BROKEN, SEARCH_PATH, WEIGHTS_DO_NOT_FIT
+from smoe_mt.library_messages import COLLECTIVE_BROKEN, SEARCH_PATH, TRAINING_DONE, WEIGHTS_DO_NOT_FIT
 
 
 def test_fairseq_says_that_weights_do_not_fit() -> None:
     assert WEIGHTS_DO_NOT_FIT in inspect.getsource(fairseq.trainer)
+
+
+def test_fairseq_says_that_a_training_is_done() -> None:
+    assert f'logger.info("{TRAINING_DONE}' in inspect.getsource(fairseq_cli.train)
 
 
 def test_hydra_names_its_search_path() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoe_mt.allowed.keys import KEYS
-from smoe_mt.allowed.kinds import Experts, Kind, Several, is_path, refusal, shown
+from smoe_mt.allowed.kinds import Either, Experts, Kind, Maybe, Several, is_path, refusal, shown
 from smoe_mt.errors import UserError
 from smoe_mt.paths import expanded
 
@@ -81,6 +81,9 @@ def _checked(text: str, multirun: bool) -> str:
     values = list(_values(override))
     for value in values:
         check(key, value, kind)
+    if isinstance(kind, Maybe) and isinstance(kind.of, Either) and any(isinstance(value, list) for value in values):
+        texts = (",".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+        return f"{left}={','.join(map(quoted, texts))}"  # the setting itself is text with commas
     if _takes_list(kind) and values and all(_is_number(value) for value in values):
         return f"{left}={','.join(f'[{value}]' for value in values)}"
     return text

@@ -49,6 +49,11 @@ class CheckpointView:
         return float(seconds) if isinstance(seconds, (int, float)) else None
 
     @property
+    def worse_validations(self) -> int:
+        """How many in a row were no better than the best, as `checkpoint.patience` counts them."""
+        return int(_mapping(_mapping(self._extra.get("smoe_mt")).get("early_stopping")).get("num_runs", 0))
+
+    @property
     def mean_of(self) -> list[str] | None:
         """Names of the checkpoints that it is the mean of; None for one that is no mean."""
         found: list[str] | None = self._extra.get(AVERAGED)

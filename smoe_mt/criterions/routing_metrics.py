@@ -44,12 +44,9 @@ def routing_sums(routing: Mapping[Block, Routing], direction_B: Tensor, directio
     return sums
 
 
-def log_routing(logging_outputs: Sequence[Mapping[str, Any]]) -> None:
-    """Log the metrics: a few by plain names, the rest by names with a slash (TensorBoard alone shows those)."""
-    if not logging_outputs:
-        return
-    keys = [key for key in logging_outputs[0] if key.startswith(PREFIX)]
-    total = {key.removeprefix(PREFIX): sum(log[key] for log in logging_outputs if key in log) for key in keys}
+def log_routing(sums: Mapping[str, Any]) -> None:
+    """Log the metrics of sums on the host: a few by plain names, the rest by names with a slash (TensorBoard alone shows those)."""
+    total = {key.removeprefix(PREFIX): value for key, value in sums.items() if key.startswith(PREFIX)}
     _log_visits(total)
     _log_gates(total)
 
@@ -60,7 +57,7 @@ def _log_visits(total: Mapping[str, Any]) -> None:
         prefix = f"visits/{side}/"
         for key in (key for key in total if key.startswith(prefix)):
             direction = key.removeprefix(prefix)
-            v, t = float(total[key]), float(total[f"tokens/{side}/{direction}"])
+            v, t = total[key], total[f"tokens/{side}/{direction}"]
             if t:
                 metrics.log_scalar(f"rc_{side}/{direction}", v / t, t, priority=1000, round=3)
             visits, tokens = visits + v, tokens + t
@@ -72,17 +69,16 @@ def _log_gates(total: Mapping[str, Any]) -> None:
     asked_all = served_all = 0.0
     for key in (key for key in total if key.startswith("asked/")):
         gate = key.removeprefix("asked/")
-        asked_E = torch.as_tensor(total[key], dtype=torch.float64)
-        served_E = torch.as_tensor(total[f"served/{gate}"], dtype=torch.float64)
-        asked, served = asked_E.sum().item(), served_E.sum().item()
+        asked_E, served_E = total[key], total[f"served/{gate}"]
+        asked, served = sum(asked_E), sum(served_E)
         if not asked:
             continue
         asked_all, served_all = asked_all + asked, served_all + served
         metrics.log_scalar(f"overflow/{gate}", 1 - served / asked, asked, priority=1000, round=4)
-        for e, share in enumerate((asked_E / asked).tolist(), start=1):
-            metrics.log_scalar(f"load/{gate}/expert{e}", share, asked, priority=1000, round=4)
-        tokens = float(total[f"gate_tokens/{gate}"])
-        entropy = float(total[f"entropy/{gate}"]) / tokens
+        for e, number in enumerate(asked_E, start=1):
+            metrics.log_scalar(f"load/{gate}/expert{e}", number / asked, asked, priority=1000, round=4)
+        tokens = total[f"gate_tokens/{gate}"]
+        entropy = total[f"entropy/{gate}"] / tokens
         metrics.log_scalar(f"gate_entropy/{gate}", entropy, tokens, priority=1000, round=3)
     if asked_all:
         metrics.log_scalar("overflow", 1 - served_all / asked_all, asked_all, priority=310, round=4)

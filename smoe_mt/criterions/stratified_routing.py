@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
+from smoe_mt.criterions.host_sums import host_sums
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
 from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
@@ -140,17 +141,18 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Log what the ranks' sums amount to; losses in bits a token, as fairseq does."""
-        super().reduce_metrics(logging_outputs)
-        for key in dict.fromkeys(key for log in logging_outputs for key in log if key.startswith(MEAN)):
-            size = sum(log["sample_size"] for log in logging_outputs)
-            total = sum(log.get(key, 0) for log in logging_outputs)
-            metrics.log_scalar(key.removeprefix(MEAN), total / size, size, priority=290, round=3)
-        log_routing(logging_outputs)
-        for key in (key for key in (logging_outputs[0] if logging_outputs else ()) if key.startswith("nll/")):
+        """Log what the sums of ranks and updates amount to; losses in bits a token, as fairseq does."""
+        if not logging_outputs:
+            return
+        sums = host_sums(logging_outputs)
+        super().reduce_metrics([sums])
+        size = sums["sample_size"]
+        for key in (key for key in sums if key.startswith(MEAN)):
+            metrics.log_scalar(key.removeprefix(MEAN), sums[key] / size, size, priority=290, round=3)
+        log_routing(sums)
+        for key in (key for key in sums if key.startswith("nll/")):
             direction = key.removeprefix("nll/")
-            nll = float(sum(log[key] for log in logging_outputs if key in log))
-            tokens = float(sum(log[f"ntokens/{direction}"] for log in logging_outputs if key in log))
+            nll, tokens = sums[key], sums[f"ntokens/{direction}"]
             if tokens:
                 metrics.log_scalar(f"nll_loss/{direction}", nll / tokens / math.log(2), tokens, priority=1000, round=3)
                 # Of the mean: a mean of perplexities would depend on how sentences are batched and spread over ranks.

@@ -25,7 +25,7 @@ from smoe_mt.evaluation.significance import LEVEL, check_same_text, comparable, 
 from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
-from smoe_mt.generation.command import decoding_of
+from smoe_mt.generation.job import decoding_of
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.scores_file import partial
 
@@ -148,7 +148,8 @@ def _compare(args: argparse.Namespace, request: Request, evaluations: Sequence[E
     content |= {"text": request.title, "partial": partial(contents[baseline]), "remarks": remarks(contents)}
     content["checkpoints"] = {name: one["checkpoint"] for name, one in contents.items()}
     content |= {"updates": updates, "training": {name: one["training"] for name, one in contents.items()}}
-    print(f"written to {write_comparison(folder, content, [one.as_json() for one in comparisons])}")
+    content["tests"] = [one.as_json() for one in comparisons]
+    print(f"written to {write_comparison(folder, content)}")
 
 
 def _reused(details: dict[str, Any]) -> str:

@@ -27,6 +27,8 @@ COMPARISON = "comparison.json"
 HYPOTHESES = "hypotheses"
 RECORD = "made_from.json"
 FORMAT = 1
+COMPARISON_FORMAT = 2
+COMPARED = ("baseline", "checkpoints", "text", "partial")  # what a comparison is of
 COLUMNS = ("source", "hypothesis", "reference")  # of a table for people
 #: Entries of scores.json: what scores of one text by one model can differ in, and what each metric adds something to.
 SEARCH = (*(field.name for field in fields(Decoding)), "tokenize")
@@ -160,13 +162,17 @@ def _merged(old: Any, new: Any) -> Any:
     return {**old, **{name: _merged(old.get(name), value) for name, value in new.items()}}
 
 
-def write_comparison(folder: Path, content: dict[str, Any], comparisons: Sequence[dict[str, Any]]) -> Path:
-    """Write comparison.json: what was compared, then an entry for each system, metric and direction; returns its path.
+def write_comparison(folder: Path, new: Mapping[str, Any]) -> Path:
+    """Add a comparison to comparison.json, in place of an earlier one of the same checkpoints on the same text; returns its path.
 
     Raises UserError where the folder cannot be written.
     """
+    found = _read_json(folder / COMPARISON)
+    earlier = found.get("comparisons") if found.get("format") == COMPARISON_FORMAT else None
+    entries = [one for one in earlier if isinstance(one, dict)] if isinstance(earlier, list) else []
+    kept = [one for one in entries if any(one.get(name) != new[name] for name in COMPARED)]
     with _writing(folder):
-        write_json(folder / COMPARISON, {"format": FORMAT, **content, "comparisons": list(comparisons)})
+        write_json(folder / COMPARISON, {"format": COMPARISON_FORMAT, "comparisons": [*kept, new]})
     return folder / COMPARISON
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
-from smoe_mt.generation.command import read_lines
+from smoe_mt.generation.lines import read_lines
 from smoe_mt.inputs import STDIN
 
 

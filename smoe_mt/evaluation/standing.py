@@ -15,6 +15,7 @@ from smoe_mt.checkpoints.names import LAST
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.errors import UserError
+from smoe_mt.folder_lock import may_be_held
 from smoe_mt.generation import LoadedModel
 from smoe_mt.json_files import read_json_object
 from smoe_mt.text_table import aligned
@@ -51,7 +52,8 @@ def training_of(loaded: LoadedModel) -> dict[str, Any]:
         "epoch": loaded.epoch,
         **planned,
         "run_updates": last.updates if last else None,
-        "finished": _finished(last, planned) if last else None,
+        "finished": _finished(last, config) if last else None,
+        "running": may_be_held(loaded.checkpoint.parent) if last else None,
         "data": _fingerprint(loaded.trained_on),
         "directions": sorted(loaded.task.directions),
         "vocabulary": vocabulary.sha256,
@@ -67,13 +69,16 @@ def _last_of(checkpoint: Path) -> CheckpointView | None:
         return None
 
 
-def _finished(last: CheckpointView, planned: Mapping[str, int | None]) -> bool | None:
-    """Whether a training has come to its end; None for one without an end."""
-    updates, epochs = planned["max_update"], planned["max_epoch"]
-    if not updates and not epochs:
-        return None
-    by_updates = bool(updates) and (last.updates or 0) >= (updates or 0)
-    return by_updates or (bool(epochs) and (last.epoch or 0) > (epochs or 0))
+def _finished(last: CheckpointView, config: Any) -> bool | None:
+    """Whether a training has come to its end: by updates, epochs, time or patience; None for one without an end."""
+    reached = {
+        "optimization.max_update": lambda end: (last.updates or 0) >= end,
+        "optimization.max_epoch": lambda end: (last.epoch or 0) > end,
+        "optimization.stop_time_hours": lambda end: (last.training_seconds or 0) > end * 3600,
+        "checkpoint.patience": lambda end: last.worse_validations >= end,
+    }
+    ends = {name: end for name in reached if (end := OmegaConf.select(config, name) or 0) > 0}
+    return any(reached[name](end) for name, end in ends.items()) if ends else None
 
 
 def _fingerprint(data: str | None) -> str | None:
@@ -103,7 +108,12 @@ def _stands(one: Mapping[str, Any]) -> str:
     if at is None:
         return "-"
     of = f" of {end:,}" if end else ""
-    state = {True: "finished", False: "unfinished"}.get(_of(one, ("training", "finished")), "")
+    early = isinstance(end, int) and at < end
+    state = {True: "ended early" if early else "finished", False: "unfinished"}.get(
+        _of(one, ("training", "finished")), ""
+    )
+    if state == "unfinished" and _of(one, ("training", "running")):
+        state = "running"
     return f"at {at:,}{of}" + (f", {state}" if state else "")
 
 

@@ -13,6 +13,7 @@ from smoe_mt.fairseq_patches import (
     half_precision,
     iterators,
     known_warnings,
+    meters,
     paths,
     progress_bar,
     trainer,
@@ -33,6 +34,7 @@ PATCHES: tuple[Patch, ...] = (
     *trainer.PATCHES,
     *iterators.PATCHES,
     *half_precision.PATCHES,
+    *meters.PATCHES,
     *checkpoint_io.PATCHES,
 )
 SETTINGS: tuple[Setting, ...] = (*known_warnings.SETTINGS, *checkpoint_io.SETTINGS)

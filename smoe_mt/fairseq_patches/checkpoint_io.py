@@ -48,15 +48,17 @@ def path_manager_copy(original: Any) -> Any:
 
 
 def survive_a_full_disk(original: Any) -> Any:
-    """Saving that logs a full disk as an error and continues."""
+    """Saving that logs a full disk as an error and continues, and that leaves out no interval of updates."""
 
     @wraps(original)
-    def save_checkpoint(cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None) -> Any:
+        if _named_by_updates(cfg, trainer, epoch_itr):
+            epoch_itr = _WithinEpoch(epoch_itr)
         # fairseq keeps the best score as an attribute of the function that has this name, which is this one.
         before = vars(save_checkpoint).get("best")
         try:
             with getattr(trainer, "saving_together", nullcontext)():
-                return original(cfg, trainer, *args, **kwargs)
+                return original(cfg, trainer, epoch_itr, val_loss)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
@@ -68,6 +70,28 @@ def survive_a_full_disk(original: Any) -> Any:
             return None
 
     return save_checkpoint
+
+
+def _named_by_updates(cfg: Any, trainer: Any, epoch_itr: Any) -> bool:
+    """Whether an interval of updates ends together with an epoch that gets no checkpoint of its own."""
+    if not epoch_itr.end_of_epoch() or cfg.save_interval_updates <= 0:
+        return False
+    of_epoch = not cfg.no_epoch_checkpoints and epoch_itr.epoch % cfg.save_interval == 0
+    return not of_epoch and trainer.get_num_updates() % cfg.save_interval_updates == 0
+
+
+class _WithinEpoch:
+    """An epoch's iterator for fairseq's saving, which names a checkpoint by its updates in the midst of an epoch alone."""
+
+    def __init__(self, epoch_itr: Any) -> None:
+        self._epoch_itr = epoch_itr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoch_itr, name)
+
+    def end_of_epoch(self) -> bool:
+        """No."""
+        return False
 
 
 def _restore_best(function: Any, best: float | None) -> None:
@@ -94,7 +118,8 @@ PATCHES = (
     Patch(
         "fairseq.checkpoint_utils.save_checkpoint",
         survive_a_full_disk,
-        "a full disk does not end a training, and ranks that share experts save together",
+        "a full disk does not end a training, ranks that share experts save together, and an interval of updates that ends "
+        "with an epoch has its checkpoint",
         ("cfg", "trainer", "epoch_itr", "val_loss"),
     ),
     Patch(

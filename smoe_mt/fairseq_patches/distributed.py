@@ -55,8 +55,8 @@ def add_defaults(original: Any) -> Any:
             join_ranks(cfg)
             if distributed.is_initialized():
                 distributed_utils.distributed_init(cfg)
-        start.begin(cfg)
         original(cfg)
+        start.begin(cfg)  # with the defaults of our task
 
     return joined
 

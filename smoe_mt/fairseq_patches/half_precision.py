@@ -42,6 +42,26 @@ def sync_weights(original: Any) -> Any:
     return sync
 
 
+def zero_gradients(original: Any) -> Any:
+    """Of both: none in half precision, zero in float32."""
+
+    @wraps(original)
+    def zero(self: Any) -> None:
+        if self.has_flat_params:
+            original(self)
+            return
+        full = [weight.grad for weight in self.fp32_params if weight.grad is not None]
+        if full:
+            torch._foreach_zero_(full)
+        with_gradients, self.fp32_params = self.fp32_params, []
+        try:
+            original(self)
+        finally:
+            self.fp32_params = with_gradients
+
+    return zero
+
+
 PATCHES = (
     Patch(
         f"{MIXIN}._sync_fp16_grads_to_fp32",
@@ -50,4 +70,5 @@ PATCHES = (
         ("self",),
     ),
     Patch(f"{MIXIN}._sync_fp32_params_to_fp16", sync_weights, "the same on the way back", ("self",)),
+    Patch(f"{MIXIN}.zero_grad", zero_gradients, "the same where they are set to zero", ("self",)),
 )

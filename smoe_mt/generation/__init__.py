@@ -13,7 +13,8 @@ from smoe_mt.lean_fairseq import import_fairseq
 if TYPE_CHECKING:
     from smoe_mt.generation.checkpoint import LoadedModel, load_model
     from smoe_mt.generation.details import Candidate, Translation, Visits
-    from smoe_mt.generation.translator import Text, Translator
+    from smoe_mt.generation.texts import Text
+    from smoe_mt.generation.translator import Translator
     from smoe_mt.search.beam import Decoding
 
 __all__ = ["Candidate", "Decoding", "LoadedModel", "Text", "Translation", "Translator", "Visits", "load_model"]
@@ -21,7 +22,8 @@ __all__ = ["Candidate", "Decoding", "LoadedModel", "Text", "Translation", "Trans
 _HOMES = {
     "smoe_mt.generation.checkpoint": ("LoadedModel", "load_model"),
     "smoe_mt.generation.details": ("Candidate", "Translation", "Visits"),
-    "smoe_mt.generation.translator": ("Text", "Translator"),
+    "smoe_mt.generation.texts": ("Text",),
+    "smoe_mt.generation.translator": ("Translator",),
     "smoe_mt.search.beam": ("Decoding",),
 }
 

@@ -12,6 +12,7 @@ TRANSLATE_EXAMPLES = """examples:
   echo "God morgon." | smoe-mt translate -m runs/nordic -s sv -t fi
   smoe-mt translate -m runs/nordic -s sv -t fi input.txt -o output.txt
   smoe-mt translate -m runs/a -m runs/b -s sv -t fi --nbest 3 --scores < input.txt    # an ensemble
+  smoe-mt translate -m runs/nordic -s sv -t fi --split-sentences < article.txt       # a paragraph a line
   smoe-mt translate -m runs/nordic                           # a prompt"""
 
 
@@ -26,10 +27,10 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
-    begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--prefix", metavar="TEXT", help="how every translation has to begin")
-    begin.add_argument(
-        "--prefix-file", metavar="FILE", help="how each translation has to begin, line by line of the input"
+    parser.add_argument(
+        "--split-sentences",
+        action="store_true",
+        help="lines may hold several sentences: translate each by itself and join them again (needs smoe_mt[split])",
     )
     model = parser.add_argument_group("model")
     model.add_argument(

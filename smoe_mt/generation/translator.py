@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from smoe_mt.generation.batching import batch_by_tokens
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
+from smoe_mt.generation.sentences import SplitText, check_split
+from smoe_mt.generation.texts import Text
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.search.steps import Ensemble, SingleModel, StepScorer
@@ -27,41 +28,6 @@ Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
 SHORTEST_BATCH = 512  # tokens for which a process is worth while
 BATCHES_EACH = 2  # at least, of a process
-
-
-@dataclass(frozen=True)
-class Text:
-    """Lines to translate, and their direction; `prefixes`: how the translation of each has to begin, none where empty."""
-
-    lines: Sequence[str]
-    source: str
-    target: str
-    prefixes: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, lines: Iterable[str], source: str, target: str, prefix: str | Iterable[str] | None = None) -> Text:
-        """`prefix`: one for all lines, or one for each. UserError for what is no sequence of texts, or too few of them."""
-        listed = _listed(lines, "lines")
-        if prefix is None:
-            return cls(listed, source, target)
-        prefixes = [prefix] * len(listed) if isinstance(prefix, str) else _listed(prefix, "prefix")
-        if len(prefixes) != len(listed):
-            raise UserError(f"prefix: {len(prefixes)} for {len(listed)} lines; give one text, or one for each line")
-        return cls(listed, source, target, prefixes)
-
-
-def _listed(lines: Iterable[str], name: str) -> list[str]:
-    """UserError, with the argument's name, for what is no sequence of texts."""
-    if isinstance(lines, (str, bytes)):
-        raise UserError(f"{name}: give a list of sentences, such as [{str(lines[:20])!r}], not one text")
-    try:
-        listed = list(lines)
-    except TypeError as error:
-        raise UserError(f"{name}: give a list of sentences, not {type(lines).__name__}") from error
-    for number, line in enumerate(listed):
-        if not isinstance(line, str):
-            raise UserError(f"{name}[{number}]: must be text, not {type(line).__name__}")
-    return listed
 
 
 class Translator:
@@ -175,10 +141,13 @@ class Translator:
         processes: int | None = 1,
         progress: Progress = None,
         prefix: str | Iterable[str] | None = None,
+        split_sentences: bool = False,
     ) -> list[str]:
         """Translate each of `lines` from `source` to `target`; an empty line stays empty.
 
         `prefix`: how the translations have to begin, one text for all or one for each line; it may end within a word.
+        `split_sentences`: a line may hold several sentences, which are translated one by one and joined again (needs the
+        extra `split`); white space around a line stays.
         Batches hold up to `max_tokens` source tokens; what else is in a batch does not change a translation. Lines longer
         than the model's positions are cut, with a warning. `processes` of one thread each share the batches on a CPU (None:
         as many as torch would use threads, where there is memory for them). `progress`: a bar on stderr (None: where a person
@@ -187,7 +156,15 @@ class Translator:
         """
         decoding = Decoding(beam, lenpen, max_len_a, max_len_b)
         found = self.translate_in_detail(
-            lines, source, target, decoding, prefix, max_tokens=max_tokens, processes=processes, progress=progress
+            lines,
+            source,
+            target,
+            decoding,
+            prefix,
+            split_sentences=split_sentences,
+            max_tokens=max_tokens,
+            processes=processes,
+            progress=progress,
         )
         return [translation.text for translation in found]
 
@@ -210,6 +187,7 @@ class Translator:
         *,
         nbest: int = 1,
         routing: bool = False,
+        split_sentences: bool = False,
         max_tokens: int = 4096,
         processes: int | None = 1,
         progress: Progress = None,
@@ -217,10 +195,22 @@ class Translator:
         """The translations of each of `texts`, whatever its direction: sentences of equal length share batches.
 
         Each line gets the `nbest` best (at most the beam; a search may end with fewer), their scores and, with `routing`, the
-        visits of every source and target piece. Raises UserError as `translate`.
+        visits of every source and target piece. With `split_sentences` a line has one candidate, the best of each of its
+        sentences joined, whose score is their sum; `progress` counts sentences. Raises UserError as `translate`.
         """
         for text in texts:
             self.check(text.source, text.target)
+        if split_sentences:
+            check_split(nbest, routing)
+            split = [SplitText.of(text) for text in texts]
+            found = self.translate_together(
+                [each.sentences for each in split],
+                decoding,
+                max_tokens=max_tokens,
+                processes=processes,
+                progress=progress,
+            )
+            return [each.joined(mine) for each, mine in zip(split, found)]
         decoding = decoding or Decoding()
         _check_number("nbest", nbest, 1, decoding.beam)
         _check_number("max_tokens", max_tokens, 1)

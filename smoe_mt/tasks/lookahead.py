@@ -13,6 +13,8 @@ from typing import Any
 
 from fairseq.data.iterators import CountingIterator, GroupedIterator
 
+from smoe_mt.errors import UserError
+
 
 class LookaheadBatchIterator(CountingIterator):
     """Counts what it hands out (`n`, from `start`). `len` is the `estimate`; `has_next` is exact.
@@ -61,13 +63,21 @@ class LookaheadBatchIterator(CountingIterator):
 
 
 class LookaheadGroups(GroupedIterator):
-    """fairseq's grouping of batches into updates (--update-freq), which ends when an open-ended iterator does."""
+    """fairseq's grouping of batches into updates (--update-freq), which ends when an open-ended iterator does.
+
+    UserError where the whole of an epoch would be left out as a remainder.
+    """
 
     def __init__(self, iterable: Any, chunk_size: int, skip_remainder_batch: bool = False) -> None:
         self._lookahead = iterable if isinstance(iterable, LookaheadBatchIterator) else None
         if self._lookahead is not None and skip_remainder_batch:
             self._lookahead.only_whole_groups(chunk_size)
             skip_remainder_batch = False
+            if not self._lookahead.n and not self._lookahead.has_next():
+                raise UserError(
+                    "optimization.skip_remainder_batch leaves out the whole epoch, in which a rank has no more batches than the "
+                    f"{chunk_size} of one update: leave it out, or lower optimization.update_freq (task.tokens_per_update)"
+                )
         super().__init__(iterable, chunk_size, skip_remainder_batch)
 
     def has_next(self) -> bool:

@@ -1,16 +1,19 @@
-"""What ``smoe-mt train`` shows of a training: its opening, a line for its progress, what is wrong. The log file has all."""
+"""What ``smoe-mt train`` shows of a training: its opening, lines of progress, what is wrong, its end. The log file has all."""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 #: INFO of these is in the opening already, or for the file alone.
 IN_THE_FILE = ("smoe_mt.tasks.many_to_many_translation", "smoe_mt.training.batch")
 #: fairseq's loggers of progress.
 TRAIN, VALID = "train_inner", "valid"
+#: What fairseq's main function says at the end.
+DONE = re.compile(r"done training in ([0-9.]+) seconds")
 SHOWN = ("loss", "ppl", "bleu", "wps")
 NAMES = {"wps": "tokens/s", "bleu": "BLEU"}
 # "loss=8.9, ppl=338.74", "loss 7.243 | bleu 1.56" and '"valid_loss": "7.243"'
@@ -22,24 +25,32 @@ class ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     #: The last update of the job, for the time that is left; None where it is not known.
     last_update: int | None = None
+    #: Seconds -> the line that the job ends with; None before it has begun.
+    closing: Callable[[float], str] | None = None
 
     def __init__(self, stream: Any = None) -> None:
         super().__init__(stream or sys.stdout)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it is shown."""
-        if record.levelno >= logging.WARNING or record.name in (TRAIN, VALID):
+        if record.levelno >= logging.WARNING or record.name in (TRAIN, VALID) or self._ends(record):
             return True
         return record.name.startswith("smoe_mt") and record.name not in IN_THE_FILE
 
     def format(self, record: logging.LogRecord) -> str:
         """Plain text; progress in the form of `progress`."""
         message = record.getMessage()
+        if (end := self._ends(record)) and self.closing is not None:
+            return self.closing(float(end[1]))
         if record.name in (TRAIN, VALID):
             return progress(message, record.name == VALID, self.last_update) or message
         if record.exc_info:
             return super().format(record)
         return f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
+
+    def _ends(self, record: logging.LogRecord) -> re.Match[str] | None:
+        """The last message of a job that has begun."""
+        return DONE.match(record.getMessage()) if self.closing is not None else None
 
 
 def progress(message: str, validation: bool, last_update: int | None) -> str | None:
@@ -52,12 +63,16 @@ def progress(message: str, validation: bool, last_update: int | None) -> str | N
         return None
     of = f" of {last_update:,}" if last_update and not validation else ""
     parts = [
-        f"{NAMES.get(name, name)} {values[name]}"
+        f"{NAMES.get(name, name)} {_shown(name, values[name])}"
         for name in SHOWN
         if name in values and not (validation and name == "wps")
     ]
     parts += [f"{duration(left)} left"] if left is not None and not validation else []
     return f"{'validation after' if validation else 'update'} {update:,}{of}: {', '.join(parts)}"
+
+
+def _shown(name: str, value: str) -> str:
+    return f"{float(value):,.0f}" if name == "wps" else value
 
 
 def duration(seconds: float) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.models.config import SMoETransformerConfig
 from smoe_mt.models.meaning import meaning
 
 #: Settings that tensors have their shapes from, and the heads, which no shape shows: other ones would read the same weights
@@ -22,8 +24,11 @@ MOST_SHOWN = 4
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Name of a setting -> (theirs, ours) where two models differ in what their weights mean; settings of `smoe_transformer`."""
+    # A configuration of fairseq-hydra-train has what was given alone.
+    defaults = asdict(SMoETransformerConfig())
     first, second = (
-        {name: str(model.get(name)) for name in (*SIZES, *HEADS)} | meaning(model) for model in (theirs, ours)
+        {name: str(model[name]) for name in (*SIZES, *HEADS)} | meaning(model)
+        for model in ({**defaults, **theirs}, {**defaults, **ours})
     )
     names = [*dict.fromkeys((*first, *second))]
     if not {first["moe"], second["moe"]} - {"none"}:
@@ -54,6 +59,16 @@ def refusal(checkpoint: str, found: Mapping[str, tuple[str, str]], weights: Mapp
     return (
         f"{checkpoint}: a checkpoint of another model than this one: {', '.join(shown[:MOST_SHOWN])}{more}; {fit} train anew "
         "(another checkpoint.save_dir, without a checkpoint to start from)"
+    )
+
+
+def warning(checkpoint: str, found: Mapping[str, tuple[str, str]]) -> str:
+    """What to say of a checkpoint whose weights fit a model that computes something else from them."""
+    shown = ", ".join(f"model.{name} was {theirs} and is {ours}" for name, (theirs, ours) in found.items())
+    fitting = " ".join(_override(name, theirs) for name, (theirs, _) in found.items() if theirs != "not set")
+    return (
+        f"{checkpoint}: its weights fit, but other settings make another model of them: {shown}; unless that is intended, give "
+        f"{fitting or 'those of the checkpoint'}"
     )
 
 

@@ -27,6 +27,12 @@ def forget_previous_job() -> None:
     progress_bar._tensorboard_writers.clear()
 
 
+def best_score() -> float | None:
+    """Of the validations of this job, by `checkpoint.best_checkpoint_metric`; None before the first one."""
+    best = vars(checkpoint_utils.save_checkpoint).get("best")
+    return None if best is None else float(best)
+
+
 def early_stopping_state() -> dict[str, float]:
     """What `checkpoint.patience` goes by, for a checkpoint: `best` score and `num_runs` without a better one, if any."""
     return {key: value for remembered in _early_stopping() for key, value in remembered.items()}

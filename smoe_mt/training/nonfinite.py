@@ -55,9 +55,9 @@ class NonFiniteUpdates:
         """Forget the losses of the update before."""
         self._losses.clear()
 
-    def bad_loss(self) -> bool:
-        """Whether a loss of this update is not finite, on this rank."""
-        return bool(self._losses) and not bool(torch.stack(self._losses).isfinite().all())
+    def bad_loss(self) -> Tensor | bool:
+        """Whether a loss of this update is not finite, on this rank; a tensor on the losses' device."""
+        return ~torch.stack(self._losses).isfinite().all() if self._losses else False
 
     def good(self) -> None:
         """An update was made."""

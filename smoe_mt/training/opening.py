@@ -123,8 +123,9 @@ def _batch(cfg: Any) -> str:
 
 def _updates(cfg: Any, updates: int) -> str:
     last, epochs = cfg.optimization.max_update, cfg.optimization.max_epoch
-    end = f"{last:,}" if last else "no limit" if not epochs else f"{epochs} epochs"
-    return f"{end}, of which {updates:,} are made" if updates else end
+    limits = [f"{last:,}"] * (last > 0) + [f"{epochs} epoch{'s' * (epochs != 1)}"] * (epochs > 0)
+    end = " or ".join(limits) + ", whichever ends first" * (len(limits) > 1) if limits else "no limit"
+    return f"{end}; {updates:,} are made" if updates else end
 
 
 def _schedule(cfg: Any) -> str:

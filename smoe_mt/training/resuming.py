@@ -1,4 +1,4 @@
-"""The checkpoint that a run continues from: the newest intact one if the last is damaged."""
+"""The checkpoint that a run continues from: the newest intact one if the last is damaged or missing."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ BEST = "best"  # in the names of checkpoints that are older than others
 def whole_checkpoint(path: str | Path) -> Path:
     """`path`, if it is whole, or else the newest whole checkpoint of its folder, said loudly.
 
-    Newest is the one of most updates; the best ones come after all others, as they are no steps of their own.
+    Newest is the one of most updates; the best ones come after all others, as they are no steps of their own. `path` as well
+    where there is no checkpoint at all.
 
     Raises:
         UserError: it is damaged, and there is no other to go on from.
     """
     path = Path(path)
+    lost = not path.exists()  # as after a kill between the files of the first saving
     try:
-        check_whole(path)
-        return path
+        if not lost:
+            check_whole(path)
+            return path
+        reason = UserError(f"{path} is missing")
     except UserError as error:
         reason = error
     for other in checkpoints_beside(path):
@@ -35,8 +39,16 @@ def whole_checkpoint(path: str | Path) -> Path:
         except UserError as error:
             logger.error(f"DAMAGED CHECKPOINT: {error}")
             continue
-        logger.error(f"DAMAGED CHECKPOINT: {reason}. The training continues from {other} instead")
+        if lost:
+            logger.warning(
+                f"{reason}: the training continues from {other} instead; to start from the beginning, choose another "
+                "checkpoint.save_dir"
+            )
+        else:
+            logger.error(f"DAMAGED CHECKPOINT: {reason}. The training continues from {other} instead")
         return other
+    if lost:
+        return path
     raise UserError(
         f"{reason}; there is no intact checkpoint next to it (move it away to start from the beginning)"
     ) from (reason)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fairseq.dataclass.utils import merge_with_parent
 from fairseq.file_io import PathManager
 
 from smoe_mt.errors import UserError
@@ -19,7 +20,7 @@ from smoe_mt.process_group import by_one_process
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
 from smoe_mt.tasks.data_folder import DataFolder
 from smoe_mt.tasks.many_to_many_translation import chosen_directions
-from smoe_mt.training.resuming import LAST
+from smoe_mt.training.resuming import LAST, checkpoints_beside
 
 TASK = "many_to_many_translation"
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
@@ -71,7 +72,7 @@ def check_starting_point(settings: Any) -> None:
             _check_file(name, settings[name], Path(settings.save_dir))
             return
     resets = [f"checkpoint.{name}" for name in RESETS if settings[name]]
-    if resets:
+    if resets and not checkpoints_beside(last):
         raise UserError(
             f"{', '.join(resets)}: there is no checkpoint to take up ({last} does not exist): give checkpoint.restore_file, "
             f"or leave {'it' if len(resets) == 1 else 'them'} out"
@@ -95,11 +96,13 @@ def check_text(cfg: Any) -> None:
 
     `cfg`: a whole configuration of a training of ours.
     """
-    ManyToManyTranslationConfig.check(cfg.task)
-    folder = DataFolder.open(cfg.task.data)
+    # A configuration of fairseq-hydra-train has what was given alone.
+    task = merge_with_parent(ManyToManyTranslationConfig(), cfg.task)
+    ManyToManyTranslationConfig.check(task)
+    folder = DataFolder.open(task.data)
     dataset = cfg.dataset
     _check_subset(folder, "train_subset", dataset.train_subset)
-    directions = chosen_directions(cfg.task, folder)
+    directions = chosen_directions(task, folder)
     if dataset.disable_validation:
         return
     subsets = ["valid"] if dataset.combine_valid_subsets else dataset.valid_subset.split(",")

@@ -12,7 +12,9 @@ be registered with fairseq: `fairseq_patches.trainer` swaps the name that fairse
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,28 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from fairseq.utils import set_torch_seed
 from omegaconf import open_dict
+from torch import Tensor
 
 from smoe_mt import preemption
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.upcycle import upcycle_from
+from smoe_mt.criterions import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.training.batch import spread_over_ranks
+from smoe_mt.training.closing import closing
 from smoe_mt.training.console import ConsoleHandler
+from smoe_mt.training.deferred_metrics import DeferredMetrics, log_update
 from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
-from smoe_mt.training.fit import differences, misfits, refusal
+from smoe_mt.training.finished import stop_if_finished
+from smoe_mt.training.fit import differences, misfits, refusal, warning
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
+from smoe_mt.training.last_epoch import LastEpoch
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
 from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
@@ -52,7 +60,6 @@ logger = logging.getLogger(__name__)
 # What fairseq and torch raise for an optimiser's state of another optimiser, of other parameters, or of no sense.
 MISFITS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 STATE_KEY = "smoe_mt"  # in a checkpoint's extra state
-NO_EPOCH = -1  # as the last epoch
 SEEDS_APART = 2**24  # more than there are updates, so that no rank draws what another one draws later
 # Without its scope of metrics, which an exception would leave open: ours is around.
 UPDATE = Trainer.train_step.__wrapped__
@@ -79,27 +86,36 @@ class SMoETrainer(ExpertParallelTrainer):
             keep_freed_memory()
         limit = getattr(self.cfg.task, "max_nonfinite_updates", 0)
         self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
+        self._deferred = DeferredMetrics(self.get_criterion().reduce_metrics)
+        self._can_wait = isinstance(self.get_criterion(), StratifiedRoutingCriterion)
         self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
+        self._last_epoch = LastEpoch(self.cfg)
         preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged.
+        """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged or missing.
 
         UserError where there is none, and for a file that is no whole checkpoint, or one of another model or vocabulary, or
         that some ranks do not see.
         """
         self._check_that_all_see(filename)
-        if PathManager.isfile(filename):
+        found: dict[str, tuple[str, str]] = {}
+        if PathManager.isfile(filename) or self._is_last(filename):
             filename = self._whole(filename)
+        if PathManager.isfile(filename):
             trains_ours = isinstance(self._model, SMoETransformerModel)
-            self.task.load_state_dict(CheckpointView(open_checkpoint(filename, foreign=not trains_ours)).task_state)
+            there = open_checkpoint(filename, foreign=not trains_ours)
+            self.task.load_state_dict(CheckpointView(there).task_state)
+            found = self._differences(there)
+            del there  # not twice in memory
         state = self._load(filename, *args, **kwargs)
+        if state is not None and found and self.is_data_parallel_master:
+            logger.warning(warning(filename, found))
         if state is not None and not kwargs.get("reset_meters"):
             ours = state.get(STATE_KEY, {})
             self._nonfinite.load_state_dict(ours.get("nonfinite", {}))
             restore_early_stopping(ours.get("early_stopping", {}))
-        self._train_no_further_than_the_end()
         return state
 
     def _load(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -119,43 +135,37 @@ class SMoETrainer(ExpertParallelTrainer):
             if WEIGHTS_DO_NOT_FIT not in str(error):
                 raise
             state = open_checkpoint(filename, foreign=True)
-            own = is_own(state) and isinstance(self._model, SMoETransformerModel)
-            found = differences(state["cfg"]["model"], self.cfg.model) if own else {}
-            raise UserError(refusal(filename, found, misfits(state["model"], self._model.state_dict()))) from error
+            raise UserError(
+                refusal(filename, self._differences(state), misfits(state["model"], self._model.state_dict()))
+            ) from error
 
-    def _train_no_further_than_the_end(self) -> None:
-        """fairseq would make one more update of a run that had ended already."""
-        updates, last, patience = (
-            self.get_num_updates(),
-            self.cfg.optimization.max_update,
-            self.cfg.checkpoint.patience,
-        )
-        out_of_patience = 0 < patience <= early_stopping_state().get("num_runs", 0)
-        if 0 < last <= updates or out_of_patience:
-            ended = (
-                f"checkpoint.patience={patience} validations were no better"
-                if out_of_patience
-                else f"optimization.max_update={last:,}"
-            )
-            logger.warning(
-                f"this training is already finished, after {updates:,} updates ({ended}): to go on, give a larger "
-                f"{ended.partition('=')[0]}; for another training, another checkpoint.save_dir"
-            )
-            with open_dict(self.cfg):
-                self.cfg.optimization.max_epoch = NO_EPOCH
+    def _differences(self, checkpoint: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Between the settings of its model and this one's; none where one of the two is not smoe_mt's."""
+        own = is_own(checkpoint) and isinstance(self._model, SMoETransformerModel)
+        return differences(checkpoint["cfg"]["model"], self.cfg.model) if own else {}
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> Any:
         """As fairseq's, with what else a run needs to go on exactly."""
         ours = {"nonfinite": self._nonfinite.state_dict(), "early_stopping": early_stopping_state()}
-        return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
+        with self._last_epoch.as_given():
+            return super().save_checkpoint(filename, {**extra_state, STATE_KEY: ours})
 
-    def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
+    def begin_epoch(self, epoch: int) -> None:
+        """As fairseq's."""
+        super().begin_epoch(epoch)
+        self._last_epoch.begin_epoch(epoch, self.get_lr())
+
+    def get_train_iterator(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's. The first one of a job comes when all is known that its log opens with."""
         begins = self._epochs is None
-        self._epochs = super().get_train_iterator(*args, **kwargs)
+        self._epochs = super().get_train_iterator(epoch, *args, **kwargs)
         if begins and self.is_data_parallel_master and isinstance(self._model, SMoETransformerModel):
             ConsoleHandler.last_update = self.cfg.optimization.max_update or None
+            ConsoleHandler.closing = partial(closing, self, begun_at=self.get_num_updates())
             logger.info(opening(self.cfg, self.task, self._model, self.get_num_updates()))
+        if begins:
+            hours, validations = self._previous_training_time / 3600, early_stopping_state().get("num_runs", 0)
+            stop_if_finished(self.cfg, self.get_num_updates(), epoch, hours, int(validations))
         return self._epochs
 
     @metrics.aggregate("train")
@@ -178,6 +188,7 @@ class SMoETrainer(ExpertParallelTrainer):
         except NonFiniteUpdate as reason:
             self.zero_grad()
             self._nonfinite.left_out(reason, self.get_num_updates(), samples, self.cfg.checkpoint.save_dir)
+        self._last_epoch.look(self.get_lr())
         if self._leaving and not self._saved_to_leave:
             self._save_to_leave()
         return output
@@ -187,29 +198,50 @@ class SMoETrainer(ExpertParallelTrainer):
         set_torch_seed(self.cfg.common.seed + self.get_num_updates() + SEEDS_APART * self.data_parallel_rank)
 
     def clip_grad_norm(self, clip_norm: float) -> Any:
-        """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here."""
-        self._agree()
-        try:
-            norm = super().clip_grad_norm(clip_norm)
-        except OverflowError as error:  # of scaled gradients; what fairseq does of it needs a GPU
-            raise LossScaleLowered(str(error)) from error
-        except FloatingPointError as error:
-            raise LossScaleTooLow(str(error)) from error
-        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then it is the scale that is too high, as a rule
-        if not scales_loss and (self._nonfinite.bad_ranks or not torch.isfinite(torch.as_tensor(norm)).all()):
-            raise NonFiniteUpdate
-        return norm
+        """As fairseq's, once per update when the ranks have their gradients: what they have to agree on is decided here.
 
-    def _agree(self) -> None:
-        """Which ranks have a bad loss, and whether any was asked to leave."""
+        The norm is on the CPU. It and what the ranks tell each other are the only values of an update that the host waits for.
+        """
+        status = self._status()
+        try:
+            norm = torch.as_tensor(super().clip_grad_norm(clip_norm))
+        except (OverflowError, FloatingPointError) as error:  # of scaled gradients; what fairseq does of it needs a GPU
+            self._agree(status.tolist())
+            reason = LossScaleLowered if isinstance(error, OverflowError) else LossScaleTooLow
+            raise reason(str(error)) from error
+        *agreed, on_host = torch.cat([status, norm.to(status).reshape(1)]).tolist()
+        self._agree(agreed)
+        scales_loss = self.cfg.common.fp16 or self.cfg.common.amp  # then it is the scale that is too high, as a rule
+        if not scales_loss and (self._nonfinite.bad_ranks or not math.isfinite(on_host)):
+            raise NonFiniteUpdate
+        return torch.tensor(on_host)
+
+    def _status(self) -> Tensor:
+        """Which ranks have a bad loss, and whether any was asked to leave: float32 [ranks + 1], on the device."""
         ranks, rank = self.data_parallel_world_size, self.data_parallel_rank
         flags = torch.zeros(ranks + 1, device=self.device)
         flags[rank], flags[ranks] = self._nonfinite.bad_loss(), preemption.asked_to_leave() is not None
         if ranks > 1:
             distributed_utils.all_reduce(flags, group=self.data_parallel_process_group)
-        *bad, leaving = flags.tolist()
+        return flags
+
+    def _agree(self, status: Sequence[float]) -> None:
+        *bad, leaving = status
         self._nonfinite.bad_ranks = [number for number, flag in enumerate(bad) if flag]
         self._leaving = bool(leaving)
+
+    def _reduce_and_log_stats(self, logging_outputs: Any, sample_size: Any, grad_norm: Any = None) -> Any:
+        """As fairseq's. Of our criterion in training, the metrics wait until they are read (``DeferredMetrics``)."""
+        if grad_norm is None or not self._can_wait or not logging_outputs:
+            return super()._reduce_and_log_stats(logging_outputs, sample_size, grad_norm)
+        log_update(logging_outputs, float(grad_norm), self.cfg.optimization.clip_norm)
+        self._deferred.add(logging_outputs)
+        return {"sample_size": sample_size}
+
+    def begin_valid_epoch(self, epoch: int) -> None:
+        """As fairseq's; what comes next is logged elsewhere."""
+        self._deferred.flush()
+        super().begin_valid_epoch(epoch)
 
     def _wait_for_the_others(self) -> None:
         if self.data_parallel_world_size > 1:
@@ -241,12 +273,15 @@ class SMoETrainer(ExpertParallelTrainer):
                 f"{filename}: {int(seen)} of {ranks} ranks see it; checkpoint.save_dir must be a folder that all machines share"
             )
 
+    def _is_last(self, filename: str) -> bool:
+        return Path(filename) == Path(self.cfg.checkpoint.save_dir) / LAST
+
     def _whole(self, filename: str) -> str:
         """`filename`, or what all ranks go on from in its place, as the first rank found it."""
         found, wrong = filename, ""
         if self.data_parallel_rank == 0:
             try:
-                if Path(filename) == Path(self.cfg.checkpoint.save_dir) / LAST:
+                if self._is_last(filename):
                     found = str(whole_checkpoint(filename))
                 else:
                     check_whole(filename)

@@ -58,6 +58,7 @@ def test_nonsense_is_told_with_key_value_and_what_is_allowed(override: str) -> N
         ("model.strata=4,12", "model.strata=[4,12]"),
         ("optimizer.adam_betas=(0.9,0.98)", "optimizer.adam_betas=[0.9,0.98]"),
         ("task.directions=a-b,b-a", "task.directions='a-b,b-a'"),
+        ("task.directions=[a-b,b-a]", "task.directions='a-b,b-a'"),
         ("task.data=it's(1)", "task.data='it\\'s(1)'"),
         ("task.data=007", "task.data='007'"),
         ("task.data=a=b", "task.data='a=b'"),

@@ -17,6 +17,7 @@ import pytest
 from data_prep import pipeline
 from data_prep.prepare import add_arguments, run
 from smoe_mt.errors import UserError
+from smoe_mt.folder_lock import LOCK, FolderLock
 from smoe_mt.tasks.data_folder import DataFolder
 from tests.data_prep.toy import FIRST, toy_lines, write_tsv
 
@@ -43,6 +44,19 @@ def test_the_folder_is_what_the_others_read(toy: Path, tmp_path: Path) -> None:
     references = (out / "text" / "test.xaa-en.xaa").read_text().splitlines()
     assert len(references) == corpus["splits"]["test"]["xaa-en"] == 12  # type: ignore[index]
     assert not (out / ".work").exists()
+
+
+def test_one_preparation_at_a_time_writes_to_a_folder(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    with (
+        FolderLock.take(out, "a preparation", "choose another --out"),
+        pytest.raises(UserError, match=f"in use by a preparation .process {os.getpid()} .*choose another --out"),
+    ):
+        prepare(f"tsv:{toy}", out)
+    prepare(f"tsv:{toy}", out)
+    assert not (out / LOCK).exists()
+    with FolderLock.take(out, "a training", "wait"):
+        prepare(f"tsv:{toy}", out)  # a folder that is finished is only read
 
 
 def test_checksums_are_those_of_the_files(toy: Path, tmp_path: Path) -> None:

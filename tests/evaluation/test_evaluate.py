@@ -204,9 +204,9 @@ def test_compared(trained_run: TrainedRun, tmp_path: Path, capsys: pytest.Captur
     command = ["evaluate", str(trained_run.folder), str(last), "--compare", "--resamples", "100"]
     assert cli.main([*command, *options]) == 0
     assert "checkpoint_last (update 60) against run (update 60)" in capsys.readouterr().out
-    content = json.loads((tmp_path / "comparison.json").read_text())
+    (content,) = json.loads((tmp_path / "comparison.json").read_text())["comparisons"]
     assert content["baseline"] == "run" and set(content["checkpoints"]) == {"run", "checkpoint_last"}
-    entries = {(one["metric"], one["direction"]): one for one in content["comparisons"]}
+    entries = {(one["metric"], one["direction"]): one for one in content["tests"]}
     assert set(entries) == {(m, d) for m in ("bleu", "chrf") for d in ("aa-en", "en-aa", "all sentences")}
     scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("run", "checkpoint_last")]
     first, second = (each["directions"]["aa-en"]["chrf"] for each in scores)
@@ -346,7 +346,8 @@ def test_a_comparison_says_what_is_unfinished_and_unequal(
     ):
         assert line in out.splitlines()
     assert "at 60 of 60, finished" in out and "at 40 of 60, unfinished" in out
-    content = json.loads((run_copy / "evaluation" / "test.first-3.beam-1" / "comparison.json").read_text())
+    file = run_copy / "evaluation" / "test.first-3.beam-1" / "comparison.json"
+    (content,) = json.loads(file.read_text())["comparisons"]
     assert content["updates"] == {"run": 60, "other": 30}
     assert content["partial"] == "first 3 sentences of each direction" and len(content["remarks"]) == 3
 

@@ -10,7 +10,7 @@ import pytest
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation import files
-from smoe_mt.evaluation.files import Results
+from smoe_mt.evaluation.files import Results, write_comparison
 from smoe_mt.evaluation.metrics import Corpus
 
 FIRST = Corpus("nso-en", ("a\tb", "č"), ("x", ""), ("r", "s"))
@@ -131,3 +131,15 @@ def test_a_link_to_another_folder_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a link"):
         write(tmp_path / "run", SECOND, model=OTHER)
     assert (tmp_path / "victim" / "hypotheses" / "nso-en.hyp").exists()
+
+
+def test_comparisons_with_others_stay_and_the_same_one_is_replaced(tmp_path: Path) -> None:
+    def comparison(other: str, delta: float, text: str = "test") -> dict[str, Any]:
+        checkpoints = {"a": "runs/a/best.pt", "smoe": other}
+        return {"baseline": "a", "checkpoints": checkpoints, "text": text, "partial": None, "tests": [{"delta": delta}]}
+
+    (tmp_path / "comparison.json").write_text('{"format": 1, "comparisons": [{}]}')
+    first, second, third = comparison("x/smoe.pt", 1.0), comparison("y/smoe.pt", 2.0), comparison("x/smoe.pt", 3.0, "w")
+    for one in (comparison("x/smoe.pt", 0.0), second, third, first):
+        path = write_comparison(tmp_path, one)
+    assert json.loads(path.read_text()) == {"format": 2, "comparisons": [second, third, first]}

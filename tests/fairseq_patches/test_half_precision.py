@@ -39,3 +39,11 @@ def test_weights_return_in_half_precision() -> None:
     Mixin._sync_fp32_params_to_fp16(one)
     for half, full in zip(one.fp16_params, one.fp32_params, strict=True):
         assert torch.equal(half, full.detach().bfloat16())
+
+
+def test_gradients_are_set_to_zero() -> None:
+    one = optimizer(with_gradients=True)
+    one.scaler, weights = None, one.fp32_params
+    Mixin.zero_grad(one)
+    assert one.fp32_params is weights and not any(weight.grad.any() for weight in weights)
+    assert all(half.grad is None for half in one.fp16_params)

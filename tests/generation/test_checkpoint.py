@@ -72,7 +72,7 @@ def test_a_moved_data_folder(trained_run: TrainedRun, tmp_path: Path) -> None:
     content = torch.load(trained_run.folder / "checkpoint_best.pt", weights_only=True)
     content["cfg"]["task"]["data"] = str(tmp_path / "gone")
     torch.save(content, run / "checkpoint_best.pt")
-    with pytest.raises(UserError, match="gone is not there any more; .*--data"):
+    with pytest.raises(UserError, match="gone is not there; .*--data"):
         load_model(run, device="cpu")
     moved = shutil.copytree(trained_run.data, tmp_path / "moved")
     assert load_model(run, moved, "cpu").task.folder.path == moved

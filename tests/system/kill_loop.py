@@ -27,6 +27,7 @@ from fairseq_cli import train
 from smoe_mt.checkpoints.reading import check_whole, read_checkpoint
 from smoe_mt.checkpoints.sharded import PARTS
 from smoe_mt.paths import user_dir
+from smoe_mt.registration import register
 from smoe_mt.temporary_names import MARK, PARTIAL
 from smoe_mt.training.resuming import LAST
 from tests.toy import make_toy_folder
@@ -56,6 +57,7 @@ def main() -> int:
 
 def kill_loop(home: Path, kills: int, updates: int, sharded: bool, rng: random.Random) -> int:
     """As `main`."""
+    register()  # fairseq does not load a user dir that is imported already
     data = make_toy_folder(home / "data", sizes={"train": 150, "valid": 12, "test": 9})
     command = ["fairseq-train", str(data), "--user-dir", str(user_dir()), *OPTIONS.split()]
     command += [*(["--sharded-checkpoints"] if sharded else []), "--max-update", str(updates), "--save-dir"]

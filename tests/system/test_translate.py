@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 
 from smoe_mt import cli
 from tests.conftest import TrainedRun
+
+COLOUR = r"\x1b\[[0-9;]*m"
 
 
 class Stdin:
@@ -87,6 +90,87 @@ def test_directions_are_shown_and_chosen_at_the_prompt(
     assert float(first.split("\t")[0]) < 0 and first != second
 
 
+def converse(
+    run: TrainedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str,
+    *options: str,
+    terminal: bool = False,
+) -> tuple[str, str]:
+    """What stdout and stderr hold after a conversation, without colours unless stdout is a `terminal`."""
+    monkeypatch.setattr(sys, "stdin", Stdin(typed.encode(), tty=True))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert translate(run, *options) == 0
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_a_command_has_a_colon_and_its_name_alone_is_translated(
+    trained_run: TrainedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = converse(trained_run, monkeypatch, capsys, "help\n :help\n:help\n:quit\nfofo\n")
+    assert out.count("\n") == 2
+    assert err.count(":SRC-TGT") == 1 and err.endswith("aa-en> ")
+
+
+def test_candidates_and_scores_are_switched_at_the_prompt(
+    trained_run: TrainedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "fofo fila\n:nbest 2\n:scores\nfofo fila\n:nbest 1\n:scores\nfofo fila\n"
+    out, _ = converse(trained_run, monkeypatch, capsys, typed)
+    first, best, second, last = out.splitlines()
+    assert first == last == best.split("\t")[2]
+    assert float(best.split("\t")[1]) >= float(second.split("\t")[1])
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (":nonsense", "no command :nonsense; :help lists them"),
+        (":", "no command :;"),
+        (":help me", "no command :help me;"),
+        (":nbest", ":nbest needs a whole number from 1 to the beam size, 5"),
+        (":nbest 6", ":nbest needs a whole number from 1 to the beam size, 5"),
+        (":aa-xx", "unknown language 'xx': the model knows aa, bb, en"),
+        (":visits", "visits are colours, which need a terminal as output"),
+    ],
+)
+def test_a_command_that_makes_no_sense_gets_a_line(
+    trained_run: TrainedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    answer: str,
+) -> None:
+    out, err = converse(trained_run, monkeypatch, capsys, f"{command}\n:en-bb\nfofo\n")
+    assert f"\nerror: {answer}" in err.replace("aa-en> ", "\n")
+    assert out.count("\n") == 1 and "en-bb> " in err
+
+
+def test_tokens_are_coloured_by_visits_until_that_is_switched_off(
+    trained_run: TrainedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "fofo fila\n\nfofo fila\n:visits\nfofo fila\n"
+    out, err = converse(trained_run, monkeypatch, capsys, typed, terminal=True)
+    legend, source, target, empty, source_again, target_again, plain = out.splitlines()
+    assert re.sub(COLOUR, "", legend) == "visits:  1  2 "
+    assert re.sub(COLOUR, "", source) == "fofo fila" and source == source_again
+    assert re.sub(COLOUR, "", target) == plain and target == target_again
+    assert len(re.findall(COLOUR, target)) >= 2 and empty == "" and "\x1b" not in plain
+    assert "tokens are not coloured by visits" in err
+
+
+def test_json_at_a_terminal_is_not_coloured(
+    trained_run: TrainedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = converse(trained_run, monkeypatch, capsys, ":visits\nfofo\n", "--json", terminal=True)
+    assert json.loads(out)["source"] == "fofo"
+    assert "error: JSON is not coloured" in err
+
+
 def test_a_direction_is_needed_where_nobody_types(
     trained_run: TrainedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +206,7 @@ def test_json_with_visits(
     one, empty = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert one["source"] == "fofo fila"
     side = one["candidates"][0]["source"]
-    assert side["pieces"][0] == "<2en>" and len(side["visits"]["2"]) == len(side["pieces"])
+    assert side["pieces"][0] == "<2en>" and len(side["visits"]["encoder.layers.1"]) == len(side["pieces"])
     assert empty["candidates"] == [{"text": "", "score": 0.0}]
 
 

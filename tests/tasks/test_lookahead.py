@@ -7,6 +7,7 @@ import pytest
 from fairseq.data.iterators import BufferedIterator, CountingIterator
 from fairseq_cli import train
 
+from smoe_mt.errors import UserError
 from smoe_mt.fairseq_patches import apply
 from smoe_mt.tasks.lookahead import LookaheadBatchIterator, LookaheadGroups
 
@@ -65,3 +66,14 @@ def test_other_iterators_are_grouped_as_ever() -> None:
 def test_fairseq_train_groups_by_it() -> None:
     apply()
     assert train.iterators.GroupedIterator is fairseq.data.iterators.GroupedIterator is LookaheadGroups
+
+
+@pytest.mark.parametrize(("batches", "group"), [(2, 3), (0, 1)])
+def test_an_epoch_that_is_all_remainder_is_refused(batches: int, group: int) -> None:
+    with pytest.raises(UserError, match=f"leaves out the whole epoch.*the {group} of one update"):
+        LookaheadGroups(LookaheadBatchIterator(range(batches), start=0, estimate=9), group, skip_remainder_batch=True)
+
+
+def test_the_rest_of_an_epoch_may_be_all_remainder() -> None:
+    rest = LookaheadBatchIterator(range(2), start=6, estimate=9)
+    assert list(taken(LookaheadGroups(rest, 3, skip_remainder_batch=True))) == []

@@ -19,7 +19,7 @@ VALID = "epoch 001 | valid on 'valid' subset | loss 7.243 | ppl 151.4 | wps 3 | 
 @pytest.mark.parametrize("message", [SIMPLE, JSON], ids=["text", "json"])
 def test_progress_names_update_loss_speed_and_time_left(message: str) -> None:
     assert progress(message, False, 2500) == (
-        "update 100 of 2,500: loss 11.138, ppl 1972.74, tokens/s 5000, 20 min left"
+        "update 100 of 2,500: loss 11.138, ppl 1972.74, tokens/s 5,000, 20 min left"
     )
 
 
@@ -47,3 +47,13 @@ def test_the_console_has_no_dumps_of_fairseq_and_all_warnings() -> None:
     ):
         handler.handle(logging.LogRecord(name, level, "", 0, message, None, None))
     assert stream.getvalue() == "warning: odd\nours\n"
+
+
+def test_the_end_of_a_job_is_told_once_the_job_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    handler = ConsoleHandler(stream)
+    done = logging.LogRecord("fairseq_cli.train", logging.INFO, "", 0, "done training in 12.3 seconds", None, None)
+    handler.handle(done)
+    monkeypatch.setattr(ConsoleHandler, "closing", staticmethod(lambda seconds: f"ended after {seconds} s"))
+    handler.handle(done)
+    assert stream.getvalue() == "ended after 12.3 s\n"

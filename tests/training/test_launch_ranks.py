@@ -41,7 +41,9 @@ def test_what_ranks_cannot_have(options: str, said: str, tmp_path: Path) -> None
 
 def test_sharding_is_refused_of_one_process_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs fairscale"):
-        distributed_utils.call_main(config(tmp_path, tmp_path, options="--ddp-backend fully_sharded"), train.main)
+        distributed_utils.call_main(
+            config(tmp_path, tmp_path, options="--ddp-backend fully_sharded --max-update 1"), train.main
+        )
 
 
 @pytest.mark.usefixtures("torchrun")

@@ -35,11 +35,12 @@ def write_down(patch: pytest.MonkeyPatch) -> Notes:
 
     def train_step(self: SMoETrainer, samples: Any) -> Any:
         output = step(self, samples)
-        notes["losses"].append(None if output is None else float(output["loss"]))
+        logged = metrics.get_smoothed_values("train")
+        notes["losses"].append(None if output is None else metrics.get_meter("train", "loss").val)
         notes["scale"].append(getattr(getattr(self.optimizer, "scaler", None), "loss_scale", None))
         notes["made"].append(self.get_num_updates())
         notes["weights"] = [weight.detach().clone() for weight in self.get_model().parameters()]
-        notes["logged"] = {key: float(value) for key, value in metrics.get_smoothed_values("train").items()}
+        notes["logged"] = {key: float(value) for key, value in logged.items()}
         return output
 
     patch.setattr(SMoETrainer, "train_step", train_step)

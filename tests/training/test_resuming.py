@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ def test_in_place_of_a_damaged_one_the_newest_whole_one(run: Path, caplog: pytes
     assert whole_checkpoint(run / "checkpoint_last.pt").name == "checkpoint_best.pt"
 
 
+def test_in_place_of_a_missing_one_the_newest_whole_one(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (run / "checkpoint_last.pt").unlink()
+    cut(run / "checkpoint_1_6.pt")
+    assert whole_checkpoint(run / "checkpoint_last.pt").name == "checkpoint_1_4.pt"
+    assert "checkpoint_last.pt is missing: the training continues from" in caplog.text
+
+
+def test_a_folder_without_checkpoints_has_none_to_go_on_from(tmp_path: Path) -> None:
+    assert whole_checkpoint(tmp_path / "checkpoint_last.pt") == tmp_path / "checkpoint_last.pt"
+
+
 def test_none_is_whole(run: Path) -> None:
     for path in run.glob("*.pt"):
         cut(path)
@@ -85,9 +97,12 @@ def test_none_is_whole(run: Path) -> None:
         whole_checkpoint(run / "checkpoint_last.pt")
 
 
-def test_a_run_goes_on_from_it_and_ends_the_same(run: Path, finished: Path, toy_text: Path) -> None:
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_a_run_goes_on_from_it_and_ends_the_same(
+    run: Path, finished: Path, toy_text: Path, damage: Callable[[Path], None]
+) -> None:
     for name in ("checkpoint_last.pt", "checkpoint_1_6.pt"):
-        cut(run / name)
+        damage(run / name)
     (run / "checkpoint_last.pt.partial").touch()
     with pytest.MonkeyPatch.context() as patch:
         start(patch, toy_text, run, "--max-update 6")

@@ -13,6 +13,7 @@ from fairseq_cli import train
 
 from smoe_mt.errors import UserError
 from smoe_mt.paths import user_dir
+from smoe_mt.registration import register
 from tests.conftest import TrainedRun
 from tests.toy import make_toy_folder
 
@@ -31,6 +32,7 @@ Train = Callable[..., dict[str, Any]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
     """Trains in this process and returns its last checkpoint."""
+    register()  # again, now that fairseq_cli.train is imported: a user dir that has been loaded is not loaded again
 
     def run_main(data: Path, options: str) -> dict[str, Any]:
         command = f"fairseq-train {data} --user-dir {user_dir()} --task many_to_many_translation {OPTIONS} {options}"

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.generation.command import LONGEST_LINE, gathered, read_chunks
+from smoe_mt.generation.lines import LONGEST_LINE, gathered, read_chunks
 
 
 def lines_of(content: bytes, size: int = 1 << 18) -> list[str]:

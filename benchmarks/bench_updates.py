@@ -1,0 +1,94 @@
+"""Updates a second of `smoe-mt train`, logging and loading of batches included, of models so small that the host is what a GPU waits for.
+
+    python -m benchmarks.bench_updates --dtype bf16 --optimizer fused_adam --json updates.json
+
+Each model trains for some seconds on random sentences of real lengths. The rate is the median over the log intervals after
+the first one, in which kernels are compiled. With --at-once several processes train the same model side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measuring
+from benchmarks.synthetic_folder import make_folder
+from smoe_mt.report.curves import parse_log
+
+VOCABULARY = 4_000
+NARROW = [f"model.{side}_{size}" for side in ("encoder", "decoder") for size in ("embed_dim=64", "ffn_embed_dim=256")]
+MODELS = {
+    "quickstart dense": ["model=dense", "dataset.max_tokens=1024"],
+    "d 64 smoe_2_2_2_2": ["model=smoe_2_2_2_2", "dataset.max_tokens=2048", "model.moe_freq=1", *NARROW],
+}
+# Nothing but training, with no end but the time's.
+TRAINING = [
+    "common.log_format=simple",
+    "common.tensorboard_logdir=null",
+    "checkpoint.no_save=true",
+    "dataset.disable_validation=true",
+    "optimization.max_update=1000000",
+]
+
+
+def command(model: str, data: Path, folder: Path, args: argparse.Namespace) -> list[str]:
+    """A training of ``args.seconds``."""
+    own = [f"task.data={data}", f"checkpoint.save_dir={folder}", f"optimization.stop_time_hours={args.seconds / 3600}"]
+    own += [f"common.log_interval={args.log_interval}"]
+    own += [f"optimizer._name={args.optimizer}", f"common.cpu={str(args.device == 'cpu').lower()}"]
+    precision = [f"common.{args.dtype}=true"] if args.dtype != "fp32" else []
+    return [sys.executable, "-m", "smoe_mt.cli", "train", *MODELS[model], *TRAINING, *own, *precision]
+
+
+def rates(folder: Path) -> list[float]:
+    """Updates a second in each log interval but the first."""
+    lines = (folder / "hydra_train.log").read_text(encoding="utf-8").splitlines()
+    return [rate for _, rate in parse_log(lines)["train_inner"].get("ups", [])][1:]
+
+
+def measure(model: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A row: the rate of each process is in the sum."""
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [Path(folder) / str(number) for number in range(args.at_once)]
+        runs = [
+            subprocess.Popen(command(model, data, one, args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            for one in folders
+        ]
+        for run in runs:
+            _, errors = run.communicate()
+            if run.returncode:
+                sys.exit(f"{model}: {errors.decode(errors='replace')[-2000:]}")
+        found = [rates(one) for one in folders]
+    known = [statistics.median(one) for one in found if one]
+    return {
+        "model": model,
+        "optimizer": args.optimizer,
+        "processes": args.at_once,
+        "intervals": sum(map(len, found)),
+        "updates/s": sum(known) / len(known) if known else None,
+        "together": sum(known) if len(known) == args.at_once else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--optimizer", default="adam", help="optimizer._name")
+    parser.add_argument("--seconds", type=float, default=14, help="of each training, the compiling of kernels included")
+    parser.add_argument("--log-interval", type=int, default=20, help="updates in each interval that is timed")
+    parser.add_argument("--at-once", type=int, default=1, help="processes that train side by side")
+    measuring.add_common_arguments(parser, runs=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        make_folder(data, pairs=4, total=40_000, full=True, vocabulary=VOCABULARY)
+        measuring.show([measure(model, data, args) for model in args.models], args)
+
+
+if __name__ == "__main__":
+    main()
