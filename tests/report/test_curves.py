@@ -10,8 +10,8 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from smoe_mt.moe.names import Block
-from smoe_mt.report.curve_figures import curve_pictures, load_picture, loads_of, strata_at
 from smoe_mt.report.content import Picture, Text
+from smoe_mt.report.curve_figures import curve_pictures, load_picture, loads_of, strata_at
 from smoe_mt.report.curves import Curves, parse_log, read_curves
 from smoe_mt.report.run import Run
 
