@@ -19,6 +19,7 @@ from smoe_mt.generation.details import Candidate, Translation
 from smoe_mt.generation.texts import Text
 from smoe_mt.language_codes import is_english
 from smoe_mt.languages import LANGUAGES
+from smoe_mt.text import normalise
 
 #: Languages for which sentencex 1.0 has abbreviations and marks of its own. It takes others for a relative, or for English.
 _RULES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
@@ -56,8 +57,9 @@ def library_code(language: str) -> str:
 
 
 def split(line: str, language: str) -> list[str]:
-    """The sentences of a line, without white space around them; none of an empty line."""
-    sentences: Iterable[str] = _library().segment(library_code(language), line)
+    """The sentences of a line in the form of the training text, without white space around them; none of an empty line."""
+    # Normalised first: sentencex 1.0 panics at white space other than a plain space after a capital letter.
+    sentences: Iterable[str] = _library().segment(library_code(language), normalise(line))
     return [sentence.strip() for sentence in sentences if sentence.strip()]
 
 

@@ -203,14 +203,14 @@ class Translator:
         if split_sentences:
             check_split(nbest, routing)
             split = [SplitText.of(text) for text in texts]
-            found = self.translate_together(
+            translated = self.translate_together(
                 [each.sentences for each in split],
                 decoding,
                 max_tokens=max_tokens,
                 processes=processes,
                 progress=progress,
             )
-            return [each.joined(mine) for each, mine in zip(split, found)]
+            return [each.joined(mine) for each, mine in zip(split, translated)]
         decoding = decoding or Decoding()
         _check_number("nbest", nbest, 1, decoding.beam)
         _check_number("max_tokens", max_tokens, 1)

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=flags.file,
-        help="file to write, .html or .md (default: RUN/report.html; of several runs in the folder that they have in common)",
+        help="file to write, .html or .md (default: RUN/report.html; of several runs in the folder that they have in common); "
+        "NAME_files beside it gets tables as LaTeX, CSV and Markdown, and figures as PDF",
     )
     parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
     parser.add_argument(

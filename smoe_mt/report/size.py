@@ -13,7 +13,7 @@ from smoe_mt.analysis.cost import activated_parameters, cost_of_model, skeleton
 from smoe_mt.errors import UserError
 from smoe_mt.json_forms import as_number
 from smoe_mt.models.config import SMoETransformerConfig
-from smoe_mt.moe.structure import SIDES
+from smoe_mt.moe.names import SIDES
 
 
 @dataclass(frozen=True)

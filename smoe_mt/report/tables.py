@@ -58,7 +58,8 @@ def summary(
         means = {name: _at(result and result.scores, ("mean", name)) for name in ("chrf", "bleu")}
         scores = [number(mean, by_name[name].decimals) for name, mean in means.items()]
         difference = _difference((differences or {}).get(run.name)) if number_of_run else "(first run)"
-        sizes = [size.get("total"), size.get("experts"), cost and cost.activated, cost and cost.flops]
+        per_token = (cost.activated, cost.flops) if cost else (None, None)
+        sizes: list[float | None] = [size.get("total"), size.get("experts"), *per_token]
         cells = [scores[0], difference, scores[1], *map(_millions, sizes), _time(run.training_seconds)]
         rows.append([run.name, *cells, title, run.row, f"{run.updates:,}"])
     minor = frozenset(1 + head.index(name) for name in ("Of experts", "Scores of", "Model", "Updates"))

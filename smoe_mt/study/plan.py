@@ -12,8 +12,8 @@ gap          [system, baseline, class, other class, what it asks]: is the gain l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,23 @@ class Plan:
     def items(self) -> tuple[Item, ...]:
         """All trainings, one seed of all systems after the other: what is done early can be compared."""
         return tuple(items[place] for place in range(len(self.seeds)) for items in self.systems.values())
+
+    @property
+    def questions(self) -> set[str]:
+        """What its comparisons answer, such as "H1"."""
+        return {one.question for one in (*self.comparisons, *([self.gap] if self.gap else []))}
+
+    @property
+    def tests(self) -> int:
+        """Number of its tests."""
+        return len(self.comparisons) + (self.gap is not None)
+
+    def of_systems(self, names: Collection[str]) -> Plan:
+        """The plan with those of its systems alone, and with what can be compared between them."""
+        systems = {name: items for name, items in self.systems.items() if name in names}
+        comparisons = tuple(one for one in self.comparisons if {one.system, one.baseline} <= {*systems})
+        gap = self.gap if self.gap and {self.gap.system, self.gap.baseline} <= {*systems} else None
+        return replace(self, systems=systems, comparisons=comparisons, gap=gap)
 
     def directions_of(self, name: str, directions: Sequence[str]) -> list[str]:
         """Those of a class."""

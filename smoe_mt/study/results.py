@@ -20,7 +20,7 @@ from smoe_mt.json_files import read_json_object
 from smoe_mt.report.curves import parse_log
 from smoe_mt.study.figures import draw_all
 from smoe_mt.study.plan import Item, Plan
-from smoe_mt.study.stages import SPLIT, Setup
+from smoe_mt.study.stages import SPLIT, Setup, is_trained
 from smoe_mt.text_table import markdown_table
 
 METRICS = {"chrf": CHRF, "bleu": BLEU}
@@ -30,17 +30,26 @@ ALL = "all"
 
 def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> list[Path]:
     """Compare what was evaluated, and write; with `page`, also into its section. UserError where nothing can be compared."""
+    planned = plan
     ready = [item for item in items if (_results(item, setup) / "scores.json").is_file()]
+    plan = plan.of_systems({item.system for item in ready})
     seeds = [seed for seed in plan.seeds if {item.system for item in ready if item.seed == seed} >= {*plan.systems}]
     if not seeds:
-        raise UserError(f"{plan.name}: no seed has evaluations of all of its systems yet, so nothing can be compared")
+        raise UserError(
+            f"{plan.name}: no seed has evaluations of several of its systems yet, so nothing can be compared"
+        )
     runs = [item for items in plan.systems.values() for item in items if item.seed in seeds]
     corpora = [read_hypotheses(_results(item, setup)) for item in runs]
     for item, texts in zip(runs, corpora):
         check_same_text([*corpora[0].values()], [*texts.values()], (runs[0].name, item.name))
-    content = results(plan, seeds, {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()})
+    sampled = {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()}
+    content = results(plan, seeds, sampled, planned.tests)
     content["validation_loss"] = {item.name: _validation(item.folder(setup.runs)) for item in runs}
-    content["left_out"] = [item.name for item in items if item not in runs]
+    content["left_out"] = [item.name for item in planned.items if item not in runs]
+    content["unfinished"] = {
+        item.name: updates for item in runs if (updates := _updates(item, setup)) and not is_trained(item, setup)
+    }
+    content["not_tested"] = sorted(planned.questions - plan.questions)
     needed = {item.name: item.folder(setup.runs) / "analysis" / SPLIT / "needed_capacity.json" for item in runs}
     content["needed_capacity"] = {name: read_json_object(path) for name, path in needed.items() if path.is_file()}
     folder = setup.runs / plan.name
@@ -51,6 +60,10 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
         write_section(Path(page), plan.name, text)
     figures = draw_all(plan, content, folder)
     return [*figures, folder / "results.json", folder / "results.md", *([Path(page)] if page else [])]
+
+
+def _updates(item: Item, setup: Setup) -> int:
+    return int(read_json_object(_results(item, setup) / "scores.json").get("updates", 0))
 
 
 def _results(item: Item, setup: Setup) -> Path:
@@ -77,8 +90,11 @@ def _validation(folder: Path) -> list[tuple[int, float]]:
     return []
 
 
-def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled]) -> dict[str, Any]:
-    """Scores of all systems, and what the plan compares; runs in `sampled` stand system by system, each with all seeds."""
+def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled], planned: int) -> dict[str, Any]:
+    """Scores of all systems, and what the plan compares; runs in `sampled` stand system by system, each with all seeds.
+
+    `planned`: for how many tests p-values are corrected, those that could not be made included.
+    """
     directions = sampled[MAIN].directions
     groups = {ALL: directions, **{name: plan.directions_of(name, directions) for name in plan.classes}}
     groups |= {direction: (direction,) for direction in directions}
@@ -105,7 +121,8 @@ def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled]) ->
         content["gap"] = {**asdict(plan.gap), "difference": found_gap}
     tests = [(one, one["differences"][MAIN][ALL]) for one in comparisons]
     tests += [(content["gap"], content["gap"]["difference"])] if "gap" in content else []
-    for (one, _), corrected in zip(tests, holm([found["p"] for _, found in tests])):
+    p_values = [found["p"] for _, found in tests] + [1.0] * (planned - len(tests))
+    for (one, _), corrected in zip(tests, holm(p_values)):
         one["p_corrected"] = corrected
     return content
 
@@ -149,6 +166,7 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"Means over seeds {', '.join(map(str, content['seeds']))}.",
+            *_gaps(content),
             "",
             markdown_table(head, rows, numbers=True),
             "",
@@ -158,6 +176,19 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _gaps(content: Mapping[str, Any]) -> list[str]:
+    """What was planned and is not there."""
+    lines = []
+    if content["left_out"]:
+        lines.append(
+            f"Without scores: {', '.join(content['left_out'])}; not tested: {', '.join(content['not_tested'])}."
+        )
+    if content["unfinished"]:
+        stopped = ", ".join(f"{name} ({updates:,} updates)" for name, updates in content["unfinished"].items())
+        lines.append(f"Stopped before the last update: {stopped}.")
+    return lines
 
 
 def _row(system: str, baseline: str, question: str, one: Mapping[str, Any], corrected: float) -> list[str]:

@@ -60,7 +60,7 @@ def chain_of(plan: Plan, item: Item, setup: Setup, stages: Sequence[str] = STAGE
     jobs = {
         "train": Job(
             *("train", item.name, tuple(train), folder / "train.log"),
-            done=(folder / TRAINED).is_file,
+            done=lambda: is_trained(item, setup),
             begin=lambda: write_json(folder / SETTINGS, settings_of(item, setup)),
             finish=lambda: write_text(folder / TRAINED, ""),
             updates=updates,
@@ -92,6 +92,11 @@ def check_settings(folder: Path, item: Item, setup: Setup) -> None:
                 f"{folder} was trained with {found.get('overrides')} and {found.get('extra')}, not with "
                 f"{wanted['overrides']} and {wanted['extra']}: use another --runs, or remove it"
             )
+
+
+def is_trained(item: Item, setup: Setup) -> bool:
+    """Whether an item's training has come to its end."""
+    return (item.folder(setup.runs) / TRAINED).is_file()
 
 
 def _compose(plan: Plan, item: Item, setup: Setup) -> Any:

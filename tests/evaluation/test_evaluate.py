@@ -94,7 +94,7 @@ def test_several_runs_side_by_side(trained_run: TrainedRun, tmp_path: Path, caps
         ),
         (
             ["--source", "x", "--reference", "y", "--direction", "aa-en"],
-            "x: cannot be read (No such file or directory)",
+            "x: no such file",
         ),
         (["--source", "x", "--reference", "y", "--direction", "aa-en", "--split", "test"], "leave out --split"),
     ],

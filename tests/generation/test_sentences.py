@@ -16,6 +16,7 @@ from smoe_mt.generation import Translator
 from smoe_mt.generation.details import Candidate, Translation
 from smoe_mt.generation.sentences import SplitText, _library, library_code, split
 from smoe_mt.generation.texts import Text
+from smoe_mt.text import normalise
 from tests.conftest import TrainedRun
 
 pytest.importorskip("sentencex", reason="the extra 'split' is not installed")
@@ -36,12 +37,13 @@ def test_a_line_is_cut_at_its_sentences_and_not_at_abbreviations() -> None:
     assert split(line, "en") == ["Dr. Smith went to the U.S. on Jan. 5.", "He left!", "Why?"]
     assert split("我喜欢猫。你呢？", "zh") == ["我喜欢猫。", "你呢？"]
     assert split("यह है। वह है।", "hin_Deva") == ["यह है।", "वह है।"]
+    assert split("A\u3000B\u2028.", "en") == ["A B ."], "white space that the library cannot read"
     assert split(" \t", "en") == []
 
 
 @given(st.text(st.sampled_from("aB .!?。\u2028\t\n“”()।")), st.sampled_from(["en", "ja", "xx"]))
 def test_no_letter_of_a_line_is_lost(line: str, language: str) -> None:
-    assert "".join("".join(split(line, language)).split()) == "".join(line.split())
+    assert "".join("".join(split(line, language)).split()) == "".join(normalise(line).split())
 
 
 @pytest.mark.parametrize(

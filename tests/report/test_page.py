@@ -102,6 +102,12 @@ def test_no_screen_is_too_narrow(page: Path, width: int) -> None:
     )
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}"]
-    command += ["--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
+    command += [
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert re.findall("<title>(.*?)</title>", done.stdout)[:1] == [str(width)], done.stderr[-2000:]
