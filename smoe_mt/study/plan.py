@@ -97,7 +97,7 @@ class Plan:
     @property
     def questions(self) -> set[str]:
         """What its comparisons answer, such as "H1"."""
-        return {one.question for one in (*self.comparisons, *([self.gap] if self.gap else []))}
+        return {one.question for one in self.comparisons} | ({self.gap.question} if self.gap else set())
 
     @property
     def tests(self) -> int:
