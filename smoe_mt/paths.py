@@ -26,7 +26,11 @@ def scripts() -> Path:
 
 
 def expanded(path: str) -> str:
-    """A path with the home folder in place of a leading ``~`` or ``~name``, which a shell leaves alone behind ``=``."""
+    """A path with the home folder in place of a leading ``~`` or ``~name``, which a shell leaves alone behind ``=``. UserError for
+    a zero byte in it, which no path has.
+    """
+    if "\0" in path:
+        raise UserError(f"{path!a}: no path holds a zero byte")
     return os.path.expanduser(path)
 
 
