@@ -21,6 +21,10 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises UserError where there is none.
     """
     path = expanded(str(path))
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:  # torch cannot open it
+        raise UserError(f"{path}: a name that is not UTF-8; rename it, or give a link to it") from error
     if not Path(path).exists() and looks_like_model_id(path):
         path = fetch(str(path))
     path = Path(path)
