@@ -34,6 +34,14 @@ def expanded(path: str) -> str:
     return os.path.expanduser(path)
 
 
+def check_utf8(path: str | Path) -> None:
+    """UserError for a path that libraries in C++ (torch, SentencePiece) cannot open."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: a name that is not UTF-8; rename it, or give a link to it") from error
+
+
 def _find(name: str) -> Path:
     """`name` next to the package in a source checkout, inside it in a wheel (where package data goes)."""
     checkout = PACKAGE.parent
