@@ -42,9 +42,7 @@ def _listed(lines: Iterable[str], name: str) -> list[str]:
     if isinstance(lines, (str, bytes, bytearray)):
         example = lines if isinstance(lines, str) else lines.decode("utf-8", "replace")
         raise UserError(f"{name}: give a list of sentences, such as [{example[:20]!r}], not one text")
-    if isinstance(
-        lines, (Mapping, AbstractSet)
-    ):  # a set has no order, and the keys of a mapping are hardly what is meant
+    if isinstance(lines, (Mapping, AbstractSet)):  # without an order, or not the keys that are meant
         raise UserError(f"{name}: give a list of sentences, not {type(lines).__name__}")
     try:
         each = iter(lines)

@@ -71,7 +71,7 @@ class Translator:
 
         Raises UserError for what cannot be loaded.
         """
-        paths = list(path) if isinstance(path, (list, tuple)) else [path]
+        paths: list[Any] = list(path) if isinstance(path, (list, tuple)) else [path]
         if not paths:
             raise UserError("no model: give a checkpoint, a run folder or an exported folder")
         for each in paths:
