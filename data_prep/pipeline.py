@@ -32,6 +32,7 @@ from smoe_mt.files import write_bytes, write_json, write_lines
 from smoe_mt.folder_lock import FolderLock
 from smoe_mt.language_codes import is_english
 from smoe_mt.languages import two_letter_codes
+from smoe_mt.paths import check_utf8
 
 RECIPE = 3  # of this code: another number makes every stage run again
 HELD_OUT, BEYOND, SKIPPED = "strings held out", "beyond --max-pairs", "longer than 250 pieces"
@@ -61,6 +62,7 @@ class Work:
 
 def build(corpus: Corpus, options: Options, out: Path, workers: int, refresh: bool = False) -> dict[str, Any]:
     """Make the data folder, going on from what an interrupted run has finished. Returns the contents of corpus.json."""
+    check_utf8(out)  # it would be made, and no training could open it
     wanted = [list(corpus.pairs.trained), list(corpus.pairs.zero_shot), corpus.minimum]
     request = [RECIPE, corpus.name, corpus.benchmark, wanted, corpus.identity(), asdict(options)]
     if data_folder.is_complete(out, request) and not refresh:

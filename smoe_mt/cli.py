@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from smoe_mt.checkpoints.hub import looks_like_model_id
 from smoe_mt.checkpoints.locate import find_checkpoint
-from smoe_mt.errors import UserError, one_line
+from smoe_mt.errors import UserError, one_line, reason_of
 from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
 from smoe_mt.standard_streams import STDOUT, check_output_is_open, drop_output, standard_streams
 
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.filename == STDOUT:
                 drop_output()
             where = f"{str(error.filename)[:200]}: " if error.filename else ""
-            print(one_line(UserError(f"{where}{error.strerror or error}")), file=sys.stderr)
+            print(one_line(UserError(f"{where}{reason_of(error)}")), file=sys.stderr)
             return EXIT_USER_ERROR
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from smoe_mt.errors import UserError
@@ -9,20 +10,20 @@ from smoe_mt.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 #: Our name -> torch's.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (CUDA where there is one), or any device that torch knows by name. UserError for others."""
+    """`auto` (CUDA where there is one), cpu, cuda or cuda:N. UserError for others."""
+    if not isinstance(name, str) or not DEVICE.fullmatch(name):
+        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda")
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda") from error
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, and torch finds no CUDA device here; use auto or cpu")
     return device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(ValueError):
     """A mistake in what the user gave (arguments, configs, files): one line that says what is wrong, where, and what to do.
@@ -21,3 +23,8 @@ def first_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0].split(". ")[0] if lines else type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says. "File exists" says nothing: it is about a folder that cannot be made in the place of a file."""
+    return "a file is there, and no folder" if error.errno == errno.EEXIST else error.strerror or str(error)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, reason_of
 from smoe_mt.temporary_names import LONGEST_NAME, claim, new_file, sweep_once, sync
 
 #: Names of files may hold bytes that are no UTF-8: they are shown as Python escapes them.
@@ -126,7 +126,7 @@ def writing(path: Path) -> Iterator[None]:
             path.parent.absolute()
         ):
             raise
-        raise CannotWrite(str(path), error.errno, error.strerror or str(error)) from error
+        raise CannotWrite(str(path), error.errno, reason_of(error)) from error
 
 
 # --- outputs that a person named ---

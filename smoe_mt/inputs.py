@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,6 +21,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.files import kind_of
 
 STDIN = "-"
+ALL_STDIN = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 BLOCK = 1 << 12  # compressed bytes at a time: even what was made to burst has room in memory then
 
 
@@ -73,6 +74,12 @@ def check_input(path: str | Path) -> None:
 def title_of(path: str | Path) -> str:
     """What an input is called in messages."""
     return "standard input" if str(path) == STDIN else str(path)
+
+
+def check_not_one_stream(given: Mapping[str, str | Path]) -> None:
+    """UserError where inputs (argument -> path) are all standard input: the first would leave nothing to the others."""
+    if all(str(path) in ALL_STDIN for path in given.values()):
+        raise UserError(f"{' and '.join(given)}: both are standard input, which holds one text; name a file for one")
 
 
 def is_stream(path: str | Path) -> bool:

@@ -28,6 +28,12 @@ def parse_pair(name: str) -> tuple[str, str] | None:
     return (canonical(match[1]), canonical(match[2])) if match else None
 
 
+def direction_name(name: str) -> str:
+    """A direction as a data folder has it: "pt_BR-en" for "pt-BR-en"; what is no direction comes back as it is."""
+    languages = parse_pair(name)
+    return "-".join(languages) if languages else name
+
+
 def pair_name(a: str, b: str) -> str:
     """The one name under which a pair of languages is stored: English last, others in alphabetical order."""
     first, second = sorted((a, b), key=lambda language: (is_english(language), language))

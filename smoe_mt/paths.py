@@ -26,8 +26,20 @@ def scripts() -> Path:
 
 
 def expanded(path: str) -> str:
-    """A path with the home folder in place of a leading ``~`` or ``~name``, which a shell leaves alone behind ``=``."""
+    """A path with the home folder in place of a leading ``~`` or ``~name``, which a shell leaves alone behind ``=``. UserError for
+    a zero byte in it, which no path has.
+    """
+    if "\0" in path:
+        raise UserError(f"{path!a}: no path holds a zero byte")
     return os.path.expanduser(path)
+
+
+def check_utf8(path: str | Path) -> None:
+    """UserError for a path that libraries in C++ (torch, SentencePiece) cannot open."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: a name that is not UTF-8; rename it, or give a link to it") from error
 
 
 def _find(name: str) -> Path:

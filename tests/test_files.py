@@ -27,6 +27,7 @@ from smoe_mt.files import (
     path_inside,
     write_bytes,
     write_text,
+    writing,
 )
 from smoe_mt.temporary_names import MARK, sweep
 
@@ -260,3 +261,12 @@ def test_a_path_by_a_name_leads_over_no_link(tmp_path: Path) -> None:
     (tmp_path / "inside" / "text").symlink_to("../elsewhere")
     with pytest.raises(UserError, match="leads over a link"):
         path_inside(tmp_path / "inside", "text/notes", "corpus.json")
+
+
+def test_file_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with (
+        pytest.raises(CannotWrite, match=r"taken: cannot be written \(a file is there, and no folder\)"),
+        writing(tmp_path / "taken"),
+    ):
+        (tmp_path / "taken").mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from smoe_mt.errors import UserError
-from smoe_mt.inputs import STDIN, is_stream, no_such, open_input
+from smoe_mt.inputs import STDIN, check_not_one_stream, is_stream, no_such, open_input
 
 zstandard = pytest.importorskip("zstandard")
 TEXT = "å\n".encode() * 5000
@@ -80,3 +80,10 @@ def test_what_stands_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
     assert no_such(tmp_path, "file") == f"{tmp_path}: no file, but a folder"
     assert no_such(tmp_path / "gone", "file") == f"{tmp_path / 'gone'}: no such file"
     assert is_stream("/dev/null") and not is_stream(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("other", [STDIN, "/dev/stdin"])
+def test_two_inputs_cannot_both_be_standard_input(other: str) -> None:
+    check_not_one_stream({"--prefix-file": STDIN, "input": "text"})
+    with pytest.raises(UserError, match="--prefix-file and input: both are standard input"):
+        check_not_one_stream({"--prefix-file": STDIN, "input": other})

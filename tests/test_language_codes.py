@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smoe_mt.language_codes import is_english, parse_pair
+from smoe_mt.language_codes import direction_name, is_english, parse_pair
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_pair_is_split_between_its_languages(name: str, pair: tuple[str, str] | 
 )
 def test_english_is_known_by_all_its_codes(code: str, english: bool) -> None:
     assert is_english(code) == english
+
+
+@pytest.mark.parametrize("name, stored", [("pt-BR-en", "pt_BR-en"), ("en-nso", "en-nso"), ("a-b-c", "a-b-c"), ("", "")])
+def test_direction_has_the_name_that_folders_use(name: str, stored: str) -> None:
+    assert direction_name(name) == stored

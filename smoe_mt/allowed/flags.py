@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from typing import Any
 
 from smoe_mt.allowed.kinds import Kind, Path, Real, Whole, shown
+from smoe_mt.devices import DEVICE
 from smoe_mt.paths import expanded
-
-DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 def of(kind: Kind) -> Callable[[str], Any]:

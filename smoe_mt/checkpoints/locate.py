@@ -11,7 +11,7 @@ from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
 from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
 from smoe_mt.inputs import no_such
-from smoe_mt.paths import expanded
+from smoe_mt.paths import check_utf8, expanded
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -21,6 +21,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises UserError where there is none.
     """
     path = expanded(str(path))
+    check_utf8(path)
     if not Path(path).exists() and looks_like_model_id(path):
         path = fetch(str(path))
     path = Path(path)

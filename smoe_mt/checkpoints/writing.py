@@ -9,6 +9,7 @@ import torch
 
 from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.checkpoints.sharded import SHARDS, Shards, free_folder, split, write_tensors
+from smoe_mt.errors import reason_of
 from smoe_mt.files import CannotWrite, atomic_file, output_file
 
 
@@ -30,6 +31,6 @@ def write_sharded(state: dict[str, Any], out: Path) -> int:
     try:
         files = write_tensors(folder, tensors)
     except OSError as error:
-        raise CannotWrite(str(folder), error.errno, error.strerror or str(error)) from error
+        raise CannotWrite(str(folder), error.errno, reason_of(error)) from error
     own = write({**skeleton, SHARDS: Shards(folder.name, files, tied).state()}, out)
     return own + sum(one["bytes"] for one in files.values())

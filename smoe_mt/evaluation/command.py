@@ -26,6 +26,7 @@ from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
 from smoe_mt.generation.job import decoding_of
+from smoe_mt.language_codes import direction_name
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.scores_file import partial
 
@@ -103,7 +104,7 @@ def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
         raise UserError(f"{', '.join(given)} belong together: {' and '.join(missing)} missing{hint}")
     if args.split is not None or args.directions:
         raise UserError("--source takes the place of a split: leave out --split and --directions")
-    parallel_files = ParallelFiles(Path(args.source), Path(args.reference), args.direction)
+    parallel_files = ParallelFiles(Path(args.source), Path(args.reference), direction_name(args.direction))
     _ = parallel_files.lines  # errors in the files are found before a model is loaded
     return parallel_files
 

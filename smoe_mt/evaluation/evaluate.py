@@ -19,7 +19,7 @@ from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.result import Evaluation
 from smoe_mt.evaluation.scores import BASELINES, DirectionScores, score
 from smoe_mt.evaluation.seeds import setting_of
-from smoe_mt.evaluation.selection import choose_directions, directions_with_text, read_text, split_names
+from smoe_mt.evaluation.selection import choose_directions, direction_names, directions_with_text, read_text
 from smoe_mt.evaluation.standing import training_of
 from smoe_mt.evaluation.untrained import read_untrained
 from smoe_mt.generation import Decoding, Text, Translator
@@ -57,7 +57,9 @@ class Request:
     @property
     def result(self) -> str:
         """The name of its result: the text's, and all that is not the usual: "test", "test.first-20.beam-1"."""
-        return ".".join([self.title, *variant(split_names(self.directions), self.limit, self.decoding, self.tokenize)])
+        return ".".join(
+            [self.title, *variant(direction_names(self.directions), self.limit, self.decoding, self.tokenize)]
+        )
 
 
 def read_texts(translator: Translator, request: Request) -> list[Corpus]:
@@ -70,10 +72,10 @@ def read_texts(translator: Translator, request: Request) -> list[Corpus]:
         _check_direction(translator, request.parallel_files.direction)
         texts = [request.parallel_files.read()]
     else:
-        untrained = [name for name in dict.fromkeys(split_names(request.directions)) if name not in task.directions]
+        untrained = [name for name in dict.fromkeys(direction_names(request.directions)) if name not in task.directions]
         for direction in untrained:
             _check_direction(translator, direction)
-        wanted = [name for name in split_names(request.directions) if name not in untrained]
+        wanted = [name for name in direction_names(request.directions) if name not in untrained]
         trained = (
             choose_directions(task, request.split, wanted or request.directions) if wanted or not untrained else ()
         )

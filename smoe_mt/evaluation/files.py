@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, reason_of
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.evaluation.scores import GROUPS
 from smoe_mt.files import CannotWrite, open_plain, write_json, write_text
@@ -195,7 +195,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        raise CannotWrite(str(folder), error.errno, error.strerror or str(error)) from error
+        raise CannotWrite(str(folder), error.errno, reason_of(error)) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.generation.lines import read_lines
-from smoe_mt.inputs import STDIN
+from smoe_mt.inputs import STDIN, check_not_one_stream
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,7 @@ class ParallelFiles:
     @cached_property
     def lines(self) -> tuple[list[str], list[str]]:
         """The lines of both files, read once: they may be pipes. Raises UserError as `read` does."""
-        if str(self.source) == str(self.reference) == STDIN:
-            raise UserError(
-                "--source and --reference: both are standard input, which holds one text; name a file for one"
-            )
+        check_not_one_stream({"--source": self.source, "--reference": self.reference})
         sources, references = read_lines(self.source), read_lines(self.reference)
         if len(sources) != len(references):
             raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS, Corpus, Metric
+from smoe_mt.language_codes import direction_name
 
 ALL = "all"
 
@@ -22,7 +23,7 @@ def choose_directions(task: Any, split: str, wanted: Sequence[str] | None) -> tu
     there = [direction for direction in task.directions if direction in directions_with_text(task, split)]
     if not wanted:
         return tuple(there)
-    chosen = split_names(wanted)
+    chosen = direction_names(wanted)
     if not chosen:
         raise UserError(f"no direction is named; the model knows {', '.join(task.directions)}")
     for direction in chosen:
@@ -77,6 +78,11 @@ def choose_metrics(wanted: Sequence[str]) -> tuple[tuple[Metric, ...], dict[str,
                 raise
             left_out[metric.name] = str(error)
     return tuple(chosen), left_out
+
+
+def direction_names(texts: Sequence[str]) -> list[str]:
+    """The directions in arguments, as data folders have them."""
+    return [direction_name(name) for name in split_names(texts)]
 
 
 def split_names(texts: Sequence[str]) -> list[str]:

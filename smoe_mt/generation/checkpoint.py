@@ -36,6 +36,13 @@ class LoadedModel:
     trained_on: str | None = None
     lock: Any = field(default_factory=threading.RLock, compare=False, repr=False)
 
+    def __getstate__(self) -> Any:
+        """Pickled for a process of its own: fairseq's tasks cannot be."""
+        raise UserError(
+            "a loaded model cannot be handed to another process: load it there (Translator.from_pretrained), or let processes "
+            'start by fork (multiprocessing.get_context("fork"))'
+        )
+
 
 def load_model(
     path: str | Path,

@@ -15,7 +15,8 @@ from smoe_mt.generation.lines import gathered, read_chunks, read_lines
 from smoe_mt.generation.prompt import Prompt
 from smoe_mt.generation.sentences import check_split
 from smoe_mt.generation.translator import Translator
-from smoe_mt.inputs import STDIN, check_input, open_input, title_of
+from smoe_mt.inputs import STDIN, check_input, check_not_one_stream, open_input, title_of
+from smoe_mt.language_codes import canonical
 from smoe_mt.memory import keep_freed_memory
 
 
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     decoding_of(args)
     if args.split_sentences:
         check_split(args.nbest, args.routing)
+    if args.prefix_file is not None:
+        check_not_one_stream({"--prefix-file": args.prefix_file, "input": source})
     prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
     keep_freed_memory()
     translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
@@ -46,13 +49,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _direction(translator: Translator, args: argparse.Namespace, typed: bool) -> tuple[str, str]:
     """As asked for; a person who did not say, or a model with one direction, gets the first."""
-    if args.source and args.target:
-        translator.check(args.source, args.target)
-        return args.source, args.target
+    asked = tuple(canonical(one) if one else None for one in (args.source, args.target))
+    if asked[0] and asked[1]:
+        translator.check(asked[0], asked[1])
+        return asked[0], asked[1]
     fitting = [
         (source, target)
         for source, target in (direction.split("-") for direction in translator.directions)
-        if args.source in (None, source) and args.target in (None, target)
+        if asked[0] in (None, source) and asked[1] in (None, target)
     ]
     if len(fitting) == 1 or (fitting and typed):
         return fitting[0]

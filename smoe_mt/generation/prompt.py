@@ -11,6 +11,7 @@ from smoe_mt.generation.colours import coloured, legend, wanted
 from smoe_mt.generation.details import Candidate, Translation
 from smoe_mt.generation.job import Job
 from smoe_mt.generation.lines import LONGEST_LINE, decode
+from smoe_mt.language_codes import parse_pair
 from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.tasks.pieces import WORD_START
 from smoe_mt.text import normalise
@@ -70,8 +71,8 @@ class Prompt:
             _say(f"scores are {'shown' if args.scores else 'not shown'}")
         elif name == "visits" and not values:
             self._switch_visits()
-        elif name.count("-") == 1 and not values:
-            source, target = name.split("-")
+        elif (languages := parse_pair(name)) is not None and not values:
+            source, target = languages
             self.job.translator.check(source, target)
             self.job.direction = source, target
         else:

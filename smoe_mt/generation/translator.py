@@ -23,6 +23,7 @@ from smoe_mt.generation.texts import Text
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.search.steps import Ensemble, SingleModel, StepScorer
+from smoe_mt.text import normalise
 
 Progress = bool | Callable[[int], object] | None
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
@@ -70,9 +71,12 @@ class Translator:
 
         Raises UserError for what cannot be loaded.
         """
-        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        paths: list[Any] = list(path) if isinstance(path, (list, tuple)) else [path]
         if not paths:
             raise UserError("no model: give a checkpoint, a run folder or an exported folder")
+        for each in paths:
+            if not isinstance(each, (str, Path)):
+                raise UserError(f"path: give the path of a model, or a list of paths, not {type(each).__name__}")
         return cls(*(load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths))
 
     def __repr__(self) -> str:
@@ -143,7 +147,7 @@ class Translator:
         prefix: str | Iterable[str] | None = None,
         split_sentences: bool = False,
     ) -> list[str]:
-        """Translate each of `lines` from `source` to `target`; an empty line stays empty.
+        """Translate each of `lines` from `source` to `target`; a line without text stays empty.
 
         `prefix`: how the translations have to begin, one text for all or one for each line; it may end within a word.
         `split_sentences`: a line may hold several sentences, which are translated one by one and joined again (needs the
@@ -220,7 +224,7 @@ class Translator:
             raise UserError("routing is that of one model: ask each model of the ensemble for its own")
         lines = [(line, text.target) for text in texts for line in text.lines]
         found = [Translation(line, (Candidate("", 0.0),)) for line, _ in lines]
-        places = [place for place, (line, _) in enumerate(lines) if line.strip()]
+        places = [place for place, (line, _) in enumerate(lines) if normalise(line)]
         encoded = [self._encode(*lines[place]) for place in places]
         prefixes = self._encode_prefixes(texts, places)
         batches, processes = self._share_out([len(tokens) for tokens in encoded], decoding, max_tokens, processes)

@@ -20,6 +20,7 @@ from smoe_mt.inputs import no_such
 from smoe_mt.json_files import read_json
 from smoe_mt.json_forms import Named, fits
 from smoe_mt.language_codes import CODE
+from smoe_mt.paths import check_utf8
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.verification import Expected, verify
 
@@ -74,6 +75,7 @@ class DataFolder:
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{no_such(path, 'data folder')}; make one with `smoe-mt prepare`")
+        check_utf8(path)
         card = _read_card(path)
         for part in PARTS:
             if not (path / part).is_file():

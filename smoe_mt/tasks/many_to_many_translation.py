@@ -18,6 +18,7 @@ from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, distributed
 
 from smoe_mt.errors import UserError
+from smoe_mt.language_codes import canonical, direction_name
 from smoe_mt.moe.distributed.expert_parallel import serve
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.process_group import by_one_process
@@ -328,9 +329,9 @@ class ManyToManyTranslationTask(FairseqTask):
 def chosen_directions(cfg: ManyToManyTranslationConfig, folder: DataFolder) -> tuple[str, ...]:
     """The directions that the settings ask for; UserError, naming the known ones, for one that the folder lacks."""
     if cfg.source_lang is not None:
-        names = [f"{cfg.source_lang}-{cfg.target_lang}"]
+        names = [f"{canonical(cfg.source_lang)}-{canonical(cfg.target_lang)}"]
     elif cfg.directions:
-        names = [name.strip() for name in cfg.directions.split(",") if name.strip()]
+        names = [direction_name(name.strip()) for name in cfg.directions.split(",") if name.strip()]
     else:
         return folder.directions
     for name in names:

@@ -52,11 +52,17 @@ def test_results_of_other_checkpoints_get_a_folder_of_their_own(tmp_path: Path) 
     assert results_folder(tmp_path / "checkpoint_last.pt", "evaluation") == tmp_path / "evaluation" / "checkpoint_last"
 
 
+def test_name_that_is_not_utf8_is_told() -> None:
+    with pytest.raises(UserError, match="a name that is not UTF-8; rename it"):
+        find_checkpoint("caf\udce9")
+
+
 def test_devices() -> None:
     assert pick_device("cpu").type == "cpu"
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(UserError, match="unknown device 'gpu9'"):
-        pick_device("gpu9")
+    for name in ("gpu9", "mps", "meta", None):
+        with pytest.raises(UserError, match=f"unknown device {name!r}"):
+            pick_device(name)  # type: ignore[arg-type]
 
 
 def test_loads_in_evaluation_mode(trained_run: TrainedRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import sys
 import warnings
 from argparse import Namespace
@@ -271,6 +272,31 @@ def test_threads_may_ask_for_routing_beside_each_other(translator: Translator, s
         assert list(pool.map(lambda job: visits(*job), jobs)) == alone
 
 
+def test_error_of_the_callers_generator_passes(translator: Translator) -> None:
+    def lines() -> Iterator[str]:
+        yield "a"
+        raise TypeError("the caller's own")
+
+    with pytest.raises(TypeError, match="the caller's own"):
+        translator.translate(lines(), "aa", "en")
+
+
+def test_model_that_is_pickled_says_what_to_do(translator: Translator) -> None:
+    with pytest.raises(UserError, match="load it there"):
+        pickle.dumps(translator)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"run", [3]])
+def test_model_that_is_no_path_is_told(path: Any) -> None:
+    with pytest.raises(UserError, match="give the path of a model, or a list of paths, not "):
+        Translator.from_pretrained(path)
+
+
+@pytest.mark.parametrize("line", ["", " \t", "\ufeff", "\x00", "\x85\u2028"])
+def test_line_without_text_stays_empty(translator: Translator, line: str) -> None:
+    assert translator.translate([line], "aa", "en") == [""]
+
+
 def test_generator_of_lines_is_taken(translator: Translator, sentences: list[str]) -> None:
     assert translator((line for line in sentences[:3]), "aa", "en") == translator.translate(sentences[:3], "aa", "en")
 
@@ -280,6 +306,10 @@ def test_generator_of_lines_is_taken(translator: Translator, sentences: list[str
     [
         ("one sentence", {}, "lines: give a list of sentences"),
         (None, {}, "lines: give a list of sentences, not NoneType"),
+        (b"one sentence", {}, r"lines: give a list of sentences, such as \['one sentence'\]"),
+        ({"a": 1}, {}, "lines: give a list of sentences, not dict"),
+        ({"a", "b"}, {}, "lines: give a list of sentences, not set"),
+        (["a", "b\ud800"], {}, r"lines\[1\]: 'b\\ud800' is no text"),
         (["a", None], {}, r"lines\[1\]: must be text, not NoneType"),
         (["a"], {"beam": 2.5}, "beam is 2.5: it must be a whole number of 1 or more"),
         (["a"], {"lenpen": float("nan")}, "lenpen is nan: it must be a finite number"),
@@ -335,6 +365,7 @@ def test_one_prefix_for_all_may_be_longer_than_the_limit(translator: Translator,
     [
         (["a"], "prefix: 1 for 2 lines"),
         ([None, "a"], r"prefix\[0\]: must be text"),
+        ("\ud800", r"prefix\[0\]: '\\ud800' is no text"),
         ("ba " * 99, "an output of the model has"),
     ],
 )

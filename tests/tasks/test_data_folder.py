@@ -135,3 +135,8 @@ def test_names_that_lead_elsewhere_are_an_error(toy: Path, changes: dict[str, ob
     (toy / "corpus.json").write_text(json.dumps({**card, **changes}))
     with pytest.raises(UserError, match="cannot be the name of a file"):
         DataFolder.open(toy)
+
+
+def test_name_that_is_not_utf8_is_told(toy: Path) -> None:
+    with pytest.raises(UserError, match="a name that is not UTF-8; rename it"):
+        DataFolder.open(toy.rename(toy.with_name("caf\udce9")))
