@@ -142,6 +142,11 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     assert b"encoder.layers.1, gate 1" in load.svg and b"decoder.layers.1, gate 1" in load.svg
 
 
+def test_a_training_without_logged_loads_names_both_settings(tmp_path: Path) -> None:
+    text = load_picture(make_run(tmp_path), Curves({}, "run/tensorboard"), 1)
+    assert isinstance(text, Text) and "tensorboard_logdir" in text.text and "log_interval" in text.text
+
+
 def test_a_gate_that_asks_all_its_experts_evenly_is_left_out(tmp_path: Path) -> None:
     constant = {f"load/decoder.layers.1/gate2/expert{number}": [(100, 0.5), (200, 0.5)] for number in (1, 2)}
     varied = {f"load/decoder.layers.1/gate1/expert{number}": [(100, 0.5), (200, number / 3)] for number in (1, 2)}
