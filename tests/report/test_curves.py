@@ -108,7 +108,7 @@ def test_a_log_where_there_are_no_events(tmp_path: Path) -> None:
     curves = read_curves(make_run(tmp_path))
     assert curves is not None and curves.of("valid", "bleu") == [(200, 1.56)]
     missing = load_picture(make_run(tmp_path), curves, 1)
-    assert isinstance(missing, Text) and "train with common.tensorboard_logdir" in missing.text
+    assert isinstance(missing, Text) and "that needs common.tensorboard_logdir" in missing.text
 
 
 @pytest.mark.parametrize("name", ["z.log", "tensorboard/valid/events.out.tfevents.1"])
