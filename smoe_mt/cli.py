@@ -19,7 +19,7 @@ from smoe_mt.checkpoints.hub import looks_like_model_id
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError, one_line
 from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
-from smoe_mt.standard_streams import STDOUT, check_output_is_open, drop_output, logs_that_may_fail, standard_streams
+from smoe_mt.standard_streams import STDOUT, check_output_is_open, drop_output, standard_streams
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ EXIT_BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``smoe-mt``; `argv` without the program's name. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with standard_streams(), logs_that_may_fail():
+    with standard_streams():
         try:
             code = _run(arguments)
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock file that says who has it, and that outlives nobody.
+"""One process at a time in a folder: a lock file that says who has it, and that no longer counts once that process has ended.
 
 The file appears whole under its name (a link to a finished one, which works on NFS too). It is held by a process, and the next
 one takes it over where that process has ended: it is not on this machine any more, or another process has its number (their

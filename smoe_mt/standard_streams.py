@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -78,30 +77,3 @@ def _text(before: TextIO | None, raw: _Output, line_buffering: bool) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=line_buffering
     )
-
-
-@contextmanager
-def logs_that_may_fail() -> Iterator[None]:
-    """A log that cannot be written is said once, without a trace, and the work goes on; where the reader of a pipe has gone, it
-    ends as other commands do.
-    """
-    before = logging.Handler.handleError
-    said: set[str] = set()
-
-    def lost(handler: logging.Handler, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, BrokenPipeError):
-            raise error
-        name = getattr(handler, "baseFilename", STDOUT)
-        if not isinstance(error, (OSError, UnicodeError)):
-            before(handler, record)
-        elif name not in said:
-            said.add(name)
-            reason = error.strerror if isinstance(error, OSError) else error
-            print(f"warning: {name}: messages are lost ({reason})", file=sys.stderr)
-
-    logging.Handler.handleError = lost  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        logging.Handler.handleError = before  # type: ignore[method-assign]

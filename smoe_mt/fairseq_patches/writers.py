@@ -83,13 +83,14 @@ def handle_error(original: Any) -> Any:
     @wraps(original)
     def handle(self: logging.Handler, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
+        if not isinstance(error, (OSError, UnicodeError)):
             original(self, record)
             return
         what = f"the log cannot be written to {getattr(self, 'baseFilename', 'its stream')}"
         if what not in _unwritable:
             _unwritable.add(what)
-            _to_the_screen(f"warning: {what} ({error.strerror}); training continues")
+            reason = error.strerror if isinstance(error, OSError) else error
+            _to_the_screen(f"warning: {what} ({reason}); training continues")
 
     return handle
 

@@ -11,8 +11,8 @@ from smoe_mt.devices import DTYPES
 TRANSLATE_EXAMPLES = """examples:
   echo "God morgon." | smoe-mt translate -m runs/nordic -s sv -t fi
   smoe-mt translate -m runs/nordic -s sv -t fi input.txt -o output.txt
-  smoe-mt translate -m runs/a -m runs/b -s sv -t fi --nbest 3 --scores < input.txt    # an ensemble
-  smoe-mt translate -m runs/nordic -s sv -t fi --split-sentences < article.txt       # a paragraph a line
+  smoe-mt translate -m runs/a -m runs/b -s sv -t fi --nbest 3 < input.txt    # an ensemble
+  smoe-mt translate -m runs/nordic -s sv -t fi --split-sentences < article.txt
   smoe-mt translate -m runs/nordic                           # a prompt"""
 
 

@@ -174,8 +174,28 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
             "",
             markdown_table(test_head, tests, numbers=True),
             "",
+            *_capacity(content["needed_capacity"]),
         ]
     )
+
+
+def _capacity(needed: Mapping[str, Any]) -> list[str]:
+    """Requested and needed capacity of the decoder: of each run with strata, by frequency class and by direction."""
+    lines = []
+    for kind, title in (("frequency_ranks", "frequency rank of the target token"), ("directions", "direction")):
+        names = [*next(iter(needed.values()))[kind]] if needed else []
+        rows = []
+        for run, content in needed.items():
+            of_classes = [content[kind][name] for name in names]
+            rows.append([f"{run}, visits", *(f"{one['requested']['decoder']:.2f}" for one in of_classes)])
+            rows.append([f"{run}, lost at one visit", *(f"{one['lost']['decoder: 1']:.2f}" for one in of_classes)])
+        if rows:
+            lines += [
+                f"Decoder, by {title}: visits that tokens request, and nats a token that are lost where each makes one visit.",
+                "",
+            ]
+            lines += [markdown_table(["", *names], rows, numbers=True), ""]
+    return lines
 
 
 def _gaps(content: Mapping[str, Any]) -> list[str]:

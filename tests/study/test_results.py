@@ -45,10 +45,20 @@ def test_systems_without_scores_are_left_out_and_their_tests_still_count() -> No
     assert all(one["p_corrected"] == 1.0 for one in content["comparisons"])  # type: ignore[attr-defined]
 
 
+def test_the_page_shows_requested_beside_needed_capacity() -> None:
+    plan = read_plan("claim").of_systems({"dense", "vanilla"})
+    one = {"requested": {"decoder": 1.24}, "lost": {"decoder: 1": 0.205}}
+    needed = {"smoe_4_4/seed1": {"frequency_ranks": {"1-10": one}, "directions": {"en-nso": one}}}
+    content = concluded(plan, 1.0) | {"left_out": [], "not_tested": [], "unfinished": {}, "needed_capacity": needed}
+    text = as_markdown(plan, content)
+    assert "| smoe_4_4/seed1, visits | 1.24 |" in text
+    assert "| smoe_4_4/seed1, lost at one visit | 0.20 |" in text
+
+
 def test_the_page_names_what_is_missing_or_unfinished() -> None:
     plan = read_plan("claim").of_systems({"dense", "vanilla"})
     content = concluded(plan, 1.0)
     content |= {"left_out": ["smoe_4_4/seed1"], "not_tested": ["H3"], "unfinished": {"vanilla/seed2": 3992}}
-    text = as_markdown(plan, content)
+    text = as_markdown(plan, content | {"needed_capacity": {}})
     assert "Without scores: smoe_4_4/seed1; not tested: H3." in text
     assert "Stopped before the last update: vanilla/seed2 (3,992 updates)." in text

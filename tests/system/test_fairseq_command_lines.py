@@ -117,6 +117,7 @@ def test_training_reports_bleu_per_direction(
     run: Run, toy_master: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = f"{TINY} --eval-bleu --save-dir {tmp_path} --max-update 2 --best-checkpoint-metric bleu --num-workers 0"
+    options += " --maximize-best-checkpoint-metric"
     with caplog.at_level("INFO"):
         run(train.cli_main, toy_master, options)
     table = next(message for message in caplog.messages if message.startswith("validation per direction"))
@@ -144,7 +145,7 @@ def test_resuming_from_a_damaged_checkpoint(run: Run, toy_master: Path, tmp_path
 
 def test_a_mistake_on_the_command_line_is_one_line(toy_master: Path, tmp_path: Path) -> None:
     command = f"-m fairseq_cli.train {toy_master} --user-dir {user_dir()} --task many_to_many_translation {TINY}"
-    command += f" --directions aa-xx --save-dir {tmp_path} --cpu"
+    command += f" --directions aa-xx --save-dir {tmp_path} --cpu --max-update 1"
     done = subprocess.run([sys.executable, *command.split()], check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr + done.stdout
