@@ -117,6 +117,12 @@ def test_wrong_option_gives_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert error.startswith("error: argument --beam") and error.count("\n") == 1
 
 
+def test_a_study_without_a_plan_asks_for_the_plan_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["study"]) == 2
+    error = capsys.readouterr().err
+    assert "PLAN" in error and "KEY=VALUE" not in error
+
+
 def test_help_of_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     use_module(monkeypatch, Module())
     assert cli.main(["prepare", "--help"]) == 0

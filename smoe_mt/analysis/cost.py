@@ -140,7 +140,9 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
         if blocks:
             measured = list(units[side]) if units else [None] * len(blocks)
             amount = sum(_block_flops(model, block, one, each) for block, each in zip(blocks, measured))
-            formula = f"{len(blocks)} blocks x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
+            formula = (
+                f"{len(blocks)} block{'s' * (len(blocks) != 1)} x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
+            )
             terms.append(Term(f"{side}: MoE blocks", formula, amount))
     terms.append(Term("output projection", "2 V d", 2 * vocabulary * d))
     terms.append(Term("attention itself", f"{attentions} x 4 n d, n = {context}", attentions * 4 * context * d))

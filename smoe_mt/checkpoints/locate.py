@@ -29,8 +29,8 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(
-            f"{no_such(path, 'checkpoint or run folder')}; give what was --save-dir in training, a .pt file, or a folder that "
-            "`smoe-mt export` wrote"
+            f"{no_such(path, 'checkpoint or run folder')}; give a run folder (checkpoint.save_dir of the training), "
+            "a .pt file, or a folder that `smoe-mt export` wrote"
         )
     for name in CHECKPOINT_NAMES:
         if (path / name).is_file():

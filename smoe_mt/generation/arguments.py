@@ -125,7 +125,9 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   smoe-mt export runs/nordic exports/nordic --licence CC-BY-4.0
   smoe-mt export runs/nordic exports/nordic-bf16 --dtype bf16"""
-    parser.add_argument("run", metavar="RUN", help="run folder (--save-dir of the training) or checkpoint file")
+    parser.add_argument(
+        "run", metavar="RUN", help="run folder (checkpoint.save_dir of the training) or checkpoint file"
+    )
     parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
     add_data_arguments(parser)
     parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")

@@ -92,7 +92,10 @@ def load_picture(run: Run, curves: Curves, number: int) -> Picture | Text:
     """The share of each expert at each gate over the training; or why there is nothing to see."""
     gates = loads_of(curves, int(run.model.get("moe_freq") or 1))
     if not gates:
-        text = f"{run.name}: the load of the experts is not in {curves.source}; train with common.tensorboard_logdir."
+        text = (
+            f"{run.name}: no load of the experts was logged during training in {curves.source}; that needs "
+            "common.tensorboard_logdir and at least common.log_interval updates."
+        )
         return Text(text, missing=True)
     shown = {place: experts for place, experts in gates.items() if not is_constant(experts)}
     without = ", ".join(f"{block} gate {gate}" for block, gate in gates if (block, gate) not in shown)

@@ -165,7 +165,8 @@ def _data(runs: Sequence[Run]) -> Blocks:
             continue
         card = run.card
         languages = ", ".join(card.get("languages", ()))
-        text = f"{folder}: benchmark {card.get('benchmark')}, corpus {card.get('corpus')}, languages {languages}"
+        benchmark = f"benchmark {card['benchmark']}, " if card.get("benchmark") else ""
+        text = f"{folder}: {benchmark}corpus {card.get('corpus')}, languages {languages}"
         blocks += [Text(f"{text}, {card.get('vocab_size', 0):,} entries in the dictionary."), pairs_table(card)]
         blocks += [sources_table(card)] if card.get("sources") else []
         blocks.append(Code("corpus.json", json.dumps(card, indent=1, ensure_ascii=False)))

@@ -14,6 +14,7 @@ from typing import Any
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.file_io import PathManager
 
+from smoe_mt.checkpoints.names import WEIGHTS
 from smoe_mt.errors import UserError
 from smoe_mt.folder_lock import FolderLock
 from smoe_mt.process_group import by_one_process
@@ -83,7 +84,7 @@ def _check_file(name: str, path: str, save_dir: Path) -> None:
     if PathManager.isfile(path):
         return
     said = f"checkpoint.{name}={path}: there is no such checkpoint"
-    near = [save_dir / path, *(Path(path) / one for one in ("checkpoint_best.pt", LAST))]
+    near = [save_dir / path, *(Path(path) / one for one in ("checkpoint_best.pt", LAST, WEIGHTS))]
     found = next((one for one in near if one.is_file()), None)
     raise UserError(f"{said}; did you mean {found}?" if found else f"{said}; give the path of a .pt file that is there")
 

@@ -108,7 +108,7 @@ def test_a_log_where_there_are_no_events(tmp_path: Path) -> None:
     curves = read_curves(make_run(tmp_path))
     assert curves is not None and curves.of("valid", "bleu") == [(200, 1.56)]
     missing = load_picture(make_run(tmp_path), curves, 1)
-    assert isinstance(missing, Text) and "train with common.tensorboard_logdir" in missing.text
+    assert isinstance(missing, Text) and "that needs common.tensorboard_logdir" in missing.text
 
 
 @pytest.mark.parametrize("name", ["z.log", "tensorboard/valid/events.out.tfevents.1"])
@@ -140,6 +140,11 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     load = load_picture(run, curves, 1)
     assert isinstance(load, Picture) and load.svg.startswith(b"<?xml") and load.png.startswith(b"\x89PNG")
     assert b"encoder.layers.1, gate 1" in load.svg and b"decoder.layers.1, gate 1" in load.svg
+
+
+def test_a_training_without_logged_loads_names_both_settings(tmp_path: Path) -> None:
+    text = load_picture(make_run(tmp_path), Curves({}, "run/tensorboard"), 1)
+    assert isinstance(text, Text) and "tensorboard_logdir" in text.text and "log_interval" in text.text
 
 
 def test_a_gate_that_asks_all_its_experts_evenly_is_left_out(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_a_folder_in_place_of_its_checkpoint(tmp_path: Path) -> None:
         start.begin(config(tmp_path / "run", finetune_from_model=str(tmp_path)))
 
 
+def test_an_exported_folder_is_answered_with_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=f"did you mean {tmp_path}/model.safetensors"):
+        start.begin(config(tmp_path / "run", finetune_from_model=str(tmp_path)))
+
+
 def test_what_a_fine_tuning_began_with_may_be_gone_when_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "checkpoint_last.pt").touch()
     start.begin(config(tmp_path, finetune_from_model=str(tmp_path / "none.pt")))

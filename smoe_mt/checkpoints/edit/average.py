@@ -73,7 +73,7 @@ def choose(models: Sequence[str], last: int | None, best: int | None) -> list[Su
         found = sorted((one for one in found if one.loss is not None), key=_badness, reverse=True)
     if len(found) < wanted:
         raise UserError(
-            f"{models[0]} has {len(found)} checkpoints of different updates"
+            f"{models[0]} has {len(found)} checkpoint{'s' * (len(found) != 1)} of different updates"
             + (" with a validation loss" if best is not None else "")
             + f", and {wanted} are to be averaged; ask for fewer (in training, checkpoint.keep_interval_updates says how "
             "many are kept)"

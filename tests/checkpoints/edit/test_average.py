@@ -105,6 +105,12 @@ def test_what_cannot_be_chosen(
         choose(models, last, best)
 
 
+def test_one_checkpoint_is_counted_in_the_singular(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint_1_10.pt", 10, 4.0)
+    with pytest.raises(UserError, match="has 1 checkpoint of different updates, and 2 are"):
+        choose([str(tmp_path)], last=2, best=None)
+
+
 def test_mean_ties_types_and_what_is_left_out(tmp_path: Path) -> None:
     values = [0.1, 0.2, 0.7]
     chosen = [summarise(save(tmp_path / f"{i}.pt", i, 1.0, value)) for i, value in enumerate(values)]
