@@ -329,7 +329,7 @@ class ManyToManyTranslationTask(FairseqTask):
 def chosen_directions(cfg: ManyToManyTranslationConfig, folder: DataFolder) -> tuple[str, ...]:
     """The directions that the settings ask for; UserError, naming the known ones, for one that the folder lacks."""
     if cfg.source_lang is not None:
-        names = [f"{canonical(cfg.source_lang)}-{canonical(cfg.target_lang)}"]
+        names = [f"{canonical(cfg.source_lang)}-{canonical(str(cfg.target_lang))}"]
     elif cfg.directions:
         names = [direction_name(name.strip()) for name in cfg.directions.split(",") if name.strip()]
     else:
