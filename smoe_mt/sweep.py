@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-SAVE_DIR, SUBDIR = "checkpoint.save_dir", "hydra.sweep.subdir"
+SAVE_DIR, SWEEP_DIR, SUBDIR = "checkpoint.save_dir", "hydra.sweep.dir", "hydra.sweep.subdir"
 #: Overrides of a job -> its configuration, with Hydra's part.
 Compose = Callable[[Sequence[str]], "DictConfig"]
 
@@ -60,7 +60,7 @@ def with_folders(overrides: Sequence[str], compose: Compose) -> list[str]:
     folders = _folders(fixed, known, compose)
     shared = _shared(folders)
     if not shared:
-        return list(overrides)
+        return [*overrides, *_beside_checkpoints(parsed)]
     if any(one.key_or_group == SAVE_DIR for one in parsed):
         raise _collision(known, folders, shared)
     untold = [one for place, one in enumerate(known) if _differ_in(place, folders)]
@@ -73,6 +73,16 @@ def with_folders(overrides: Sequence[str], compose: Compose) -> list[str]:
     if shared := _shared(folders):
         raise _collision(known, folders, shared)
     return [*overrides, *named]
+
+
+def _beside_checkpoints(overrides: Sequence[Override]) -> list[str]:
+    """Overrides that put Hydra's logs into the folders of the jobs, where the user has named these by a pattern."""
+    pattern = next((str(one.value()) for one in overrides if one.key_or_group == SAVE_DIR), "")
+    if "${" not in pattern or any(one.key_or_group.startswith("hydra.sweep") for one in overrides):
+        return []
+    before, _, after = pattern.partition("${")
+    folder, slash, begun = before.rpartition("/")
+    return [f"{SWEEP_DIR}={quoted((folder or slash) or '.')}", f"{SUBDIR}={quoted(begun + '${' + after)}"]
 
 
 def _parsed(text: str) -> Override:

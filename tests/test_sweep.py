@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -54,8 +55,24 @@ def test_a_folder_that_tells_the_jobs_apart_stays() -> None:
         "common.seed=1,2",
         "checkpoint.save_dir='r/${hydra:runtime.choices.model}${common.seed}'",
     ]
-    assert with_folders(overrides, COMPOSE) == overrides
+    assert with_folders(overrides, COMPOSE)[: len(overrides)] == overrides
     assert with_folders(["model=dense,smoe_2_2"], COMPOSE) == ["model=dense,smoe_2_2"]
+
+
+@pytest.mark.parametrize("folder", ["r/", "/tmp/new runs/", "", "r/dense-"])
+def test_logs_lie_beside_the_checkpoints_where_the_user_has_named_the_folders(folder: str) -> None:
+    pattern = f"checkpoint.save_dir='{folder}seed${{common.seed}}'"
+    added = with_folders(["common.seed=1,2", pattern], COMPOSE)[2:]
+    cfg = COMPOSE(["common.seed=2", pattern, *added])
+    HydraConfig.instance().set_config(cfg)
+    logs = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+    HydraConfig.instance().cfg = None
+    assert logs == Path(f"{folder}seed2")
+
+
+def test_hydras_own_folders_stay_as_the_user_has_named_them() -> None:
+    overrides = ["common.seed=1,2", "checkpoint.save_dir='r/${common.seed}'", "hydra.sweep.dir=logs"]
+    assert with_folders(overrides, COMPOSE) == overrides
 
 
 @pytest.mark.parametrize(
