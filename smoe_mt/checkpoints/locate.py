@@ -38,8 +38,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if (path / CONFIG).is_file():
         raise UserError(f"{path / WEIGHTS} is missing; {REMEDY}")
     raise UserError(
-        f"{path}: holds none of {', '.join(CHECKPOINT_NAMES)}; give the --save-dir of a finished training, or a folder "
-        "that `smoe-mt export` wrote"
+        f"{path}: holds none of {', '.join(CHECKPOINT_NAMES)}; give a run folder (checkpoint.save_dir of a finished training), "
+        "or a folder that `smoe-mt export` wrote"
     )
 
 

@@ -42,7 +42,7 @@ def test_a_file_is_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["empty", "missing"])
 def test_no_checkpoint_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="--save-dir"):
+    with pytest.raises(UserError, match=r"checkpoint\.save_dir"):
         find_checkpoint(tmp_path / name)
 
 
