@@ -22,7 +22,7 @@ rows of a table do not depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -32,8 +32,8 @@ from fairseq.data import Dictionary
 from torch import nn
 
 from smoe_mt.errors import UserError
+from smoe_mt.models.sizes import BankUse, Units, banks_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
-from smoe_mt.moe import ExpertBank
 
 FITTED_CONTEXT = 1246
 
@@ -63,43 +63,6 @@ class Cost:
     def flops_per_token(self) -> int:
         """FLOPs of the forward pass."""
         return round(sum(term.amount for term in self.flops))
-
-
-@dataclass(frozen=True)
-class BankUse:
-    """An expert bank of a block: rows a token, under uniform routing, and the mean FLOPs of a row."""
-
-    bank: ExpertBank
-    groups: tuple[int, ...]
-    rows: float
-
-    @property
-    def flops_a_row(self) -> float:
-        flops = self.bank.flops_per_row()
-        return sum(flops) / len(flops)
-
-
-def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...], ...]]:
-    """By side, of each block its banks, in their order."""
-    found: dict[str, tuple[tuple[BankUse, ...], ...]] = {}
-    for side, layers in model.moe_layers.items():
-        blocks = [getattr(model, side).layers[number - 1].block for number in layers]
-        found[side] = tuple(_banks(model, block, groups) for block, groups in zip(blocks, model.cfg.groups[side]))
-    return found
-
-
-def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...]) -> tuple[BankUse, ...]:
-    banks = [module for module in block.modules() if isinstance(module, ExpertBank)]
-    system = model.system
-    assert system is not None
-    parts = [(size,) for size in groups] if len(banks) > 1 else [groups]
-    rows = system.rows_per_token(model.cfg, groups)
-    return tuple(BankUse(bank, part, each) for bank, part, each in zip(banks, parts, rows, strict=True))
-
-
-Units = Mapping[
-    str, Sequence[float]
-]  # mean hidden units of a token in each block of a side, by "encoder" and "decoder"
 
 
 def cost_of(model_cfg: Any, vocabulary: int, context: int = FITTED_CONTEXT) -> Cost:
@@ -157,23 +120,6 @@ def _block_flops(model: SMoETransformerModel, banks: Sequence[BankUse], dense_ff
         return shared + sum(use.rows * use.flops_a_row for use in banks)
     per_unit = sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sum(use.bank.hidden_sizes) for use in banks)
     return shared + units * per_unit
-
-
-def activated_parameters(model: SMoETransformerModel, units: Units | None = None) -> int:
-    """Weights that take part in a token's forward pass: all of them, of experts those of the hidden units that it asks for.
-
-    `units`: measured ones (``Routing.units``), None for uniform routing. The embedding counts whole, for it is also the output
-    projection.
-    """
-    total = float(sum(weight.numel() for weight in model.parameters()))
-    for side, blocks in banks_of(model).items():
-        measured = list(units[side]) if units else [None] * len(blocks)
-        for block, each in zip(blocks, measured):
-            own = sum(use.bank.parameters_per_expert() * use.bank.num_experts for use in block)
-            hidden = sum(sum(use.bank.hidden_sizes) for use in block)
-            expected = sum(use.rows * sum(use.bank.hidden_sizes) / use.bank.num_experts for use in block)
-            total -= own * (1 - (expected if each is None else each) / hidden)
-    return round(total)
 
 
 KINDS = {  # name -> (what is in it, whether a parameter of this name is)

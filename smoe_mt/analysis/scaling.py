@@ -26,9 +26,10 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from smoe_mt.analysis.cost import banks_of, cost_of_model, skeleton
+from smoe_mt.analysis.cost import cost_of_model, skeleton
 from smoe_mt.analysis.hardware import Hardware
 from smoe_mt.errors import UserError
+from smoe_mt.models.sizes import banks_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import ExpertBank
 from smoe_mt.training.batch import update_freq_for

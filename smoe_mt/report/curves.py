@@ -47,7 +47,12 @@ def read_curves(run: Run) -> Curves | None:
         events = [*folder.glob("*/events.out.tfevents.*")]
         if events and all(file.is_file() for file in events):  # a pipe, or a link to a device, would have no end
             return Curves({part: _events(folder / part) for part in PARTS}, str(folder))
-    logs = sorted(filter(Path.is_file, run.folder.glob("*.log")), key=lambda path: path.stat().st_mtime)
+    return read_logs(run.folder)
+
+
+def read_logs(folder: Path) -> Curves | None:
+    """The curves of the newest of a folder's logs that has any."""
+    logs = sorted(filter(Path.is_file, folder.glob("*.log")), key=lambda path: path.stat().st_mtime)
     for log in reversed(logs):
         with log.open(encoding="utf-8", errors="replace") as lines:
             series = parse_log(iter(lambda: lines.readline(LONGEST_LINE), ""))

@@ -9,10 +9,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from smoe_mt.analysis.cost import activated_parameters, cost_of_model, skeleton
+from smoe_mt.analysis.cost import cost_of_model, skeleton
 from smoe_mt.errors import UserError
 from smoe_mt.json_forms import as_number
 from smoe_mt.models.config import SMoETransformerConfig
+from smoe_mt.models.sizes import activated_parameters
 from smoe_mt.moe.names import SIDES
 
 

@@ -17,7 +17,7 @@ from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, o
 from smoe_mt.evaluation.significance import check_same_text
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
-from smoe_mt.report.curves import parse_log
+from smoe_mt.report.curves import read_logs
 from smoe_mt.study.figures import draw_all
 from smoe_mt.study.plan import Item, Plan
 from smoe_mt.study.stages import SPLIT, Setup, is_trained
@@ -82,12 +82,8 @@ def read_hypotheses(folder: Path) -> dict[str, Corpus]:
 
 def _validation(folder: Path) -> list[tuple[int, float]]:
     """(update, loss in bits a token), from a training's log."""
-    for log in sorted(folder.glob("*.log")):  # what the training printed, and fairseq's own, which has the numbers
-        with log.open(encoding="utf-8", errors="replace") as lines:
-            found = parse_log(lines)["valid"].get("nll_loss", [])
-        if found:
-            return found
-    return []
+    curves = read_logs(folder)
+    return curves.of("valid", "nll_loss") if curves else []
 
 
 def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled], planned: int) -> dict[str, Any]:

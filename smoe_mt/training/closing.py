@@ -6,10 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from smoe_mt.checkpoints.names import BEST, LAST
 from smoe_mt.training.jobs import best_score, early_stopping_state
-from smoe_mt.training.resuming import LAST
-
-BEST = "checkpoint_best.pt"
 
 
 def closing(trainer: Any, seconds: float, begun_at: int) -> str:

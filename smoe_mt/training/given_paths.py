@@ -9,11 +9,9 @@ from omegaconf import open_dict
 
 from smoe_mt.allowed.keys import GROUPS
 from smoe_mt.allowed.kinds import is_path
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.errors import UserError
 from smoe_mt.paths import expanded
-
-#: The default of ``checkpoint.restore_file``, which is no path but a name in the run's folder.
-IN_THE_RUN = "checkpoint_last.pt"
 
 
 def make_absolute(cfg: Any) -> None:
@@ -23,7 +21,8 @@ def make_absolute(cfg: Any) -> None:
         section = cfg.get(group)
         for name in (name for name, kind in keys.items() if is_path(kind)):
             value = getattr(section, name, None) if section is not None and name in section else None
-            if not isinstance(value, str) or not value or "://" in value or value == IN_THE_RUN:
+            # LAST is the default of checkpoint.restore_file, no path but a name in the run's folder.
+            if not isinstance(value, str) or not value or "://" in value or value == LAST:
                 continue
             path = os.path.join(start, expanded(value))
             if "${" in path:

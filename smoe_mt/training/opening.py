@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from smoe_mt.moe.experts.base import ExpertBank
+from smoe_mt.models.sizes import activated_parameters, count_parameters
 from smoe_mt.moe.names import blocks_of
 from smoe_mt.text_table import aligned
 
@@ -62,35 +61,6 @@ def _model(cfg: Any, model: Any) -> str:
 def _groups(model: Any) -> list[tuple[int, ...]]:
     groups: Mapping[str, Sequence[tuple[int, ...]]] = getattr(model.cfg, "groups", {})
     return [each for side in ("encoder", "decoder") for each in groups.get(side, ())]
-
-
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(all, those of experts), over all ranks: tied ones count once, an expert on another rank too."""
-    banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
-    here = sum(p.numel() for bank in banks for p in bank.parameters())
-    elsewhere = sum(
-        bank.parameters_per_expert() * (bank.num_experts - len(bank.local_experts))
-        for bank in banks
-        if bank.local_experts is not None
-    )
-    return sum(p.numel() for p in model.parameters()) + elsewhere, here + elsewhere
-
-
-def activated_parameters(model: Any) -> int:
-    """Parameters that process a token, with uniform routing; all of a dense model."""
-    total, experts = count_parameters(model)
-    if model.system is None:
-        return total
-    used = 0.0
-    for place, groups in zip(blocks_of(model), _groups(model), strict=True):
-        block = getattr(model, place.side).layers[place.layer - 1].block
-        banks = [module for module in block.modules() if isinstance(module, ExpertBank)]
-        rows = model.system.rows_per_token(model.cfg, groups)
-        for bank, each in zip(banks, rows, strict=True):
-            alone = sum(stack.numel() for stack in bank.stacks().values())
-            shared = sum(p.numel() for p in bank.parameters()) - alone
-            used += shared + min(each, bank.num_experts) * bank.parameters_per_expert()
-    return total - experts + round(used)
 
 
 def _parameters(model: Any) -> str:

@@ -11,7 +11,6 @@ from smoe_mt.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LAST = "checkpoint_last.pt"
 BEST = "best"  # in the names of checkpoints that are older than others
 
 

@@ -14,14 +14,14 @@ from typing import Any
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.file_io import PathManager
 
-from smoe_mt.checkpoints.names import WEIGHTS
+from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, LAST
 from smoe_mt.errors import UserError
 from smoe_mt.folder_lock import FolderLock
 from smoe_mt.process_group import by_one_process
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
 from smoe_mt.tasks.data_folder import DataFolder
 from smoe_mt.tasks.many_to_many_translation import chosen_directions
-from smoe_mt.training.resuming import LAST, checkpoints_beside
+from smoe_mt.training.resuming import checkpoints_beside
 
 TASK = "many_to_many_translation"
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
@@ -84,7 +84,7 @@ def _check_file(name: str, path: str, save_dir: Path) -> None:
     if PathManager.isfile(path):
         return
     said = f"checkpoint.{name}={path}: there is no such checkpoint"
-    near = [save_dir / path, *(Path(path) / one for one in ("checkpoint_best.pt", LAST, WEIGHTS))]
+    near = [save_dir / path, *(Path(path) / one for one in CHECKPOINT_NAMES)]
     found = next((one for one in near if one.is_file()), None)
     raise UserError(f"{said}; did you mean {found}?" if found else f"{said}; give the path of a .pt file that is there")
 

@@ -29,6 +29,7 @@ from omegaconf import open_dict
 from torch import Tensor
 
 from smoe_mt import preemption
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.checkpoints.settings import is_own
@@ -52,7 +53,7 @@ from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFin
 from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
-from smoe_mt.training.resuming import LAST, whole_checkpoint
+from smoe_mt.training.resuming import whole_checkpoint
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smoe_mt import cli
-from smoe_mt.analysis.cost import activated_parameters, cost_of, cost_of_model, skeleton
+from smoe_mt.analysis.cost import cost_of, cost_of_model, skeleton
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+from smoe_mt.models.sizes import activated_parameters
 from smoe_mt.moe.kernels import threads
 from smoe_mt.moe.strata import expected_visits
 from tests.conftest import TrainedRun

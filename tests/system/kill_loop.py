@@ -24,12 +24,12 @@ from pathlib import Path
 import torch
 from fairseq_cli import train
 
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.checkpoints.reading import check_whole, read_checkpoint
 from smoe_mt.checkpoints.sharded import PARTS
 from smoe_mt.paths import user_dir
 from smoe_mt.registration import register
 from smoe_mt.temporary_names import MARK, PARTIAL
-from smoe_mt.training.resuming import LAST
 from tests.toy import make_toy_folder
 
 COPIES = (LAST, "checkpoint_best.pt")

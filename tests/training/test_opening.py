@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from smoe_mt.models import SMoETransformerModel
-from smoe_mt.training.opening import _updates, activated_parameters, count_parameters
+from smoe_mt.models.sizes import activated_parameters, count_parameters
+from smoe_mt.training.opening import _updates
 
 
 def test_experts_are_counted_as_experts(make_model: Callable[..., SMoETransformerModel]) -> None:

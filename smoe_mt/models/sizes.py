@@ -1,0 +1,75 @@
+"""How large a model is: parameters, those of experts, and those that process a token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from smoe_mt.models.smoe_transformer import SMoETransformerModel
+from smoe_mt.moe.experts.base import ExpertBank
+
+#: Mean hidden units of a token in each block of a side, by "encoder" and "decoder".
+Units = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class BankUse:
+    """An expert bank of a block: rows a token, under uniform routing, and the mean FLOPs of a row."""
+
+    bank: ExpertBank
+    groups: tuple[int, ...]
+    rows: float
+
+    @property
+    def flops_a_row(self) -> float:
+        flops = self.bank.flops_per_row()
+        return sum(flops) / len(flops)
+
+
+def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...], ...]]:
+    """By side, of each block its banks, in their order."""
+    found: dict[str, tuple[tuple[BankUse, ...], ...]] = {}
+    for side, layers in model.moe_layers.items():
+        blocks = [getattr(model, side).layers[number - 1].block for number in layers]
+        found[side] = tuple(_banks(model, block, groups) for block, groups in zip(blocks, model.cfg.groups[side]))
+    return found
+
+
+def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...]) -> tuple[BankUse, ...]:
+    banks = [module for module in block.modules() if isinstance(module, ExpertBank)]
+    system = model.system
+    assert system is not None
+    parts = [(size,) for size in groups] if len(banks) > 1 else [groups]
+    rows = system.rows_per_token(model.cfg, groups)
+    return tuple(BankUse(bank, part, each) for bank, part, each in zip(banks, parts, rows, strict=True))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, those of experts), over all ranks: tied ones count once, an expert on another rank too."""
+    banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
+    here = sum(p.numel() for bank in banks for p in bank.parameters())
+    elsewhere = sum(
+        bank.parameters_per_expert() * (bank.num_experts - len(bank.local_experts))
+        for bank in banks
+        if bank.local_experts is not None
+    )
+    return sum(p.numel() for p in model.parameters()) + elsewhere, here + elsewhere
+
+
+def activated_parameters(model: SMoETransformerModel, units: Units | None = None) -> int:
+    """Weights that take part in a token's forward pass: all of them, of experts those of the hidden units that it asks for.
+
+    `units`: measured ones (``Routing.units``), None for uniform routing. The embedding counts whole, for it is also the output
+    projection.
+    """
+    total = float(count_parameters(model)[0])
+    for side, blocks in banks_of(model).items():
+        measured = list(units[side]) if units else [None] * len(blocks)
+        for block, each in zip(blocks, measured):
+            own = sum(use.bank.parameters_per_expert() * use.bank.num_experts for use in block)
+            hidden = sum(sum(use.bank.hidden_sizes) for use in block)
+            expected = sum(use.rows * sum(use.bank.hidden_sizes) / use.bank.num_experts for use in block)
+            total -= own * (1 - (expected if each is None else each) / hidden)
+    return round(total)
