@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from smoe_mt.checkpoints.names import LAST
 from smoe_mt.errors import UserError
-from smoe_mt.training.given_paths import IN_THE_RUN, make_absolute
+from smoe_mt.training.given_paths import make_absolute
 
 
 def test_relative_paths_and_home_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/h")
-    checkpoint = {"save_dir": "runs/é", "restore_file": IN_THE_RUN, "finetune_from_model": None}
+    checkpoint = {"save_dir": "runs/é", "restore_file": LAST, "finetune_from_model": None}
     cfg = OmegaConf.create({"task": {"data": "~/data"}, "checkpoint": checkpoint})
     make_absolute(cfg)
     assert cfg.task.data == "/h/data"
