@@ -88,6 +88,12 @@ COMMANDS = {
         "smoe_mt.checkpoints.edit.average",
         "checkpoints -> their mean, one checkpoint",
     ),
+    "checkpoint prune": Command(
+        "smoe_mt.pruning.arguments:add_arguments",
+        "smoe_mt.pruning.command",
+        "checkpoint -> one with fewer experts: similar ones are merged",
+        models="model",
+    ),
     "export": Command(
         "smoe_mt.generation.arguments:add_export_arguments",
         "smoe_mt.generation.export",

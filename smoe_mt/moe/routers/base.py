@@ -92,6 +92,8 @@ class Router(nn.Module):
 
     #: Names of the losses that ``losses`` returns.
     loss_names: tuple[str, ...] = ("balance",)
+    #: Names of what it keeps with an entry for each expert that it sees, [E, ...]. Experts can be merged where that is all.
+    row_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -165,6 +167,8 @@ MakeRouter = Callable[[int], Router]
 
 class Gate(Router):
     """G = softmax(W x): ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D))."""
+
+    row_names = ("weight",)
 
     def __init__(
         self,
