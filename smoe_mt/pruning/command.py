@@ -23,8 +23,8 @@ from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.models.sizes import activated_parameters, count_parameters
 from smoe_mt.moe.names import SIDES
 from smoe_mt.pruning.gate_inputs import GateInputs
-from smoe_mt.pruning.layout import check_blocks, layouts_of, setting_of, wanted_sizes
-from smoe_mt.pruning.merging import merged_state
+from smoe_mt.pruning.layout import check_biases, check_blocks, layouts_of, setting_of, wanted_sizes
+from smoe_mt.pruning.merging import group_biases, merged_state
 from smoe_mt.pruning.plan import COUNTS, Rule, SetPlan, make_plan
 from smoe_mt.pruning.report import Measured, as_json, change_table, groups_table, similarity_figure
 
@@ -42,24 +42,35 @@ def run(args: argparse.Namespace) -> None:
     system = loaded.model.system
     sizes = wanted_sizes(args.experts, layouts, system)
     check_blocks(loaded.model, layouts, sizes, args.experts)
+    if args.gate_bias:
+        check_biases(layouts)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
 
     inputs = GateInputs(layouts, args.tokens, args.seed)
     with inputs.watched(loaded.model):
         before = measured(loaded, request)
     plans = make_plan(layouts, sizes, rule, before.report.load, inputs)
-    setting = {system.experts_setting: setting_of(sizes, system)}
-    write(pruned(loaded.checkpoint, plans, setting), out)
+    settings = {system.experts_setting: setting_of(sizes, system)} | ({"gate_bias": True} if args.gate_bias else {})
+    write(pruned(loaded.checkpoint, plans, settings), out)
     after = measured(load_model(out, args.data, args.device), request)
 
-    details = {"checkpoint": str(loaded.checkpoint.absolute()), **vars(rule), **setting}
+    details = {"checkpoint": str(loaded.checkpoint.absolute()), **vars(rule), **settings}
     details |= {"split": request.split, "directions": list(before.report.directions), "limit": request.limit}
     written = [out, *write_report(out, plans, as_json(plans, before, after, details))]
     print("\n".join(["", groups_table(plans), "", change_table(before, after), ""]))
     print("\n".join(map(str, written)))
-    print(
-        f"to train on: checkpoint.finetune_from_model={out} 'model.{system.experts_setting}={next(iter(setting.values()))}'"
-    )
+    overrides = " ".join(f"'{_override(*one)}'" for one in settings.items())
+    print(f"to train on: checkpoint.finetune_from_model={out} {overrides}")
+
+
+def _override(name: str, value: Any) -> str:
+    """A setting of the model as `smoe-mt train` takes it."""
+    text = str(value).lower()
+    if ";" in text:
+        text = "[[" + text.replace(";", "],[") + "]]"
+    elif "," in text:
+        text = f"[{text}]"
+    return f"model.{name}={text}"
 
 
 def rule_of(args: argparse.Namespace) -> Rule:
@@ -78,15 +89,20 @@ def measured(loaded: LoadedModel, request: Request) -> Measured:
 
 
 def pruned(checkpoint: Path, plans: Sequence[Sequence[SetPlan]], settings: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint with merged experts, without optimiser state; `settings` of the model change with it."""
+    """The checkpoint with merged experts, without optimiser state; `settings` of the model change with it, and say whether
+    gates get biases."""
     state = read_checkpoint(checkpoint)
     layouts = [block[0].layout for block in plans]
     shares = [[plan.alpha for plan in block] for block in plans]
+    weights = merged_state(state["model"], layouts, shares)
+    if settings.get("gate_bias"):
+        groups = [[plan.groups for plan in block] for block in plans]
+        weights |= group_biases(state["model"], layouts, groups)
     extra = {name: value for name, value in (state.get("extra_state") or {}).items() if name == "train_iterator"}
     return {
         **{key: value for key, value in state.items() if key not in (OPTIMISER, SHARDS)},
         "cfg": {**state["cfg"], "model": {**state["cfg"]["model"], **settings}},
-        "model": merged_state(state["model"], layouts, shares),
+        "model": weights,
         "extra_state": {**extra, "val_loss": None, PRUNED: checkpoint.name},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from smoe_mt.errors import UserError
-from smoe_mt.moe import BlockPlace, ExpertBank, Router, System
+from smoe_mt.moe import BlockPlace, ExpertBank, Gate, Router, System
 from smoe_mt.moe.names import Block, blocks_of
 from smoe_mt.moe.system import STRATA
 
@@ -110,7 +111,7 @@ def _sizes(text: str, layouts: Sequence[Layout], system: System) -> tuple[tuple[
             fraction = -1.0
         if not 0 < fraction <= 1:
             raise UserError(f"--experts {text}: a fraction must be above 0 and at most 1, such as 0.5")
-        return tuple(tuple(max(1, round(fraction * size)) for size in layout.sizes) for layout in layouts)
+        return tuple(tuple(max(1, math.floor(fraction * size + 0.5)) for size in layout.sizes) for layout in layouts)
     if text.isascii() and text.isdigit() and int(text):
         return tuple((int(text),) * len(layout.sizes) for layout in layouts)
     try:
@@ -124,6 +125,16 @@ def setting_of(sizes: Sequence[Sequence[int]], system: System) -> int | str:
     alike = sizes[:1] if len(set(map(tuple, sizes))) == 1 else sizes
     text = (";" if system.experts_setting == STRATA else ",").join(map(_joined, alike))
     return int(text) if text.isdigit() and system.experts_setting != STRATA else text
+
+
+def check_biases(layouts: Sequence[Layout]) -> None:
+    """UserError where a gate cannot have a bias, as only softmax gates can."""
+    for layout in layouts:
+        for router in layout.routers.values():
+            if type(router) is not Gate:
+                raise UserError(
+                    f"--gate-bias: {layout.block} has a {type(router).__name__}, and only softmax gates have a bias"
+                )
 
 
 def check_blocks(model: Any, layouts: Sequence[Layout], sizes: Sequence[tuple[int, ...]], text: str) -> None:

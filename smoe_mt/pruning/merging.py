@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from smoe_mt.pruning.groups import Groups
 from smoe_mt.pruning.layout import Layout
 
+#: Of each block, of each set of its experts.
+BySet = Sequence[Sequence[Tensor]]
 
-def merged_state(
-    state: Mapping[str, Tensor], layouts: Sequence[Layout], shares: Sequence[Sequence[Tensor]]
-) -> dict[str, Tensor]:
+
+def merged_state(state: Mapping[str, Tensor], layouts: Sequence[Layout], shares: BySet) -> dict[str, Tensor]:
     """The state with fewer experts in every block.
 
-    `shares`: of each block and set alpha [new, old]. An expert's parameters theta and a gate's rows w become
-    sum_i alpha_i theta_i and sum_i alpha_i w_i, in float64, and are stored as they were. An expert with share 1 stays bit for bit
-    what it is.
+    `shares`: alpha [new, old]. An expert's parameters theta and a gate's rows w become sum_i alpha_i theta_i and
+    sum_i alpha_i w_i, in float64, and are stored in the precision that they had. An expert with share 1 stays bit for bit what
+    it is.
     """
     merged = dict(state)
     for layout, alphas in zip(layouts, shares, strict=True):
@@ -25,16 +27,43 @@ def merged_state(
         for number, (name, bank) in enumerate(layout.banks.items()):
             alpha = torch.block_diag(*alphas) if layout.nested else alphas[number]
             for stack in bank.stacks():
-                _merge(merged, f"{prefix}{name}.{stack}", alpha)
+                key = f"{prefix}{name}.{stack}"
+                merged[key] = weighted_sums(alpha, state[key])
         for number, (name, router) in enumerate(layout.routers.items()):
-            alpha = torch.block_diag(*alphas[number:]) if layout.nested else alphas[number]
+            alpha = torch.block_diag(*_seen(layout, number, alphas))
             for row in router.row_names:
-                _merge(merged, f"{prefix}{name}.{row}", alpha)
+                key = f"{prefix}{name}.{row}"
+                merged[key] = weighted_sums(alpha, state[key])
     return merged
 
 
-def _merge(state: dict[str, Tensor], name: str, alpha: Tensor) -> None:
-    state[name] = weighted_sums(alpha, state[name])
+def group_biases(
+    state: Mapping[str, Tensor], layouts: Sequence[Layout], groups: Sequence[Sequence[Groups]]
+) -> dict[str, Tensor]:
+    """Biases of softmax gates, by name, with which a merged expert has the probability of its members together if they are alike:
+    log sum_i exp(b_i) over the members, the log of their number where gates had no biases before."""
+    biases = {}
+    for layout, members in zip(layouts, groups, strict=True):
+        together = [membership(each, size) for each, size in zip(members, layout.sizes, strict=True)]
+        for number, name in enumerate(layout.routers):
+            key = f"{layout.block}.block.{name}."
+            seen = torch.block_diag(*_seen(layout, number, together))
+            before = state.get(f"{key}bias", torch.zeros(seen.size(1)))
+            biases[f"{key}bias"] = (seen @ before.double().cpu().exp()).log().to(state[f"{key}weight"].dtype)
+    return biases
+
+
+def membership(groups: Groups, experts: int) -> Tensor:
+    """1 where an expert is a member of a group, else 0; float64 [groups, experts]."""
+    found = torch.zeros(len(groups), experts, dtype=torch.double)
+    for row, members in enumerate(groups):
+        found[row, list(members)] = 1.0
+    return found
+
+
+def _seen(layout: Layout, gate: int, of_sets: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What a gate sees of what all sets have."""
+    return of_sets[gate:] if layout.nested else of_sets[gate : gate + 1]
 
 
 def weighted_sums(alpha: Tensor, stack: Tensor) -> Tensor:
