@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe import BlockPlace, ExpertBank, Gate, Router, System
@@ -32,6 +33,14 @@ class Layout:
     nested: bool
     banks: dict[str, ExpertBank]
     routers: dict[str, Router]
+
+    @classmethod
+    def of(cls, module: nn.Module, block: Block, sizes: tuple[int, ...], system: System) -> Layout:
+        """`module`: the block; its sets have `sizes`."""
+        modules = list(module.named_modules())
+        banks = {name: one for name, one in modules if isinstance(one, ExpertBank)}
+        routers = {name: one for name, one in modules if isinstance(one, Router)}
+        return cls(block, sizes, system.nested, banks, routers)
 
     def bank(self, number: int) -> tuple[ExpertBank, range]:
         """The bank of set `number`, and which of its experts they are."""
@@ -59,18 +68,15 @@ def layouts_of(model: Any, where: str) -> tuple[Layout, ...]:
     for block in blocks_of(model):
         layer = getattr(model, block.side).layers[block.layer - 1]
         sizes = model.cfg.groups[block.side][model.moe_layers[block.side].index(block.layer)]
-        modules = list(layer.block.named_modules())
-        banks = {name: one for name, one in modules if isinstance(one, ExpertBank)}
-        routers = {name: one for name, one in modules if isinstance(one, Router)}
-        layout = Layout(block, sizes, system.nested, banks, routers)
-        if reason := _refusal(layout, system):
+        layout = Layout.of(layer.block, block, sizes, system)
+        if reason := refusal(layout):
             raise UserError(f"{where}: experts of --moe {system.name} cannot be merged: {reason}")
         found.append(layout)
     return tuple(found)
 
 
-def _refusal(layout: Layout, system: System) -> str | None:
-    """Why there is no merging the experts of a block."""
+def refusal(layout: Layout) -> str | None:
+    """Why the experts of a block cannot be merged; None where they can."""
     sets = len(layout.sizes)
     if len(layout.routers) != sets or len(layout.banks) != (1 if layout.nested else sets):
         return f"{layout.block} has {len(layout.banks)} expert banks and {len(layout.routers)} gates"
