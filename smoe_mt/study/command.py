@@ -14,7 +14,7 @@ from smoe_mt.processes import available_cores
 from smoe_mt.study.arguments import RESULTS, STAGES
 from smoe_mt.study.jobs import Job, Pool, slots_of
 from smoe_mt.study.pack import pack
-from smoe_mt.study.plan import Item, Plan, read_plan
+from smoe_mt.study.plan import LOSS, Item, Plan, read_plan
 from smoe_mt.study.stages import Setup, chain_of, prepare_job
 
 EVERY = 30.0  # seconds between two lines of progress, where they are not drawn over each other
@@ -99,7 +99,9 @@ def _report(pool: Pool, chains: Sequence[Sequence[Job]]) -> None:
 
 
 def _results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> None:
+    from smoe_mt.study.losses import write_losses
     from smoe_mt.study.results import write_results
 
-    for path in write_results(plan, items, setup, page):
+    write = write_losses if plan.measure == LOSS else write_results
+    for path in write(plan, items, setup, page):
         print(path)

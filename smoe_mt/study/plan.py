@@ -3,6 +3,9 @@
 config       a Hydra config, which all trainings share
 corpus       the text, by its name in corpora.yaml beside the plan
 seeds        of every system
+overrides    of the config, for all systems (optional)
+measure      what systems are compared by: "scores" (default), translations of the test text; "loss", the validation loss
+             at the last update, for which nothing is translated (optional)
 systems      name -> overrides of the config, or the name of a plan whose runs are used
 classes      name -> languages; a direction that has one of them belongs to the class
 comparisons  [system, baseline, what it asks]
@@ -27,12 +30,15 @@ CORPORA = "corpora"
 FORM = {
     "config": str,
     "corpus": str,
+    "overrides?": [str],
+    "measure?": str,
     "seeds": [int],
     "systems": Named(([str], str)),
     "classes": Named([str]),
     "comparisons": [[str]],
     "gap?": [str],
 }
+SCORES, LOSS = "scores", "loss"  # what systems may be compared by
 NAME = re.compile(r"[\w.-]+")  # becomes part of a path
 
 
@@ -77,10 +83,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study; `prepare`: arguments of ``smoe-mt prepare`` for its text."""
+    """A study; `prepare`: arguments of ``smoe-mt prepare`` for its text; `measure`: SCORES or LOSS."""
 
     name: str
     config: str
+    measure: str
     corpus: str
     prepare: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -133,10 +140,12 @@ def read_plan(name: str) -> Plan:
     if content["corpus"] not in corpora:
         raise UserError(f"{path}: no corpus {content['corpus']!r} in corpora.yaml: there are {', '.join(corpora)}")
     seeds = tuple(content["seeds"])
-    systems = {system: _items(path, system, given, seeds) for system, given in content["systems"].items()}
+    common = content.get("overrides", [])
+    systems = {system: _items(path, system, given, common, seeds) for system, given in content["systems"].items()}
     plan = Plan(
         name=path.stem,
         config=content["config"],
+        measure=content.get("measure", SCORES),
         corpus=content["corpus"],
         prepare=tuple(corpora[content["corpus"]]),
         seeds=seeds,
@@ -169,19 +178,22 @@ def _corpora(plan: Path) -> dict[str, list[str]]:
     return dict(content)
 
 
-def _items(path: Path, system: str, given: list[str] | str, seeds: Sequence[int]) -> tuple[Item, ...]:
+def _items(
+    path: Path, system: str, given: list[str] | str, common: Sequence[str], seeds: Sequence[int]
+) -> tuple[Item, ...]:
     if not NAME.fullmatch(system):
         raise UserError(f"{path}: system {system!r}: a name has letters, digits, _, - and . only")
     if isinstance(given, str):
         other = _read(path.with_name(f"{given}.yaml"))
         overrides = other.get("systems", {}).get(system)
+        common = other.get("overrides", [])
         if not isinstance(overrides, list):
             raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no system of that name")
         missing = sorted(set(seeds) - set(other.get("seeds", ())))
         if missing:
             raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no seed {missing[0]}")
-        return tuple(Item(given, system, seed, tuple(overrides)) for seed in seeds)
-    return tuple(Item(path.stem, system, seed, tuple(given)) for seed in seeds)
+        return tuple(Item(given, system, seed, (*overrides, *common)) for seed in seeds)
+    return tuple(Item(path.stem, system, seed, (*given, *common)) for seed in seeds)
 
 
 def _of_length(path: Path, what: str, values: Sequence[str], length: int) -> Sequence[str]:
@@ -199,5 +211,7 @@ def _check_names(path: Path, plan: Plan) -> None:
     for name in (plan.gap.first, plan.gap.second) if plan.gap else ():
         if name not in plan.classes:
             raise UserError(f"{path}: gap: no class {name!r}: there are {', '.join(plan.classes)}")
+    if plan.measure not in (SCORES, LOSS):
+        raise UserError(f"{path}: measure must be {SCORES} or {LOSS}, not {plan.measure!r}")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
         raise UserError(f"{path}: seeds must be one number or several different ones, not {list(plan.seeds)}")

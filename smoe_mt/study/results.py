@@ -17,8 +17,9 @@ from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, o
 from smoe_mt.evaluation.significance import check_same_text
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
-from smoe_mt.report.curves import read_logs
 from smoe_mt.study.figures import draw_all
+from smoe_mt.study.losses import validation_losses
+from smoe_mt.study.pages import write_section
 from smoe_mt.study.plan import Item, Plan
 from smoe_mt.study.stages import SPLIT, Setup, is_trained
 from smoe_mt.text_table import markdown_table
@@ -44,7 +45,7 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
         check_same_text([*corpora[0].values()], [*texts.values()], (runs[0].name, item.name))
     sampled = {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()}
     content = results(plan, seeds, sampled, planned.tests)
-    content["validation_loss"] = {item.name: _validation(item.folder(setup.runs)) for item in runs}
+    content["validation_loss"] = {item.name: validation_losses(item.folder(setup.runs)) for item in runs}
     content["left_out"] = [item.name for item in planned.items if item not in runs]
     content["unfinished"] = {
         item.name: updates for item in runs if (updates := _updates(item, setup)) and not is_trained(item, setup)
@@ -78,12 +79,6 @@ def read_hypotheses(folder: Path) -> dict[str, Corpus]:
         sources, hypotheses, references = (tuple(column) for column in zip(*rows))
         found[path.stem] = Corpus(path.stem, sources, hypotheses, references)
     return found
-
-
-def _validation(folder: Path) -> list[tuple[int, float]]:
-    """(update, loss in bits a token), from a training's log."""
-    curves = read_logs(folder)
-    return curves.of("valid", "nll_loss") if curves else []
 
 
 def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled], planned: int) -> dict[str, Any]:
@@ -218,14 +213,3 @@ def _row(system: str, baseline: str, question: str, one: Mapping[str, Any], corr
         f"{one['p']:.3f}",
         f"{corrected:.3f}",
     ]
-
-
-def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the page's marks of this study. UserError where it has none."""
-    begin, end = f"<!-- study {name} -->", f"<!-- end of {name} -->"
-    content = page.read_text(encoding="utf-8")
-    before, found, rest = content.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise UserError(f"{page}: has no lines {begin} and {end}, between which the results would stand")
-    write_text(page, f"{before}{begin}\n{text}{end}{after}")

@@ -13,7 +13,7 @@ from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
 from smoe_mt.study.arguments import STAGES
 from smoe_mt.study.jobs import Job
-from smoe_mt.study.plan import Item, Plan
+from smoe_mt.study.plan import LOSS, Item, Plan
 
 SETTINGS = "settings.json"  # what a run is trained with, written before it starts
 TRAINED = "trained"  # there once the training is over
@@ -70,6 +70,8 @@ def chain_of(plan: Plan, item: Item, setup: Setup, stages: Sequence[str] = STAGE
             done=(results / "scores.json").is_file,
         ),
     }
+    if plan.measure == LOSS:
+        return [jobs["train"]] if "train" in stages else []
     if str(config.model.moe) == STRATIFIED:
         jobs["analyse"] = Job(
             *("analyse", item.name, ("analyse", "--needed", *common, str(analysis)), folder / "analyse.log"),

@@ -30,7 +30,7 @@ def test_the_wide_dense_model_has_the_flops_of_smoe() -> None:
 
 
 def test_another_plans_runs_are_used_where_they_lie() -> None:
-    (item, *_) = read_plan("causes").systems["smoe_2_2_2_2"]
+    (item, *_) = read_plan("width").systems["smoe_2_2_2_2"]
     assert item.folder(Path("runs")) == Path("runs/claim/smoe_2_2_2_2/seed1")
 
 
@@ -40,6 +40,7 @@ def test_another_plans_runs_are_used_where_they_lie() -> None:
         ("[vanilla, dense, H1]", "[vanila, dense, H1]", "'vanila' is compared and is no system"),
         ("seeds: [1, 2, 3]", "seeds: [1, 1]", "seeds must be"),
         ("corpus: m4-8k", "corpus: m5", "no corpus 'm5'"),
+        ("corpus: m4-8k", "corpus: m4-8k\nmeasure: speed", "measure must be scores or loss"),
         ("config: narrow", "config: [narrow]", "of the forms"),
         ("  vanilla: [", "  ../vanilla: [", "letters, digits"),
     ],
@@ -50,3 +51,8 @@ def test_a_plan_that_makes_no_sense_is_refused(tmp_path: Path, old: str, new: st
     (tmp_path / "mine.yaml").write_text(text.replace(old, new))
     with pytest.raises(UserError, match=message):
         read_plan(str(tmp_path / "mine.yaml"))
+
+
+def test_overrides_of_a_plan_hold_for_all_of_its_systems() -> None:
+    plan = read_plan("causes")
+    assert all("optimization.max_update=1500" in item.overrides for item in plan.items)
