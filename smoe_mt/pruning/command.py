@@ -7,6 +7,7 @@ sees it. Source: Task-Agnostic Pruning of Experts (arXiv 2407.09590); see docs/s
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from smoe_mt.moe.names import SIDES
 from smoe_mt.pruning.gate_inputs import GateInputs
 from smoe_mt.pruning.layout import check_biases, check_blocks, layouts_of, setting_of, wanted_sizes
 from smoe_mt.pruning.merging import group_biases, merged_state
-from smoe_mt.pruning.plan import COUNTS, Rule, SetPlan, make_plan
+from smoe_mt.pruning.plan import COUNTS, OUTPUTS, Rule, SetPlan, make_plan
 from smoe_mt.pruning.report import Measured, as_json, change_table, groups_table, similarity_figure
 
 
@@ -51,11 +52,13 @@ def run(args: argparse.Namespace) -> None:
         before = measured(loaded, request)
     plans = make_plan(layouts, sizes, rule, before.report.load, inputs)
     settings = {system.experts_setting: setting_of(sizes, system)} | ({"gate_bias": True} if args.gate_bias else {})
-    write(pruned(loaded.checkpoint, plans, settings), out)
+    write(pruned(loaded, plans, settings), out)
     after = measured(load_model(out, args.data, args.device), request)
 
     details = {"checkpoint": str(loaded.checkpoint.absolute()), **vars(rule), **settings}
     details |= {"split": request.split, "directions": list(before.report.directions), "limit": request.limit}
+    for plan in (plan for block in plans for plan in block if plan.tokens < 2 and args.by == OUTPUTS):
+        warnings.warn(f"too few tokens reach {plan.layout.name(plan.number)}: its groups are arbitrary", stacklevel=2)
     written = [out, *write_report(out, plans, as_json(plans, before, after, details))]
     print("\n".join(["", groups_table(plans), "", change_table(before, after), ""]))
     print("\n".join(map(str, written)))
@@ -88,10 +91,11 @@ def measured(loaded: LoadedModel, request: Request) -> Measured:
     return Measured(report, count_parameters(loaded.model)[0], activated_parameters(loaded.model, units))
 
 
-def pruned(checkpoint: Path, plans: Sequence[Sequence[SetPlan]], settings: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint with merged experts, without optimiser state; `settings` of the model change with it, and say whether
-    gates get biases."""
-    state = read_checkpoint(checkpoint)
+def pruned(loaded: LoadedModel, plans: Sequence[Sequence[SetPlan]], settings: dict[str, Any]) -> dict[str, Any]:
+    """The model's checkpoint with merged experts, without optimiser state, for the data folder at hand. `settings` of the model
+    change with it, and say whether gates get biases."""
+    state = read_checkpoint(loaded.checkpoint)
+    cfg = state["cfg"]
     layouts = [block[0].layout for block in plans]
     shares = [[plan.alpha for plan in block] for block in plans]
     weights = merged_state(state["model"], layouts, shares)
@@ -101,17 +105,24 @@ def pruned(checkpoint: Path, plans: Sequence[Sequence[SetPlan]], settings: dict[
     extra = {name: value for name, value in (state.get("extra_state") or {}).items() if name == "train_iterator"}
     return {
         **{key: value for key, value in state.items() if key not in (OPTIMISER, SHARDS)},
-        "cfg": {**state["cfg"], "model": {**state["cfg"]["model"], **settings}},
+        "cfg": {
+            **cfg,
+            "model": {**cfg["model"], **settings},
+            "task": {**cfg["task"], "data": str(loaded.config.task.data)},
+        },
         "model": weights,
-        "extra_state": {**extra, "val_loss": None, PRUNED: checkpoint.name},
+        "extra_state": {**extra, "val_loss": None, PRUNED: loaded.checkpoint.name},
     }
 
 
 def write_report(out: Path, plans: Sequence[Sequence[SetPlan]], content: dict[str, Any]) -> list[Path]:
     """NAME_groups.json beside NAME.pt, and the figure of similarities where there are any; what was written."""
     numbers, figure = (out.with_name(f"{out.stem}_{name}") for name in ("groups.json", "similarity"))
+    drawings = [figure.with_name(f"{figure.name}.{kind}") for kind in FORMATS]
     write_json(numbers, content)
     if plans[0][0].similarity is None:
+        for drawing in drawings:
+            drawing.unlink(missing_ok=True)  # of an earlier model of this name
         return [numbers]
     save(similarity_figure(plans), figure)
-    return [numbers, *(figure.with_name(f"{figure.name}.{kind}") for kind in FORMATS)]
+    return [numbers, *drawings]

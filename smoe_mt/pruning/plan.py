@@ -14,7 +14,7 @@ from smoe_mt.pruning.groups import Groups, most_used, partition, random_partitio
 from smoe_mt.pruning.layout import Layout
 from smoe_mt.pruning.similarity import MEASURES
 
-COUNTS, RANDOM = "counts", "random"
+OUTPUTS, COUNTS, RANDOM = "outputs", "counts", "random"
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,20 @@ def test_as_many_experts_as_there_are_change_no_weight(trained_run: TrainedRun, 
     assert all(weight.equal(after["model"][name]) for name, weight in before["model"].items())
 
 
+@pytest.mark.parametrize("form", ["sharded", "exported"])
+def test_other_forms_of_a_checkpoint_give_the_same_weights(
+    trained_run: TrainedRun, smaller: Path, tmp_path: Path, form: str
+) -> None:
+    source = tmp_path / ("sharded.pt" if form == "sharded" else "exported")
+    verb = ["checkpoint", "convert", "--sharded"] if form == "sharded" else ["export"]
+    assert cli.main([*verb, str(trained_run.folder), str(source)]) == 0
+    out = tmp_path / "out.pt"
+    assert prune(source, out, "--experts", "1,2;2,2", "--data", str(trained_run.data)) == 0
+    one, other = (open_checkpoint(path)["model"] for path in (smaller, out))
+    assert all(weight.equal(other[name]) for name, weight in one.items())
+    assert load_model(out, device="cpu").config.task.data == str(trained_run.data)
+
+
 def counts_in(path: Path) -> dict[str, list[list[int]]]:
     blocks = json.loads(path.read_text())["blocks"]
     return {block: [each["slots_served"] for each in sets] for block, sets in blocks.items()}
