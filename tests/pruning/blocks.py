@@ -20,16 +20,16 @@ BLOCK = Block("encoder", 2)
 PREFIX = f"{BLOCK}.block."
 
 
-def plain(experts: int, **settings: Any) -> MoE:
+def plain(experts: int, **settings: Any) -> Any:
     """A plain layer with gates that send tokens different ways."""
     return _ready(MoE(D, F, experts, capacity_factor=0.0, **settings))
 
 
-def stratified(*strata: int, **settings: Any) -> StratifiedMoE:
+def stratified(*strata: int, **settings: Any) -> Any:
     return _ready(StratifiedMoE(D, F, strata, capacity_factor=0.0, **settings))
 
 
-def of_system(name: str, groups: tuple[int, ...], seed: int = 0) -> MoEBlock:
+def of_system(name: str, groups: tuple[int, ...], seed: int = 0) -> Any:
     cfg = settings_of(name, capacity_factor=0.0)
     return _ready(SYSTEMS[name].build(cfg, BlockPlace("encoder", 2, D, F, groups)), seed)
 

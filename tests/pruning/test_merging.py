@@ -200,11 +200,10 @@ def test_layers_of_a_stack_are_merged_each_with_its_own_gate() -> None:
     block = of_system("stacking", (3, 2))
     groups: tuple[Groups, ...] = (((0, 1), (2,)), ((0,), (1,)))
     layout = layout_of(block, "stacking", (3, 2))
-    fewer: Any = pruned(block, of_system("stacking", (2, 2), seed=5), layout, mean_of(*groups))
-    first: Any = block
-    torch.testing.assert_close(fewer.layers[0].gate.weight[0], first.layers[0].gate.weight[:2].mean(dim=0))
-    torch.testing.assert_close(fewer.layers[0].experts.w_out[0], first.layers[0].experts.w_out[:2].mean(dim=0))
-    assert fewer.layers[1].gate.weight.equal(first.layers[1].gate.weight)
+    fewer = pruned(block, of_system("stacking", (2, 2), seed=5), layout, mean_of(*groups))
+    torch.testing.assert_close(fewer.layers[0].gate.weight[0], block.layers[0].gate.weight[:2].mean(dim=0))
+    torch.testing.assert_close(fewer.layers[0].experts.w_out[0], block.layers[0].experts.w_out[:2].mean(dim=0))
+    assert fewer.layers[1].gate.weight.equal(block.layers[1].gate.weight)
 
 
 def test_permuted_hidden_units_merge_badly() -> None:
