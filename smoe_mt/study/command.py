@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> None:
     pool = Pool(slots, args.seconds)
     pool.run([[prepare_job(plan, setup)]], lambda jobs: None)
     if not pool.failures and not pool.interrupted:
-        pool.run(chains, Progress([job for chain in chains for job in chain]))
+        show = Progress([job for chain in chains for job in chain])
+        for made in (False, True):  # what is made of other runs comes after them
+            if not pool.interrupted:
+                pool.run([chain for item, chain in zip(items, chains) if (item.made is not None) is made], show)
     if args.pack:
         for path in pack(items, setup.runs, Path(args.pack)):
             print(path)

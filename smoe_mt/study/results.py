@@ -21,7 +21,7 @@ from smoe_mt.study.figures import draw_all
 from smoe_mt.study.losses import validation_losses
 from smoe_mt.study.pages import write_section
 from smoe_mt.study.plan import Item, Plan
-from smoe_mt.study.stages import SPLIT, Setup, is_trained
+from smoe_mt.study.stages import SPLIT, Setup, is_trained, results_of
 from smoe_mt.text_table import markdown_table
 
 METRICS = {"chrf": CHRF, "bleu": BLEU}
@@ -32,7 +32,7 @@ ALL = "all"
 def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> list[Path]:
     """Compare what was evaluated, and write; with `page`, also into its section. UserError where nothing can be compared."""
     planned = plan
-    ready = [item for item in items if (_results(item, setup) / "scores.json").is_file()]
+    ready = [item for item in items if (results_of(item, setup) / "scores.json").is_file()]
     plan = plan.of_systems({item.system for item in ready})
     seeds = [seed for seed in plan.seeds if {item.system for item in ready if item.seed == seed} >= {*plan.systems}]
     if not seeds:
@@ -40,7 +40,7 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
             f"{plan.name}: no seed has evaluations of several of its systems yet, so nothing can be compared"
         )
     runs = [item for items in plan.systems.values() for item in items if item.seed in seeds]
-    corpora = [read_hypotheses(_results(item, setup)) for item in runs]
+    corpora = [read_hypotheses(results_of(item, setup)) for item in runs]
     for item, texts in zip(runs, corpora):
         check_same_text([*corpora[0].values()], [*texts.values()], (runs[0].name, item.name))
     sampled = {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()}
@@ -48,7 +48,9 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
     content["validation_loss"] = {item.name: validation_losses(item.folder(setup.runs)) for item in runs}
     content["left_out"] = [item.name for item in planned.items if item not in runs]
     content["unfinished"] = {
-        item.name: updates for item in runs if (updates := _updates(item, setup)) and not is_trained(item, setup)
+        item.name: updates
+        for item in runs
+        if (updates := _updates(item, setup)) and not is_trained(planned.checkpoint_of(item), setup)
     }
     content["not_tested"] = sorted(planned.questions - plan.questions)
     needed = {item.name: item.folder(setup.runs) / "analysis" / SPLIT / "needed_capacity.json" for item in runs}
@@ -64,11 +66,7 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
 
 
 def _updates(item: Item, setup: Setup) -> int:
-    return int(read_json_object(_results(item, setup) / "scores.json").get("updates", 0))
-
-
-def _results(item: Item, setup: Setup) -> Path:
-    return item.folder(setup.runs) / "evaluation" / SPLIT
+    return int(read_json_object(results_of(item, setup) / "scores.json").get("updates", 0))
 
 
 def read_hypotheses(folder: Path) -> dict[str, Corpus]:
