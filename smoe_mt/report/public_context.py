@@ -93,7 +93,7 @@ def _text_of(runs: Sequence[Run], title: str, public: PublicScores) -> str:
     names = "Ours" if len(flores) == len(evaluated) else f"Those of {', '.join(run.name for run in flores)}"
     return (
         f"{names} were measured on text of FLORES too ({title}). Theirs are of {public.test_set}: scores compare only where "
-        f"that is the same part, and all of its {public.sentences:,} sentences."
+        f"that is the same text, all {public.sentences:,} sentences of it."
     )
 
 

@@ -16,7 +16,7 @@ from smoe_mt.languages import LANGUAGES
 
 FILE = Path(__file__).with_suffix(".json")
 #: `codes`: other names of languages; `left_out`: languages whose published scores are no measure of the models, and why;
-#: `files`: where in the repository `source` a record was read, at the beginning of a hash in `commits`.
+#: `files`: where in the repository `source` a record was read; `commit` there is the beginning of one of `commits`.
 FORM = {
     "models": Named(str),
     "test_set": str,
@@ -55,13 +55,15 @@ class PublicScores:
 
     def of(self, direction: str, metric: str) -> Mapping[str, float]:
         """The score of each model in a direction as a data folder names it ("nso-en"); empty where none was published."""
-        name = "-".join(self._code(language) for language in direction.split("-"))
-        return self.scores.get(metric, {}).get(name, {})
+        return self.scores.get(metric, {}).get("-".join(self._codes(direction)), {})
 
     def why_not(self, direction: str) -> str | None:
-        """Why the scores that were published of a direction are left out; None where they are not."""
-        reasons = (self.left_out.get(self._code(language)) for language in direction.split("-"))
-        return next(filter(None, reasons), None)
+        """Why the scores that were published of a direction with English are left out; None where they are not."""
+        codes = self._codes(direction)
+        return next((self.left_out[code] for code in codes if code in self.left_out and "eng" in codes), None)
+
+    def _codes(self, direction: str) -> list[str]:
+        return [self._code(language) for language in direction.split("-")]
 
     def _code(self, language: str) -> str:
         if is_english(language):

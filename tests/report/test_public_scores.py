@@ -61,7 +61,7 @@ def test_a_language_is_found_under_its_other_codes(direction: str, same: str) ->
     assert public.of(direction, "chrf") == public.scores["chrf"][same]
 
 
-@pytest.mark.parametrize("direction", ["nso-cat", "de-en", "nso_Arab-en"])
+@pytest.mark.parametrize("direction", ["nso-cat", "nso-tgl", "de-en", "nso_Arab-en"])
 def test_other_directions_have_none(direction: str) -> None:
     assert not public_scores().of(direction, "chrf")
     assert public_scores().why_not(direction) is None
