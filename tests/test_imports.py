@@ -35,6 +35,7 @@ LAYERS = (
     ("smoe_mt.generation",),
     ("smoe_mt.evaluation",),
     ("smoe_mt.analysis",),
+    ("smoe_mt.moefication",),
     ("smoe_mt.report",),
     ("smoe_mt.study",),
     # what fairseq, a program and a person come in by
