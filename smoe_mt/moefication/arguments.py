@@ -12,13 +12,15 @@ from smoe_mt.generation.arguments import add_data_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = """examples:
-  smoe-mt checkpoint moefy runs/dense --measure               # how many hidden units fire, by layer and direction
+  smoe-mt checkpoint moefy runs/dense --measure             # how many hidden units fire at all
   smoe-mt checkpoint moefy runs/dense cut.pt --units 32 --choose 0.2
-  smoe-mt checkpoint moefy cut.pt dense.pt --merge            # the dense model again"""
+  smoe-mt checkpoint moefy cut.pt dense.pt --merge          # the dense model again"""
     parser.add_argument("model", metavar="IN", help="a run folder, a checkpoint or an exported folder")
     parser.add_argument("out", type=flags.file, nargs="?", metavar="OUT", help="checkpoint to write (OUT.pt)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--measure", action="store_true", help="measure the sparsity of the FFNs alone, and write nothing")
+    what.add_argument(
+        "--measure", action="store_true", help="measure the sparsity of the FFNs alone, and write nothing"
+    )
     what.add_argument("--merge", action="store_true", help="put a model that was cut together again; needs no data")
     cut = parser.add_argument_group("experts")
     cut.add_argument(

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
     found = record(loaded, directions, args.subset, args.sentences, args.max_tokens, keep_inputs=out is not None)
     made = {} if out is None else cut_ffns(dense_ffns(loaded.model), found, args)
     if out is not None:
-        state = cut_state(read_checkpoint(path), {name: one.cut for name, one in made.items()}, args.choose, args.select)
+        state = cut_state(
+            read_checkpoint(path), {name: one.cut for name, one in made.items()}, args.choose, args.select
+        )
         write(state, out)
     print(json.dumps(as_json(found, made, args), indent=2) if args.format == "json" else as_text(found, made))
     if out is not None and args.format == "text":
@@ -161,7 +163,12 @@ def as_json(found: Recorded, made: Mapping[Block, Made], args: argparse.Namespac
             for name in found.mean
         },
         "experts": {
-            str(name): {"experts": len(one.cut.units), "chosen": one.chosen, **asdict(one.quality), "epochs": one.epochs}
+            str(name): {
+                "experts": len(one.cut.units),
+                "chosen": one.chosen,
+                **asdict(one.quality),
+                "epochs": one.epochs,
+            }
             for name, one in made.items()
         },
     }
@@ -170,7 +177,10 @@ def as_json(found: Recorded, made: Mapping[Block, Made], args: argparse.Namespac
 def as_text(found: Recorded, made: Mapping[Block, Made]) -> str:
     """The same as tables."""
     tokens = ", ".join(f"{count:,} {side} tokens" for side, count in found.tokens.items())
-    lines = [f"hidden units that fire for a token, % (never: for no token), of {found.sentences:,} sentences, {tokens}", ""]
+    lines = [
+        f"hidden units that fire for a token, % (never: for no token), of {found.sentences:,} sentences, {tokens}",
+        "",
+    ]
     shown = found.directions if len(found.directions) <= MOST_COLUMNS else ()
     rows = [["FFN", "all", *shown, "never"]]
     for name, by_direction in found.active.items():
@@ -178,7 +188,12 @@ def as_text(found: Recorded, made: Mapping[Block, Made]) -> str:
         rows.append([str(name), *(f"{100 * value:.1f}" for value in values)])
     lines += aligned(rows)
     if made:
-        lines += ["", "activation that the chosen experts hold, %, on tokens that were held out", "", *aligned(_experts(made))]
+        lines += [
+            "",
+            "activation that the chosen experts hold, %, on tokens that were held out",
+            "",
+            *aligned(_experts(made)),
+        ]
     return "\n".join(lines)
 
 

@@ -55,7 +55,9 @@ class Tokens:
     def of(cls, x_TD: Tensor, slices: Slices, seed: int) -> Tokens:
         """One token in ten, drawn, is held out. UserError for fewer than ten tokens."""
         if len(x_TD) < HELD_OUT:
-            raise UserError(f"--sentences: the text has {len(x_TD)} tokens, too few to choose experts by; read more of it")
+            raise UserError(
+                f"--sentences: the text has {len(x_TD)} tokens, too few to choose experts by; read more of it"
+            )
         order = torch.randperm(len(x_TD), generator=torch.Generator().manual_seed(seed))
         held, used = order[: len(x_TD) // HELD_OUT], order[len(x_TD) // HELD_OUT :]
         x, held_x = (x_TD[part].to(slices.w_in) for part in (used, held))

@@ -40,9 +40,7 @@ class Cut:
     selector: Mapping[str, Tensor]
 
 
-def cut_state(
-    state: Mapping[str, Any], cuts: Mapping[Block, Cut], choose: float, select: str
-) -> dict[str, Any]:
+def cut_state(state: Mapping[str, Any], cuts: Mapping[Block, Cut], choose: float, select: str) -> dict[str, Any]:
     """A checkpoint of a dense model as one of the system moefied, without the state of an optimiser."""
     weights: dict[str, Tensor] = dict(state["model"])
     for name, cut in cuts.items():
@@ -73,7 +71,9 @@ def merged_state(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     model = state["cfg"]["model"]
     if model.get("moe") != SYSTEM.name:
-        raise UserError(f"{path}: its system is {model.get('moe')}, and --merge puts those of {SYSTEM.name} together again")
+        raise UserError(
+            f"{path}: its system is {model.get('moe')}, and --merge puts those of {SYSTEM.name} together again"
+        )
     if model.get("moe_freq") != 1:
         raise UserError(f"{path}: not every layer has a block of {SYSTEM.name}, so it was not cut from a dense model")
     weights: dict[str, Tensor] = dict(state["model"])

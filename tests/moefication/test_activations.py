@@ -26,7 +26,9 @@ def test_shares_and_inputs_are_those_of_the_sentences_one_by_one(dense: Path) ->
     rows = []
     for direction, text in zip(DIRECTIONS, direction_texts(loaded.task, "valid", DIRECTIONS)):
 
-        def hook(_module: object, inputs: tuple[torch.Tensor, ...], h: torch.Tensor, direction: str = direction) -> None:
+        def hook(
+            _module: object, inputs: tuple[torch.Tensor, ...], h: torch.Tensor, direction: str = direction
+        ) -> None:
             seen[direction].append((h > 0).flatten(0, 1))
             rows.append(inputs[0].flatten(0, 1))
 

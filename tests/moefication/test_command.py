@@ -33,9 +33,7 @@ def test_sparsity_is_printed_by_layer_and_direction(dense: Path, capsys: pytest.
     assert found["experts"] == {}
 
 
-@pytest.mark.parametrize(
-    ("split", "select"), [("clusters", "mlp"), ("graph", "similarity"), ("random", "oracle")]
-)
+@pytest.mark.parametrize(("split", "select"), [("clusters", "mlp"), ("graph", "similarity"), ("random", "oracle")])
 def test_a_cut_model_translates_and_is_merged_bit_for_bit(
     dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, select: str
 ) -> None:

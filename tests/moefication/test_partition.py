@@ -94,9 +94,7 @@ def test_co_activation_is_the_sum_of_products_where_both_fire() -> None:
     rng = torch.Generator().manual_seed(0)
     x, w, b = (torch.randn(*shape, generator=rng) for shape in ((30, 3), (5, 3), (5,)))
     h = (x.double() @ w.double().t() + b.double()).numpy()
-    want = [
-        [sum(row[u] * row[v] for row in h if row[u] > 0 and row[v] > 0) for v in range(5)] for u in range(5)
-    ]
+    want = [[sum(row[u] * row[v] for row in h if row[u] > 0 and row[v] > 0) for v in range(5)] for u in range(5)]
     np.testing.assert_allclose(partition.co_activation(x, w, b), want, rtol=1e-4, atol=1e-4)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from smoe_mt.moe.routers.base import Choices
 
 SECOND_CHOICES = ("argmax", "gumbel")
-MOST_PASSES = 4  # choices up to which repeated argmax is used; one sort gives the same, at a cost that does not grow with them
+# Choices up to which argmax is repeated; a sort gives the same, at a cost that does not grow with their number.
+MOST_PASSES = 4
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def dense(block: MoefiedFFN, x: Tensor) -> Tensor:
 def slice_sums(block: Any, h: Tensor) -> list[float]:
     """Activation of each expert for a token."""
     bank = block.experts
-    return [sum(max(0.0, (w @ h + b).item()) for w, b in zip(bank.w_in[e], bank.b_in[e])) for e in range(bank.num_experts)]
+    return [
+        sum(max(0.0, (w @ h + b).item()) for w, b in zip(bank.w_in[e], bank.b_in[e])) for e in range(bank.num_experts)
+    ]
 
 
 def reference_scores(block: Any, select: str, h: Tensor) -> list[float]:
