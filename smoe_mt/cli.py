@@ -88,6 +88,12 @@ COMMANDS = {
         "smoe_mt.checkpoints.edit.average",
         "checkpoints -> their mean, one checkpoint",
     ),
+    "checkpoint moefy": Command(
+        "smoe_mt.moefication.arguments:add_arguments",
+        "smoe_mt.moefication.command",
+        "dense checkpoint -> its FFNs cut into experts (MoEfication), or how sparsely they fire",
+        models="model",
+    ),
     "export": Command(
         "smoe_mt.generation.arguments:add_export_arguments",
         "smoe_mt.generation.export",

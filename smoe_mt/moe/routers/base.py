@@ -52,11 +52,12 @@ class Selection(Protocol):
 
 
 class Weighting(Enum):
-    """What a served choice weighs: its probability, that over the sum of the served ones, or 1 over their number."""
+    """What a served choice weighs: its probability, that over the sum of the served ones, 1 over their number, or 1."""
 
     RAW = "raw"
     RENORMALISED = "renormalised"
     UNIFORM = "uniform"
+    ONE = "one"
 
 
 @dataclass(frozen=True)
@@ -245,9 +246,9 @@ def combine_weights(
     kept_TK   bool [T, K], None: all; False wherever choices_TK names no expert
     complete  there is no such place
     """
-    if weighting is Weighting.UNIFORM:
+    if weighting in (Weighting.UNIFORM, Weighting.ONE):
         served_TK = probs_TE.new_ones(choices_TK.shape) if kept_TK is None else kept_TK.to(probs_TE.dtype)
-        return served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
+        return served_TK if weighting is Weighting.ONE else served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
     weights_TK = probs_TE.gather(1, choices_TK if complete else choices_TK.clamp(max=probs_TE.size(1) - 1))
     if kept_TK is not None:
         weights_TK = weights_TK * kept_TK

@@ -2,7 +2,7 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, mpoe, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import cmr, eom, moefied, mpoe, stacking, stratified, switch, vanilla, xmoe
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -13,6 +13,7 @@ SYSTEMS = Systems(
     stratified.SYSTEM,
     xmoe.SYSTEM,
     mpoe.SYSTEM,
+    moefied.SYSTEM,
 )
 
 
