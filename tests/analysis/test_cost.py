@@ -125,6 +125,15 @@ def test_and_for_sparse_ones_but_for_the_gates(
     assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_and_for_sub_tokens_with_their_projections(
+    counted: Callable[[SMoETransformerConfig, int], int], heads: int
+) -> None:
+    tokens, cfg = 12, tiny(moe="mhmoe", num_experts=3, mhmoe_heads=heads)
+    gates = 4 * 2 * 16 * 3 * tokens
+    assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + gates
+
+
 def test_an_unknown_system_is_an_error_and_no_guess() -> None:
     with pytest.raises(UserError, match="unknown system 'hmoe'"):
         cost_of(tiny(moe="hmoe"), 50)
