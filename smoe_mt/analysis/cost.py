@@ -50,14 +50,18 @@ class Term:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and FLOPs/token of a model, each as a sum."""
+    """Parameters and FLOPs/token of a model, each as a sum.
+
+    trained_parameters  those that training changes: all of them but for ``train_only``
+    """
 
     parameters: tuple[Term, ...]
     flops: tuple[Term, ...]
+    trained_parameters: int
 
     @property
     def total_parameters(self) -> int:
-        """Weights that are trained, shared ones once."""
+        """Weights, shared ones once."""
         return round(sum(term.amount for term in self.parameters))
 
     @property
@@ -86,7 +90,8 @@ def cost_of_model(
     cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
-    return Cost(_parameters(model), _flops(model, vocabulary, context, units))
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Cost(_parameters(model), _flops(model, vocabulary, context, units), trained)
 
 
 def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Units | None) -> tuple[Term, ...]:

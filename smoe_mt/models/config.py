@@ -107,6 +107,12 @@ class SharedSettings(FairseqDataclass):
         default=None,
         metadata={"help": "start from this checkpoint of a dense model of the same size: each expert is its FFN"},
     )
+    train_only: ChoiceEnum(["all", "experts"]) = field(  # type: ignore[valid-type]
+        default="all",
+        metadata={
+            "help": "experts: train experts and gates alone, and leave all other weights as they are at the start"
+        },
+    )
     cpu_bf16: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
         default="off",
         metadata={"help": "train on a CPU in bfloat16 with float32 weights; auto: where the processor computes in it"},

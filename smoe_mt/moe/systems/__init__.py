@@ -2,7 +2,7 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, mhmoe, mpoe, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import cmr, eom, mhmoe, mpoe, pesc, stacking, stratified, switch, vanilla, xmoe
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -15,6 +15,8 @@ SYSTEMS = Systems(
     mpoe.SYSTEM,
     mhmoe.SYSTEM,
     mhmoe.STRATIFIED,
+    pesc.SYSTEM,
+    pesc.STRATIFIED,
 )
 
 

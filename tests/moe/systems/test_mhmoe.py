@@ -111,7 +111,9 @@ def test_raw_weights_are_the_gates_probabilities() -> None:
     torch.testing.assert_close(block(x)[0], torch.stack(want).view_as(x))
 
 
-@given(heads=st.sampled_from([1, 2, 3, 4, 6, 12]), seed=st.integers(0, 1000), capacity_factor=st.sampled_from([0.0, 0.8]))
+@given(
+    heads=st.sampled_from([1, 2, 3, 4, 6, 12]), seed=st.integers(0, 1000), capacity_factor=st.sampled_from([0.0, 0.8])
+)
 @settings(max_examples=30, deadline=None)
 def test_without_projections_it_is_a_plain_block_of_sub_tokens(heads: int, seed: int, capacity_factor: float) -> None:
     """With one of them, it is the plain block of tokens; exactly, drops included."""
