@@ -113,6 +113,10 @@ class SharedSettings(FairseqDataclass):
             "help": "experts: train experts and gates alone, and leave all other weights as they are at the start"
         },
     )
+    expert_init: ChoiceEnum(["independent", "equal"]) = field(  # type: ignore[valid-type]
+        default="independent",
+        metadata={"help": "equal: the experts of a block start with the same weights"},
+    )
     cpu_bf16: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
         default="off",
         metadata={"help": "train on a CPU in bfloat16 with float32 weights; auto: where the processor computes in it"},
