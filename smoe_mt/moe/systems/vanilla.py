@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe.block import MoEBlock, Routing
-from smoe_mt.moe.experts.base import ExpertBank
+from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
-from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, empty_load, routed, unit_sizes
+from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.system import BlockPlace, ModelSettings, System, common_settings
@@ -92,14 +92,13 @@ class MoE(MoEBlock):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
-        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
-        fused = fused_pass(parts, x, padding_mask, self.backend)
+        fused = self._fused(x, padding_mask)
         if fused is not None:
             return fused
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
         def gate(_gate: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
-            out = routed(x_TD, active_T, self.gate, bound, 0, self.unit_sizes, self.mask, self.settings)
+            out = self._routed(x_TD, active_T, bound)
             return GateOutput(out.y_TD, torch.ones_like(out.lead_T), out)
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
@@ -114,6 +113,15 @@ class MoE(MoEBlock):
             losses = dict.fromkeys(self.gate.loss_names, zero)
             return y_ND.view_as(x), Routing(losses, visits, (empty_load(self.gate, x.device),), (zero,), units)
         return y_ND.view_as(x), Routing(out.losses, visits, (out.load,), (out.entropy,), units)
+
+    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
+        """The whole pass by one kernel; None where there is none for this block."""
+        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
+        return fused_pass(parts, x, padding_mask, self.backend)
+
+    def _routed(self, x_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> RoutedOutput:
+        """The tokens at the gate through it and the experts."""
+        return routed(x_TD, active_T, self.gate, bound, 0, self.unit_sizes, self.mask, self.settings)
 
 
 def default_weighting(top_k: int) -> Weighting:
