@@ -117,7 +117,7 @@ def _block_flops(model: SMoETransformerModel, banks: Sequence[BankUse], dense_ff
     assert model.system is not None
     shared = model.system.dense_ffns * dense_ffn
     if units is None:
-        return shared + sum(use.rows * use.flops_a_row for use in banks)
+        return shared + sum(use.flops for use in banks)
     per_unit = sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sum(use.bank.hidden_sizes) for use in banks)
     return shared + units * per_unit
 

@@ -126,8 +126,8 @@ def test_and_for_sparse_ones_but_for_the_gates(
 
 
 def test_an_unknown_system_is_an_error_and_no_guess() -> None:
-    with pytest.raises(UserError, match="unknown system 'hmoe'"):
-        cost_of(tiny(moe="hmoe"), 50)
+    with pytest.raises(UserError, match="unknown system 'pile'"):
+        cost_of(tiny(moe="pile"), 50)
 
 
 def test_narrow_experts_cost_their_share_of_an_ffn() -> None:
