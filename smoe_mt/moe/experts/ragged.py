@@ -13,8 +13,9 @@ from smoe_mt.moe.experts.ffn import FFNs
 
 #: The parameters of a size, in the order of ``FFNs.weight_stacks``.
 STACKS = ("w_in", "b_in", "w_out", "b_out")
-#: Experts' sizes are multiples of this where that keeps the total: fast kernels ask for it in any precision.
+#: Sizes are multiples of this where no expert is too small for it: of 16 bytes in half precision, as fast products ask.
 MULTIPLE = 8
+ROUNDING = 1e-6  # so that a share that is an integer but for rounding is not counted as less
 
 
 class RaggedExperts(FFNs):
@@ -85,8 +86,8 @@ class RaggedExperts(FFNs):
 def sizes_of(shares: Sequence[float], total: int) -> tuple[int, ...]:
     """Whole hidden units in proportion to the ``shares``, which add up to ``total``, at least one for each expert.
 
-    They are multiples of 8 where ``total`` is one and has eight units for each expert. What rounding down leaves over goes
-    to the largest remainders, among equal ones to the later experts.
+    They are multiples of 8 where ``total`` is one and no expert's share of it is smaller. What rounding down leaves over
+    goes to the largest remainders, among equal ones to the later experts.
 
     Raises:
         ValueError: shares that are not positive, or fewer units than experts.
@@ -95,19 +96,21 @@ def sizes_of(shares: Sequence[float], total: int) -> tuple[int, ...]:
         raise ValueError("sizes of experts must be positive numbers")
     if total < len(shares):
         raise ValueError(f"{total} hidden units are too few for {len(shares)} experts")
-    multiple = MULTIPLE if total % MULTIPLE == 0 and total >= MULTIPLE * len(shares) else 1
-    pieces, largest = total // multiple, max(shares)
-    scale = sum(share / largest for share in shares)
-    beyond_one = [max(0.0, pieces * (share / largest) / scale - 1) for share in shares]
-    return tuple(multiple * (1 + more) for more in _apportioned(beyond_one, pieces - len(shares)))
+    largest = max(shares)
+    scale = total / sum(share / largest for share in shares)
+    exact = [scale * (share / largest) for share in shares]
+    multiple = MULTIPLE if total % MULTIPLE == 0 and min(exact) > MULTIPLE - ROUNDING else 1
+    beyond_one = [max(0.0, each / multiple - 1) for each in exact]
+    more = _apportioned(beyond_one, total // multiple - len(shares))
+    return tuple(multiple * (1 + each) for each in more)
 
 
 def _apportioned(shares: Sequence[float], pieces: int) -> list[int]:
     """``pieces`` in proportion to ``shares``."""
     scale = pieces / (sum(shares) or 1.0)
     exact = [scale * share for share in shares]
-    sizes = [math.floor(each + 1e-9) for each in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda e: (round(exact[e] - sizes[e], 9), e), reverse=True)
+    sizes = [math.floor(each + ROUNDING) for each in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda e: (round(exact[e] - sizes[e], 6), e), reverse=True)
     for e in by_remainder[: pieces - sum(sizes)]:
         sizes[e] += 1
     return sizes
