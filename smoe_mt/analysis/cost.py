@@ -126,10 +126,10 @@ def _block_flops(
     system = model.system
     assert system is not None
     sizes = [size for use in banks for size in use.bank.hidden_sizes]
-    rows = sum(use.rows for use in banks) if units is None else units * len(sizes) / sum(sizes)
+    rows = sum(sum(use.rows) for use in banks) if units is None else units * len(sizes) / sum(sizes)
     shared = system.dense_ffns_of(model.cfg, place, rows) * 4 * place.embed_dim * place.ffn_dim
     if units is None:
-        return shared + sum(use.rows * use.flops_a_row for use in banks)
+        return shared + sum(use.flops for use in banks)
     return shared + units * sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sizes)
 
 

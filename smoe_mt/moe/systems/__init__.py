@@ -2,7 +2,20 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, mhmoe, moefied, mpoe, pesc, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import (
+    cmr,
+    eom,
+    hmoe,
+    mhmoe,
+    moefied,
+    mpoe,
+    pesc,
+    stacking,
+    stratified,
+    switch,
+    vanilla,
+    xmoe,
+)
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -18,6 +31,8 @@ SYSTEMS = Systems(
     mhmoe.STRATIFIED,
     pesc.SYSTEM,
     pesc.STRATIFIED,
+    hmoe.SYSTEM,
+    hmoe.STRATIFIED,
 )
 
 
