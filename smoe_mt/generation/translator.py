@@ -19,7 +19,7 @@ from smoe_mt.generation.batching import batch_by_tokens
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
-from smoe_mt.generation.routing import check_rank, rerouting, weakened
+from smoe_mt.generation.routing import Rerouting, check_rank, rerouting, weakened
 from smoe_mt.generation.routing_options import RoutingOptions
 from smoe_mt.generation.sentences import SplitText, check_split
 from smoe_mt.generation.texts import Text
@@ -51,7 +51,7 @@ class Translator:
         self.loaded = loaded
         self.models = (loaded, *others)
         self.routing = routing or RoutingOptions()
-        self._reroutings = {id(each): rerouting(each, self.routing) for each in self.models}
+        self.reroutings = tuple(rerouting(each, self.routing) for each in self.models)
         self._said: set[str] = set()  # untrained directions that were warned of
         for other in others:
             check_fit_together(loaded, other)
@@ -99,11 +99,7 @@ class Translator:
     @property
     def calibrations(self) -> list[str]:
         """What was measured for a mean of visits, a line for each model."""
-        return [str(each.calibrated) for each in self._reroutings.values() if each.calibrated is not None]
-
-    def routing_as_json(self) -> list[dict[str, Any]]:
-        """Of each model, the routing that is not that of its training."""
-        return [self._reroutings[id(each)].as_json() for each in self.models]
+        return [str(each.calibrated) for each in self.reroutings if each.calibrated is not None]
 
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
@@ -289,15 +285,8 @@ class Translator:
             yield
 
     def _scorer(self, decoding: Decoding) -> StepScorer:
-        members = [self._member(each, decoding) for each in self.models]
+        members = [_member(*each, decoding) for each in zip(self.models, self.reroutings, strict=True)]
         return members[0] if len(members) == 1 else Ensemble(members)
-
-    def _member(self, loaded: LoadedModel, decoding: Decoding) -> StepScorer:
-        member = SingleModel(loaded.model, self._reroutings[id(loaded)].opened)
-        if decoding.contrast is None:
-            return member
-        weak = partial(weakened, loaded.model, decoding.contrast_rank)
-        return Contrast(member, weak, decoding.contrast, decoding.contrast_alpha, decoding.contrast_encoder)
 
     def _share_out(
         self, lengths: Sequence[int], decoding: Decoding, max_tokens: int, processes: int | None
@@ -326,7 +315,7 @@ class Translator:
         visits: list[Any] = [(None, None)] * len(pairs)
         if routing:
             targets = [hypothesis.tokens for _, hypothesis in pairs]
-            with self._reroutings[id(self.loaded)].opened():
+            with self.reroutings[0].opened():
                 visits = visits_of_pairs(task, self.loaded.model, [source for source, _ in pairs], targets, max_tokens)
         candidates = iter(
             Candidate(text, hypothesis.score, *mine) for text, (_, hypothesis), mine in zip(texts, pairs, visits)
@@ -363,6 +352,15 @@ class Translator:
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
         return kept
+
+
+def _member(loaded: LoadedModel, routing: Rerouting, decoding: Decoding) -> StepScorer:
+    """The scores of one model, or of its contrast."""
+    member = SingleModel(loaded.model, routing.opened)
+    if decoding.contrast is None:
+        return member
+    weak = partial(weakened, loaded.model, decoding.contrast_rank)
+    return Contrast(member, weak, decoding.contrast, decoding.contrast_alpha, decoding.contrast_encoder)
 
 
 def _check_number(name: str, value: Any, least: int, most: int | None = None) -> None:

@@ -22,7 +22,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.search.steps import StepScorer
 
 FREE = -1  # in place of a token: the search may choose it
-CONTRAST = ("contrast_rank", "contrast_alpha", "contrast_encoder")
+CONTRAST = ("contrast", "contrast_rank", "contrast_alpha", "contrast_encoder")
 MOST_CONTRAST = 100
 
 
@@ -70,7 +70,7 @@ class Decoding:
             raise UserError(f"contrast_alpha is {self.contrast_alpha}: it must be from 0 (all tokens are valid) to 1")
         if self.contrast is None:
             usual = {field.name: field.default for field in fields(self)}
-            given = [name for name in CONTRAST if getattr(self, name) != usual[name]]
+            given = [name for name in CONTRAST[1:] if getattr(self, name) != usual[name]]
             if given:
                 raise UserError(f"{given[0]} is of use with contrast alone: set contrast, such as 0.5, too")
         elif not 0 <= self.contrast <= MOST_CONTRAST:
