@@ -49,10 +49,11 @@ class Term:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and FLOPs/token of a model, each as a sum."""
+    """Parameters and FLOPs/token of a model, each as a sum; `encoder_flops`: the encoder's part of the latter."""
 
     parameters: tuple[Term, ...]
     flops: tuple[Term, ...]
+    encoder_flops: float
 
     @property
     def total_parameters(self) -> int:
@@ -85,7 +86,10 @@ def cost_of_model(
     cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
-    return Cost(_parameters(model), _flops(model, vocabulary, context, units))
+    flops = _flops(model, vocabulary, context, units)
+    d, layers = cfg.encoder.embed_dim, cfg.encoder.layers
+    attention = layers * (8 * d * d + 4 * context * d)
+    return Cost(_parameters(model), flops, attention + sum(term.amount for term in flops if "encoder" in term.name))
 
 
 def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Units | None) -> tuple[Term, ...]:
