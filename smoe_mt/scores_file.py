@@ -16,7 +16,7 @@ FORM = {
     "metrics?": Named(str),
     "limit?": (int, type(None)),
     "left_out?": {"sentences": int, "directions": [str]},
-    "measured?": {"blocks": Named(dict), "weak_blocks?": Named(dict)},
+    "measured?": {"context": int, "blocks": Named(dict), "weak_blocks?": Named(dict)},
 }
 #: The usual search, and the words for another one.
 SEARCH = {"beam": 5, "lenpen": 1.0, "max_len_a": 2.0, "max_len_b": 10, "min_len": 1, "tokenize": "auto"}

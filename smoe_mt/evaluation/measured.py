@@ -17,11 +17,12 @@ SENTENCES = 100  # of each direction
 
 def measured_blocks(translator: Translator, corpora: Sequence[Corpus], decoding: Decoding) -> dict[str, Any] | None:
     """Means over the tokens of the first sentences of each direction, by block, teacher-forced; of the weak pass of a contrast too.
+    And the context: tokens of the sentence that a token stands in, mean over the tokens of both sides.
 
-    None for what is no single model with experts of its own: a dense model, an ensemble, experts spread over ranks.
+    None for an ensemble, and for experts spread over ranks.
     """
     task, model = translator.loaded.task, translator.loaded.model
-    if len(translator.models) > 1 or task.expert_ranks is not None or not any(model.moe_layers.values()):
+    if len(translator.models) > 1 or task.expert_ranks is not None:
         return None
     sources, targets = [], []
     for corpus in corpora:
@@ -33,11 +34,16 @@ def measured_blocks(translator: Translator, corpora: Sequence[Corpus], decoding:
     if not sources:
         return None
 
+    lengths = [len(source) for source in sources] + [len(target) + 1 for target in targets]
+    context = max(1, round(sum(length**2 for length in lengths) / sum(lengths)))
+
     def means() -> dict[str, Any]:
+        if not any(model.moe_layers.values()):
+            return {}
         return {block: asdict(one) for block, one in block_means(task, model, sources, targets).items()}
 
     with translator.loaded.lock, translator.reroutings[0].opened():
-        found: dict[str, Any] = {"sentences": len(sources), "blocks": means()}
+        found: dict[str, Any] = {"sentences": len(sources), "context": context, "blocks": means()}
         if decoding.contrast is not None:
             with weakened(model, decoding.contrast_rank):
                 found["weak_blocks"] = means()

@@ -16,7 +16,7 @@ import torch
 
 from smoe_mt.errors import UserError
 from smoe_mt.generation.checkpoint import LoadedModel
-from smoe_mt.generation.details import BlockMeans, block_means
+from smoe_mt.generation.details import block_means
 from smoe_mt.generation.routing_options import MOST_BIAS
 
 SPLIT = "valid"
@@ -52,7 +52,10 @@ def calibrate(loaded: LoadedModel, mean: float, with_bias: Callable[[float], Ope
 
     def measured(bias: float) -> float:
         with with_bias(bias).opened():
-            return _mean_visits(block_means(loaded.task, loaded.model, *pairs))
+            blocks = block_means(loaded.task, loaded.model, *pairs)
+        if not blocks:
+            raise _no_text(loaded)
+        return sum(block.visits for block in blocks.values()) / len(blocks)
 
     low, high = -MOST_BIAS, MOST_BIAS
     least, most = measured(low), measured(high)
@@ -71,10 +74,6 @@ def calibrate(loaded: LoadedModel, mean: float, with_bias: Callable[[float], Ope
     return Calibrated(mean, best, found[best])
 
 
-def _mean_visits(blocks: dict[str, BlockMeans]) -> float:
-    return sum(block.visits for block in blocks.values()) / len(blocks)
-
-
 def _validation_pairs(loaded: LoadedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Sources with tag and </s>, and references without it. UserError where there are none."""
     task = loaded.task
@@ -87,8 +86,12 @@ def _validation_pairs(loaded: LoadedModel) -> tuple[list[torch.Tensor], list[tor
         sources += [task.encode(line, direction.split("-")[1]) for line in lines]
         targets += [task.encode_prefix(line) for line in references]
     if not sources:
-        raise UserError(
-            f"{loaded.checkpoint}: a mean of visits is measured on text of split {SPLIT}, and {task.folder.path} has none; give "
-            "the bias itself, --capacity bias=B"
-        )
+        raise _no_text(loaded)
     return sources, targets
+
+
+def _no_text(loaded: LoadedModel) -> UserError:
+    return UserError(
+        f"{loaded.checkpoint}: a mean of visits is measured on text of split {SPLIT}, and {loaded.task.folder.path} has none that "
+        "fits the model; give the bias itself, --capacity bias=B"
+    )

@@ -29,7 +29,7 @@ from smoe_mt.moe.registry import DENSE
 
 
 @dataclass(frozen=True)
-class BlockRouting:
+class GateRouting:
     """A gate, and what takes the place of its selection and weighting (None: its own)."""
 
     router: Router
@@ -45,7 +45,7 @@ class Rerouting:
     """
 
     options: RoutingOptions
-    gates: tuple[BlockRouting, ...] = ()
+    gates: tuple[GateRouting, ...] = ()
     calibrated: Calibrated | None = None
 
     @contextmanager
@@ -93,7 +93,7 @@ def check_rank(loaded: LoadedModel, rank: int) -> None:
         _check(loaded, RankK(rank), gate)
 
 
-def _gates(loaded: LoadedModel, options: RoutingOptions, dial: Capacity | None) -> tuple[BlockRouting, ...]:
+def _gates(loaded: LoadedModel, options: RoutingOptions, dial: Capacity | None) -> tuple[GateRouting, ...]:
     found = []
     for router, strata in _routers(loaded, ", ".join(options.given())).items():
         selection, weighting = _selection(loaded, router, options)
@@ -102,7 +102,7 @@ def _gates(loaded: LoadedModel, options: RoutingOptions, dial: Capacity | None) 
         elif dial is not None:
             selection = BiasedStrata(strata, dial.value, selection)
         _check(loaded, selection, router)
-        found.append(BlockRouting(router, selection, weighting))
+        found.append(GateRouting(router, selection, weighting))
     return tuple(found)
 
 

@@ -50,11 +50,11 @@ class Translator:
         where they cannot."""
         self.loaded = loaded
         self.models = (loaded, *others)
-        self.routing = routing or RoutingOptions()
-        self.reroutings = tuple(rerouting(each, self.routing) for each in self.models)
         self._said: set[str] = set()  # untrained directions that were warned of
         for other in others:
             check_fit_together(loaded, other)
+        self.routing = routing or RoutingOptions()
+        self.reroutings = tuple(rerouting(each, self.routing) for each in self.models)
 
     @classmethod
     def from_pretrained(

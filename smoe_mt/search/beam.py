@@ -66,6 +66,8 @@ class Decoding:
         self._check_contrast()
 
     def _check_contrast(self) -> None:
+        if not isinstance(self.contrast_encoder, bool):
+            raise UserError(f"contrast_encoder is {self.contrast_encoder!r}: it must be True or False")
         if not 0 <= self.contrast_alpha <= 1:
             raise UserError(f"contrast_alpha is {self.contrast_alpha}: it must be from 0 (all tokens are valid) to 1")
         if self.contrast is None:

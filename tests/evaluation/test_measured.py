@@ -28,6 +28,9 @@ def test_means_are_those_of_the_routing_in_force(
     translator = Translator.from_pretrained(trained_run.folder, device="cpu", routing=RoutingOptions(**options))
     found = measured_blocks(translator, [CORPUS], Decoding())
     assert found is not None and found["sentences"] == 2, "empty lines are translated by nothing"
+    task = translator.loaded.task
+    lengths = [len(task.encode(line, "en")) - side for side in (0, 1) for line in ("da", ("na du", "na")[side])]
+    assert found["context"] == round(sum(length**2 for length in lengths) / sum(lengths))
     assert set(found["blocks"]) == {"encoder.layers.1", "decoder.layers.1"} and "weak_blocks" not in found
     for one in found["blocks"].values():
         assert visits is None or (one["visits"], one["units"]) == (visits, units)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from smoe_mt.errors import UserError
@@ -49,9 +47,7 @@ def test_more_visits_need_more_bias(loaded: LoadedModel) -> None:
     assert biases == sorted(biases) and len(set(biases)) == 3
 
 
-def test_a_model_without_validation_text_is_refused(
-    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_model_without_validation_text_is_refused(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(loaded.task.folder), "has", lambda self, split, pair: False)
-    with pytest.raises(UserError, match=r"has none; give the bias itself, --capacity bias=B"):
+    with pytest.raises(UserError, match="has none that fits the model; give the bias itself, --capacity bias=B"):
         calibrate(loaded, 1.5, lambda bias: rerouting(loaded, RoutingOptions(capacity=f"bias={bias}")))

@@ -24,7 +24,7 @@ BLOCKS = ("encoder.layers.1", "decoder.layers.1")
 
 
 def scores(chrf: float, units: float, **settings: Any) -> dict[str, Any]:
-    measured = {"sentences": 1, "blocks": {block: {"units": units, "visits": 1.0} for block in BLOCKS}}
+    measured = {"sentences": 1, "context": 10, "blocks": {block: {"units": units, "visits": 1.0} for block in BLOCKS}}
     return {
         "split": "test",
         "directions": {"aa-en": {"signatures": {}}},
@@ -68,8 +68,8 @@ def test_points_are_the_routings_of_one_text_and_search_by_cost(run: Run) -> Non
 def test_a_dense_model_costs_what_its_settings_say() -> None:
     dense = {**MODEL, "moe": "none"}
     settings = SMoETransformerConfig(**{**dense, "strata": "2,2"})
-    expected = cost_of_model(skeleton(settings, VOCABULARY), VOCABULARY).flops_per_token
-    assert flops_of_result(dense, VOCABULARY, {}) == expected
+    expected = cost_of_model(skeleton(settings, VOCABULARY), VOCABULARY, 7).flops_per_token
+    assert flops_of_result(dense, VOCABULARY, {"measured": {"context": 7, "blocks": {}}}) == expected
 
 
 def test_a_contrast_costs_both_passes_with_one_encoder_or_two() -> None:
@@ -81,7 +81,7 @@ def test_a_contrast_costs_both_passes_with_one_encoder_or_two() -> None:
     twice = flops_of_result(MODEL, VOCABULARY, {**both, "contrast_encoder": True})
     assert strong is not None and alone is not None and shared is not None
     assert twice == strong + alone and strong < shared < twice
-    encoder = 2 * (8 * 16 * 16 + 4 * 1246 * 16) + 4 * 16 * 24 + 4 * 16 * 24
+    encoder = 2 * (8 * 16 * 16 + 4 * 10 * 16) + 4 * 16 * 24 + 4 * 16 * 24
     assert twice - shared == encoder
 
 
