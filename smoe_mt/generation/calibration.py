@@ -20,7 +20,8 @@ from smoe_mt.generation.details import block_means
 from smoe_mt.generation.routing_options import MOST_BIAS
 
 SPLIT = "valid"
-SENTENCES = 50  # of each direction
+SENTENCES = 50  # of each direction, at most
+MOST = 2000  # of all directions together, but at least one of each
 DIGITS = 2  # of a bias
 CLOSE = 0.02  # of the mean that was asked for
 
@@ -79,9 +80,11 @@ def _validation_pairs(loaded: LoadedModel) -> tuple[list[torch.Tensor], list[tor
     task = loaded.task
     sources: list[torch.Tensor] = []
     targets: list[torch.Tensor] = []
-    for direction in (name for name in task.directions if task.folder.has(SPLIT, name)):
+    directions = [name for name in task.directions if task.folder.has(SPLIT, name)]
+    count = max(1, min(SENTENCES, MOST // max(len(directions), 1)))
+    for direction in directions:
         lines, references = (
-            task.folder.references(SPLIT, direction, side=side)[:SENTENCES] for side in ("source", "target")
+            task.folder.references(SPLIT, direction, side=side)[:count] for side in ("source", "target")
         )
         sources += [task.encode(line, direction.split("-")[1]) for line in lines]
         targets += [task.encode_prefix(line) for line in references]
