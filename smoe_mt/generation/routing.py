@@ -133,7 +133,7 @@ def _routers(loaded: LoadedModel, asked: str) -> dict[Router, tuple[int, ...]]:
     model, system = loaded.model, str(loaded.config.model.moe)
     if system == DENSE:
         raise UserError(f"{loaded.checkpoint}: {asked}: a dense model has no gates whose routing could be another")
-    found = {}
+    found: dict[Router, tuple[int, ...]] = {}
     for side, layers in model.moe_layers.items():
         for layer, groups in zip(layers, model.cfg.groups[side], strict=True):
             block = getattr(model, side).layers[layer - 1].block
