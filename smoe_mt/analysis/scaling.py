@@ -90,18 +90,11 @@ class ExpertSet:
     """
 
     strata: tuple[int, ...]
-<<<<<<< HEAD
-    parameters: int
-    flops_a_row: float
-    units: float
-    rows: float
-    row_dim: int
-=======
     parameters: tuple[int, ...]
     flops_a_row: tuple[float, ...]
     units: tuple[int, ...]
     rows: tuple[float, ...]
->>>>>>> hmoe
+    row_dim: int
 
     @property
     def experts(self) -> int:
@@ -168,14 +161,12 @@ def _expert_sets(model: SMoETransformerModel, rows: float | None) -> tuple[Exper
     for use in (use for blocks in banks_of(model).values() for banks in blocks for use in banks):
         bank, total = use.bank, sum(use.rows)
         strata = use.groups if model.system is not None and model.system.nested else (bank.num_experts,)
-<<<<<<< HEAD
-        size = sum(units) / len(units)
-        taken = use.rows if rows is None else rows
-        found.append(ExpertSet(strata, bank.parameters_per_expert(), use.flops_a_row, size, taken, bank.embed_dim))
-=======
         each = use.rows if rows is None else tuple(rows * one / total for one in use.rows)
-        found.append(ExpertSet(strata, bank.parameters_of_experts(), bank.flops_per_row(), bank.hidden_sizes, each))
->>>>>>> hmoe
+        found.append(
+            ExpertSet(
+                strata, bank.parameters_of_experts(), bank.flops_per_row(), bank.hidden_sizes, each, bank.embed_dim
+            )
+        )
     return tuple(found)
 
 
@@ -306,9 +297,7 @@ def check(model: ModelFacts, setup: Setup) -> None:
 
 def expert_flops(model: ModelFacts, shared_by: int) -> float:
     """Of a forward pass, a token, on the rank whose experts are asked most."""
-    return sum(
-        max(sum(s.flops[rank::shared_by]) for rank in range(shared_by)) * shared_by for s in model.expert_sets
-    )
+    return sum(max(sum(s.flops[rank::shared_by]) for rank in range(shared_by)) * shared_by for s in model.expert_sets)
 
 
 def busy_share(model: ModelFacts, shared_by: int) -> float:
@@ -329,13 +318,9 @@ def exchange_bytes(model: ModelFacts, setup: Setup, on: Hardware) -> tuple[float
     if e == 1:
         return 0.0, 0.0
     words = WORD * (2 + max(s.most_experts(e) for s in model.expert_sets))
-<<<<<<< HEAD
     one_rank = sum(
-        TRIPS * setup.tokens * s.rows * s.row_dim * width / e + len(s.strata) * words for s in model.expert_sets
+        TRIPS * setup.tokens * sum(s.rows) * s.row_dim * width / e + len(s.strata) * words for s in model.expert_sets
     )
-=======
-    one_rank = sum(TRIPS * setup.tokens * sum(s.rows) * width / e + len(s.strata) * words for s in model.expert_sets)
->>>>>>> hmoe
     near = fewest_near(setup, on.devices_per_machine)
     return near * one_rank, (e - 1 - near) * one_rank
 
@@ -407,11 +392,7 @@ def activation_bytes(model: ModelFacts, setup: Setup) -> float:
         numbers += (sizes.layers - moe_layers) * (3 * d + 2 * sizes.ffn_embed_dim)
         numbers += moe_layers * 3 * d
     for experts in model.expert_sets:
-<<<<<<< HEAD
-        numbers += experts.rows * (experts.units + 5 * experts.row_dim)
-=======
-        numbers += sum(rows * (units + 5 * d) for rows, units in zip(experts.rows, experts.units))
->>>>>>> hmoe
+        numbers += sum(rows * (units + 5 * experts.row_dim) for rows, units in zip(experts.rows, experts.units))
     return setup.tokens * (b * numbers + model.vocabulary * (b + 8))
 
 
