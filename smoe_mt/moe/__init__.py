@@ -24,6 +24,7 @@ from smoe_mt.moe.routers import (
     Threshold,
     TopK,
     Weighting,
+    after_update,
     routing_override,
 )
 from smoe_mt.moe.strata import parse_strata
@@ -58,6 +59,7 @@ __all__ = [
     "Threshold",
     "TopK",
     "Weighting",
+    "after_update",
     "common_settings",
     "keep_blocks_out_of_graphs",
     "parse_strata",

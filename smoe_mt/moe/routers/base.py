@@ -92,6 +92,8 @@ class Router(nn.Module):
 
     #: Names of the losses that ``losses`` returns.
     loss_names: tuple[str, ...] = ("balance",)
+    #: Buffers that ``observe`` adds to (``add_statistic``).
+    statistic_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -127,6 +129,41 @@ class Router(nn.Module):
         lead_E    int64 [E], counts ``choices.lead_T`` of the active tokens
         """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
+
+    # --- state that changes after an update and not by a gradient: see updates.py ---
+
+    def add_statistic(self, name: str, zeros: Tensor) -> None:
+        """Register the buffer ``name`` for ``observe`` to add to; no checkpoint has it."""
+        self.register_buffer(name, zeros, persistent=False)
+        self.statistic_names = (*self.statistic_names, name)
+
+    def statistics(self) -> tuple[Tensor, ...]:
+        """The buffers of ``statistic_names``."""
+        return tuple(getattr(self, name) for name in self.statistic_names)
+
+    def observe(
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, asked_E: Tensor, active_T: Tensor | None
+    ) -> None:
+        """Add what this training pass tells to the statistics, in place. Called without gradients, once for each pass of
+        tokens through the gate: not in evaluation, and not again where a backward pass computes it anew.
+
+        asked_E  int64 [E], choices of the active tokens; ``active_T`` bool [T], None for all
+        """
+
+    def after_update(self) -> None:
+        """Change the router's own buffers. Called once after each step of the optimiser: the statistics are the sums over
+        all passes of the update, on all ranks, and 0 afterwards. What is done here has to be the same on all ranks.
+        """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        """Buffers stay in at least float32 whatever precision the model is cast to: small steps would be lost."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            cast = getattr(self, name)
+            if cast.is_floating_point() and cast.dtype not in (torch.float32, torch.float64):
+                setattr(self, name, buffer.to(cast.device))
+        return self
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """The scores; [T, E].
