@@ -29,7 +29,7 @@ SIZES = (
     *("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"),
     *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
 )
-BUFFERS = (".version", "._float_tensor")  # fairseq's, which are no parameters
+BUFFERS = (".version", "._float_tensor", ".selection_bias")  # fairseq's and a gate's, which are no parameters
 
 
 def run(args: argparse.Namespace) -> None:
