@@ -87,10 +87,10 @@ _overrides._dynamo_marked_constant = True  # type: ignore[attr-defined]
 class Router(nn.Module):
     """Base of routers. A subclass writes ``scores``, and ``losses`` if it has others than the balance loss.
 
-    num_experts  that it sees
+    num_experts     that it sees
+    where           how errors name it; the block sets it, and a model of several blocks may set it to name block and gate
+    debug           look for what is not finite at every pass; on a GPU the host waits for the answer
     selection_bias  float32 [E], what is added to the scores for selection alone; None: nothing
-    where        how errors name it; the block sets it, and a model of several blocks may set it to name block and gate
-    debug        look for what is not finite at every pass; on a GPU the host waits for the answer
 
     Raises:
         ValueError: fewer visible experts than choices.
@@ -162,7 +162,8 @@ class Router(nn.Module):
         selection.check(self.num_experts, self.where)
         if self.selection_bias is not None and not getattr(selection, "takes_order", False):
             raise ValueError(
-                f"{self.where}: balance_bias goes with selections that can be told another order of the experts, and not with {selection}"
+                f"{self.where}: balance_bias goes with selections that can be told another order of the experts, "
+                f"and not with {selection}"
             )
 
     def balance_load(self, bias: LoadBias, groups: Sequence[int]) -> None:
