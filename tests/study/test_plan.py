@@ -84,6 +84,22 @@ def test_what_is_made_of_another_run_follows_it(tmp_path: Path) -> None:
     assert evaluate.command[1] == trained and "--contrast" in evaluate.command
 
 
+def test_a_plan_takes_what_it_does_not_say_from_another_one(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(MADE)
+    (tmp_path / "mine.yaml").write_text("like: base\nconfig: m4\nseeds: [2]\nsystems: {vanilla: [model=vanilla_32]}\n")
+    plan = read_plan(str(tmp_path / "mine.yaml"))
+    assert (plan.config, plan.corpus, plan.seeds) == ("m4", "m4-8k", (2,))
+    assert [*plan.systems] == ["vanilla", "pruned", "contrast"]
+    assert plan.systems["vanilla"][0].overrides == ("model=vanilla_32",)
+
+
+@pytest.mark.parametrize("like", ["none", "mine", "[base]"])
+def test_a_plan_like_one_that_is_not_there_is_refused(tmp_path: Path, like: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"like: {like}\n")
+    with pytest.raises(UserError, match="there is no other plan"):
+        read_plan(str(tmp_path / "mine.yaml"))
+
+
 def test_what_is_made_of_no_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(MADE.replace("from: vanilla, evaluate", "from: pruned, evaluate"))
     with pytest.raises(UserError, match="'contrast' is to be made from 'pruned'"):
