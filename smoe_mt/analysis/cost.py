@@ -13,7 +13,7 @@ Norms, biases, softmax, gates and the look-up of embeddings are left out: below 
 FFNs of a block: what its system expects under uniform routing (``System.rows_per_token``): 1 for Switch, k for k choices; one
 more, the shared one, with conditional routing; k for each layer of a stack; k for each visit of a stratified block. There a
 token at gate i makes V(i) = 1 + sum_g P(i -> g) V(g) visits, where g runs over the later gates and P is the share of the visible
-experts that lead there. Experts of another size count for a part of an FFN, or for more.
+experts that lead there. Experts of another size count for a part of an FFN, or for more. Shared experts are passed once a block.
 
 The context is what the paper does not say. `FITTED_CONTEXT` makes the dense rows of its two tables come out best (0.5% apart
 from both); it is longer than sentences are, so other things must be in the paper's constant part. Differences between the
@@ -32,7 +32,7 @@ from fairseq.data import Dictionary
 from torch import nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.models.sizes import BankUse, Units, banks_of
+from smoe_mt.models.sizes import BankUse, Units, banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import BlockPlace
 
@@ -113,8 +113,11 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
             terms.append(Term(f"{side}: dense FFNs", f"{number} x 2 x 2 d F", number * one))
         if blocks:
             measured = list(units[side]) if units else [None] * len(blocks)
-            places = cfg.places[side]
-            amount = sum(_block_flops(model, *each) for each in zip(places, blocks, measured))
+            beside = shared_units_of(model)[side]
+            amount = sum(
+                _block_flops(model, place, block, None if each is None else each - shared) + 4 * d * shared
+                for place, block, each, shared in zip(cfg.places[side], blocks, measured, beside, strict=True)
+            )
             formula = (
                 f"{len(blocks)} block{'s' * (len(blocks) != 1)} x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
             )

@@ -26,8 +26,11 @@ from smoe_mt.moe.routers import (
     Threshold,
     TopK,
     Weighting,
+    after_update,
     routing_override,
 )
+from smoe_mt.moe.routers.bias import LoadBias
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.strata import parse_strata
 from smoe_mt.moe.system import BlockPlace, ModelLoss, System, common_settings
 from smoe_mt.moe.systems import SYSTEMS, register_system
@@ -48,6 +51,7 @@ __all__ = [
     "ForcedVisits",
     "Gate",
     "GateLoad",
+    "LoadBias",
     "MoE",
     "MoEBlock",
     "ModelLoss",
@@ -56,12 +60,14 @@ __all__ = [
     "Router",
     "Routing",
     "Selection",
+    "SharedExperts",
     "Stacking",
     "StratifiedMoE",
     "System",
     "Threshold",
     "TopK",
     "Weighting",
+    "after_update",
     "common_settings",
     "keep_blocks_out_of_graphs",
     "parse_strata",

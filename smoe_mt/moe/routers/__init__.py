@@ -7,6 +7,7 @@ from smoe_mt.moe.routers.forced_visits import ForcedVisits
 from smoe_mt.moe.routers.override import routing_override
 from smoe_mt.moe.routers.threshold import Threshold
 from smoe_mt.moe.routers.top_k import RankK, TopK
+from smoe_mt.moe.routers.updates import after_update, forget_passes
 
 __all__ = [
     "BiasedStrata",
@@ -21,7 +22,9 @@ __all__ = [
     "Threshold",
     "TopK",
     "Weighting",
+    "after_update",
     "at_least_float32",
+    "forget_passes",
     "mean_over",
     "routing_override",
 ]
