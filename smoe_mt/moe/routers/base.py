@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.losses import balance_loss
+from smoe_mt.moe.losses import balance_loss, mean_entropy
 
 
 class Choices(NamedTuple):
@@ -92,6 +92,8 @@ class Router(nn.Module):
 
     #: Names of the losses that ``losses`` returns.
     loss_names: tuple[str, ...] = ("balance",)
+    #: Names of what ``measures`` returns.
+    measure_names: tuple[str, ...] = ()
     #: Buffers that ``observe`` adds to (``add_statistic``).
     statistic_names: tuple[str, ...] = ()
 
@@ -129,6 +131,20 @@ class Router(nn.Module):
         lead_E    int64 [E], counts ``choices.lead_T`` of the active tokens
         """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
+
+    def combine(
+        self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting
+    ) -> Tensor:
+        """Weight of each choice, once it is known which ones are served (``combine_weights``); [T, K]."""
+        return combine_weights(probs_TE, choices.experts_TK, kept_TK, weighting, choices.complete)
+
+    def entropy(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Tensor:
+        """Mean entropy of the gate's distribution, in nats; scalar without gradient."""
+        return mean_entropy(probs_TE, active_T)
+
+    def measures(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Mapping[str, Tensor]:
+        """What the log shows of this gate besides: means over the active tokens by name, ``measure_names``; no gradient."""
+        return {}
 
     # --- state that changes after an update and not by a gradient: see updates.py ---
 

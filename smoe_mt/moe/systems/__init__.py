@@ -2,7 +2,7 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, mpoe, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import cmr, dynmoe, eom, mpoe, stacking, stratified, switch, vanilla, xmoe
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -13,6 +13,8 @@ SYSTEMS = Systems(
     stratified.SYSTEM,
     xmoe.SYSTEM,
     mpoe.SYSTEM,
+    dynmoe.SYSTEM,
+    dynmoe.STRATIFIED,
 )
 
 

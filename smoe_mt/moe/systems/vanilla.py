@@ -109,8 +109,12 @@ class MoE(MoEBlock):
         if out is None:
             zero = torch.zeros((), device=x.device)
             losses = dict.fromkeys(self.gate.loss_names, zero)
-            return y_ND.view_as(x), Routing(losses, visits, (empty_load(self.gate, x.device),), (zero,), units)
-        return y_ND.view_as(x), Routing(out.losses, visits, (out.load,), (out.entropy,), units)
+            measures = (dict.fromkeys(self.gate.measure_names, zero),)
+            load = (empty_load(self.gate, x.device),)
+            return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
+        return y_ND.view_as(x), Routing(
+            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
+        )
 
 
 def default_weighting(top_k: int) -> Weighting:
