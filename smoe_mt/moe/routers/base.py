@@ -167,8 +167,9 @@ class Router(nn.Module):
         """
 
     def after_update(self) -> None:
-        """Change the router's own buffers. Called once after each step of the optimiser: the statistics are the sums over
-        all passes of the update, on all ranks, and 0 afterwards. What is done here has to be the same on all ranks.
+        """Change the router's own buffers, or its parameters in place. Called once after each step of the optimiser: the
+        statistics are the sums over all passes of the update, on all ranks, and 0 afterwards. What is done here has to be
+        the same on all ranks.
         """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
