@@ -201,6 +201,7 @@ OPTIMIZER: Mapping[str, Kind] = {
     "momentum": Real(0, 1, below=True),
     "use_old_adam": Flag(),
     "fp16_adam_stats": Only(False, NOT_HERE),
+    "expert_lr_scale": Real(0, 1e6),
     "tpu": Flag(),
 }
 
@@ -265,6 +266,7 @@ MODEL: Mapping[str, Kind] = {
     "moe_debug": Flag(),
     "init_experts_from": Maybe(PATH_OR_NONE),
     "cpu_bf16": Choice(("off", "on", "auto")),
+    "expert_init": Choice(("independent", "equal")),
 }
 
 CRITERION: Mapping[str, Kind] = {

@@ -6,14 +6,18 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smoe_mt.allowed import flags
 from smoe_mt.errors import UserError
+from smoe_mt.files import write_text
 from smoe_mt.launch import compose, config_folder
 from smoe_mt.paper.costs import COSTS, Published
 from smoe_mt.paths import configs
 from smoe_mt.text_table import aligned
+
+if TYPE_CHECKING:
+    from smoe_mt.tasks.dataset import DirectionText
 
 DEFAULT_CONFIG = "m4"
 # The paper says 32k pieces. Its printed parameters fit a dictionary of 31,400 entries: all rows within 0.5%.
@@ -79,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context",
         type=flags.positive_int,
-        help="tokens that a query attends to (default: fitted to the paper's FLOPs)",
+        help="tokens that a query attends to (default: fitted to the paper's FLOPs; for a RUN, as many as in the split)",
     )
     parser.add_argument("--data", type=flags.path, help="for a RUN: its data folder, if it has moved since training")
     parser.add_argument("--split", default="test", help="for a RUN: split to measure on (default: %(default)s)")
@@ -90,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", type=flags.device, default="auto", help="for a RUN: auto, cpu or cuda (default: %(default)s)"
     )
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(default: %(default)s)")
+    parser.add_argument("--out", type=flags.path, metavar="FILE", help="write what is printed into FILE instead")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,7 +108,11 @@ def run(args: argparse.Namespace) -> None:
         rows = [measured_row(each, args) for each in runs]
     else:
         rows = [config_row(args, overrides)]
-    print(json.dumps([row.as_json() for row in rows], indent=2) if args.format == "json" else as_text(rows))
+    text = json.dumps([row.as_json() for row in rows], indent=2) if args.format == "json" else as_text(rows)
+    if args.out:
+        write_text(args.out, f"{text}\n")
+    else:
+        print(text)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -144,22 +153,32 @@ def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
     """A trained model: its cost under uniform routing, and with the visits that its gates decide on a split."""
     from smoe_mt.analysis.capacity import Request, requested_capacity
     from smoe_mt.analysis.cost import cost_of_model
+    from smoe_mt.analysis.forced import direction_texts
     from smoe_mt.generation.checkpoint import load_model
     from smoe_mt.moe.names import SIDES
 
     loaded = load_model(run_folder, args.data, args.device)
     model, vocabulary = loaded.model, len(loaded.task.dictionary)
-    uniform = cost_of_model(model, vocabulary, _context(args))
+    context = args.context or mean_context(direction_texts(loaded.task, args.split, loaded.task.directions), args.limit)
+    uniform = cost_of_model(model, vocabulary, context)
     if model.system is None or not model.system.rows_vary:  # every token passes as many experts: nothing to measure
         return Row(run_folder, uniform, None, uniform, {})
     report = requested_capacity(loaded, Request(split=args.split, limit=args.limit), run_folder)
 
     def cost_in(direction: str | None) -> Any:
         units = {side: [report.units.mean(block, direction) for block in report.visits.side(side)] for side in SIDES}
-        return cost_of_model(model, vocabulary, _context(args), units)
+        return cost_of_model(model, vocabulary, context, units)
 
     by_direction = {direction: cost_in(direction).flops_per_token for direction in report.directions}
     return Row(run_folder, uniform, None, cost_in(None), by_direction)
+
+
+def mean_context(texts: Sequence[DirectionText], limit: int | None = None) -> int:
+    """Tokens that a token attends to, its sentence's: mean over the tokens of both sides (tag and </s> included), rounded."""
+    import numpy as np
+
+    lengths = np.concatenate([sizes[:limit] for text in texts for sizes in (text.source.sizes + 1, text.target.sizes)])
+    return max(1, round(float((lengths.astype(float) ** 2).sum() / max(lengths.sum(), 1))))
 
 
 def as_text(rows: Sequence[Row]) -> str:

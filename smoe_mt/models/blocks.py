@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from fairseq.models.transformer import TransformerConfig
 from torch import Tensor, nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.moe import SYSTEMS, BlockPlace, MoEBlock, Routing
+from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank, MoEBlock, Routing
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 
 
@@ -25,6 +26,14 @@ class PreNormBlock(nn.Module):
         return x + F.dropout(y, self.dropout, self.training), routing
 
 
+def start_equal(block: nn.Module) -> None:
+    """Give all experts of each bank the weights of its first one. The gates, which differ, draw them apart in training."""
+    for bank in (module for module in block.modules() if isinstance(module, ExpertBank)):
+        for stack in bank.stacks().values():
+            with torch.no_grad():
+                stack.copy_(stack[:1].clone().expand_as(stack))
+
+
 def build_block(cfg: TransformerConfig, side: str, layer: int) -> nn.Module:
     """The block that ``--moe`` names: (x [B, T, D], padding mask) -> (y, routing), norms and residuals inside.
 
@@ -40,6 +49,8 @@ def build_block(cfg: TransformerConfig, side: str, layer: int) -> nn.Module:
         block: nn.Module = SYSTEMS[str(cfg.moe)].build(cfg, place)
         if not isinstance(block, MoEBlock):
             raise UserError(f"--moe {cfg.moe}: its build function returned a {type(block).__name__}, not a MoEBlock")
+        if str(getattr(cfg, "expert_init", "independent")) == "equal":
+            start_equal(block)
         ranks = getattr(cfg, "expert_ranks", None)
         if ranks is not None:  # block by block, so that no rank ever has all of a model
             shard_experts(block, ranks)

@@ -107,6 +107,10 @@ class SharedSettings(FairseqDataclass):
         default=None,
         metadata={"help": "start from this checkpoint of a dense model of the same size: each expert is its FFN"},
     )
+    expert_init: ChoiceEnum(["independent", "equal"]) = field(  # type: ignore[valid-type]
+        default="independent",
+        metadata={"help": "equal: the experts of a block start with the same weights"},
+    )
     cpu_bf16: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
         default="off",
         metadata={"help": "train on a CPU in bfloat16 with float32 weights; auto: where the processor computes in it"},

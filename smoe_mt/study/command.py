@@ -14,7 +14,7 @@ from smoe_mt.processes import available_cores
 from smoe_mt.study.arguments import RESULTS, STAGES
 from smoe_mt.study.jobs import Job, Pool, slots_of
 from smoe_mt.study.pack import pack
-from smoe_mt.study.plan import Item, Plan, read_plan
+from smoe_mt.study.plan import LOSS, Item, Plan, read_plan
 from smoe_mt.study.stages import Setup, chain_of, prepare_job
 
 EVERY = 30.0  # seconds between two lines of progress, where they are not drawn over each other
@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> None:
     pool = Pool(slots, args.seconds)
     pool.run([[prepare_job(plan, setup)]], lambda jobs: None)
     if not pool.failures and not pool.interrupted:
-        pool.run(chains, Progress([job for chain in chains for job in chain]))
+        show = Progress([job for chain in chains for job in chain])
+        for made in (False, True):  # what is made of other runs comes after them
+            if not pool.interrupted:
+                pool.run([chain for item, chain in zip(items, chains) if (item.made is not None) is made], show)
     if args.pack:
         for path in pack(items, setup.runs, Path(args.pack)):
             print(path)
@@ -99,7 +102,9 @@ def _report(pool: Pool, chains: Sequence[Sequence[Job]]) -> None:
 
 
 def _results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> None:
+    from smoe_mt.study.losses import write_losses
     from smoe_mt.study.results import write_results
 
-    for path in write_results(plan, items, setup, page):
+    write = write_losses if plan.measure == LOSS else write_results
+    for path in write(plan, items, setup, page):
         print(path)

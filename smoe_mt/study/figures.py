@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 
 def draw_all(plan: Plan, content: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw into `folder`; returns what was written."""
-    drawings = {"learning_curves": learning_curves(plan, content), "gains": gains(plan, content)}
+    losses = content["validation_loss"]
+    curves = {system: [losses[f"{system}/seed{seed}"] for seed in content["seeds"]] for system in plan.systems}
+    drawings = {"learning_curves": learning_curves(curves), "gains": gains(plan, content)}
     for name, drawing in drawings.items():
         save(drawing, folder / name)
     return [folder / f"{name}.{kind}" for name in drawings for kind in FORMATS]
 
 
-def learning_curves(plan: Plan, content: Mapping[str, Any]) -> Drawing:
-    """Validation loss by updates: mean over seeds, and a band from the lowest to the highest."""
+def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Drawing:
+    """Validation loss by updates, of each system: mean over its runs, and a band from the lowest to the highest."""
     drawing = canvas(7.0, 4.2)
     panel = drawing.subplots()
-    for number, system in enumerate(plan.systems):
-        curves = [dict(content["validation_loss"][f"{system}/seed{seed}"]) for seed in content["seeds"]]
-        updates = sorted(set.intersection(*(set(curve) for curve in curves)))
-        values = np.array([[curve[update] for update in updates] for curve in curves])
+    for number, (system, runs) in enumerate(curves.items()):
+        losses = [{update: loss for update, loss in run} for run in runs]
+        updates = sorted(set.intersection(*(set(curve) for curve in losses)))
+        values = np.array([[curve[update] for update in updates] for curve in losses])
         if not updates:
             continue
         colour = PALETTE[number % len(PALETTE)]

@@ -20,7 +20,7 @@ from smoe_mt.processes import available_cores
 PAUSE = 0.5  # seconds between two looks at the processes
 PATIENCE = 90.0  # seconds that a training has to save and end, once it is asked to
 TAIL = 4096  # bytes of a log that are looked at
-UPDATES = re.compile(rb"(?:num_updates[= ]|update )(\d+)")
+UPDATES = re.compile(rb"(?:num_updates[= ]|update )([\d,]+)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Job:
         with suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
             found = UPDATES.findall(stream.read())
-            return int(found[-1]) if found else 0
+            return int(found[-1].replace(b",", b"")) if found else 0
         return 0
 
 

@@ -1,9 +1,15 @@
 """What a study consists of: a file of configs/study, read and checked.
 
+like         another plan, which gives all that is not said here; its systems come first (optional)
 config       a Hydra config, which all trainings share
 corpus       the text, by its name in corpora.yaml beside the plan
 seeds        of every system
-systems      name -> overrides of the config, or the name of a plan whose runs are used
+overrides    of the config, for all systems (optional)
+measure      what systems are compared by: "scores" (default), translations of the test text; "loss", the validation loss
+             at the last update, for which nothing is translated (optional)
+systems      name -> overrides of the config; or the name of a plan whose runs are used; or what is made of the runs of another
+             system: {from: SYSTEM, edit: [VERB, OPTIONS ...], evaluate: [OPTIONS ...]}, `edit` by smoe-mt checkpoint VERB (none:
+             the checkpoint as it is), `evaluate` for smoe-mt evaluate
 classes      name -> languages; a direction that has one of them belongs to the class
 comparisons  [system, baseline, what it asks]
 gap          [system, baseline, class, other class, what it asks]: is the gain larger in the one class? (optional)
@@ -27,23 +33,38 @@ CORPORA = "corpora"
 FORM = {
     "config": str,
     "corpus": str,
+    "overrides?": [str],
+    "measure?": str,
     "seeds": [int],
-    "systems": Named(([str], str)),
+    "systems": Named(([str], str, {"from": str, "edit?": [str], "evaluate?": [str]})),
     "classes": Named([str]),
     "comparisons": [[str]],
     "gap?": [str],
 }
+SCORES, LOSS = "scores", "loss"  # what systems may be compared by
 NAME = re.compile(r"[\w.-]+")  # becomes part of a path
 
 
 @dataclass(frozen=True)
+class Made:
+    """How a run is made of that of another system: `edit`, a verb of smoe-mt checkpoint and its options, empty for none;
+    `evaluate`, options of smoe-mt evaluate.
+    """
+
+    source: str
+    edit: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Item:
-    """One training: a system with a seed. `overrides` are all that differ from the config."""
+    """One run: a system with a seed. `overrides` are all that differ from the config; `made`: it is no training."""
 
     study: str
     system: str
     seed: int
     overrides: tuple[str, ...]
+    made: Made | None = None
 
     @property
     def name(self) -> str:
@@ -77,10 +98,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study; `prepare`: arguments of ``smoe-mt prepare`` for its text."""
+    """A study; `prepare`: arguments of ``smoe-mt prepare`` for its text; `measure`: SCORES or LOSS."""
 
     name: str
     config: str
+    measure: str
     corpus: str
     prepare: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -104,6 +126,16 @@ class Plan:
         """Number of its tests."""
         return len(self.comparisons) + (self.gap is not None)
 
+    def source_of(self, item: Item) -> Item:
+        """Whose run an item that is made is made of; of one that is trained, itself."""
+        if item.made is None:
+            return item
+        return next(one for one in self.systems[item.made.source] if one.seed == item.seed)
+
+    def checkpoint_of(self, item: Item) -> Item:
+        """Whose checkpoint is evaluated for an item: its own, or that of the run that it is used otherwise."""
+        return item if item.made is None or item.made.edit else self.source_of(item)
+
     def of_systems(self, names: Collection[str]) -> Plan:
         """The plan with those of its systems alone, and with what can be compared between them."""
         systems = {name: items for name, items in self.systems.items() if name in names}
@@ -126,17 +158,19 @@ def read_plan(name: str) -> Plan:
     path = Path(name) if name.endswith(".yaml") else configs() / "study" / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no study {name!r}: there are {', '.join(known_plans())}; or give a file NAME.yaml")
-    content = _read(path)
+    content = _whole(path)
     if not fits(content, FORM):
         raise UserError(f"{path}: must have {', '.join(FORM)} of the forms that configs/study/claim.yaml shows")
     corpora = _corpora(path)
     if content["corpus"] not in corpora:
         raise UserError(f"{path}: no corpus {content['corpus']!r} in corpora.yaml: there are {', '.join(corpora)}")
     seeds = tuple(content["seeds"])
-    systems = {system: _items(path, system, given, seeds) for system, given in content["systems"].items()}
+    common = content.get("overrides", [])
+    systems = {system: _items(path, system, given, common, seeds) for system, given in content["systems"].items()}
     plan = Plan(
         name=path.stem,
         config=content["config"],
+        measure=content.get("measure", SCORES),
         corpus=content["corpus"],
         prepare=tuple(corpora[content["corpus"]]),
         seeds=seeds,
@@ -159,6 +193,26 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _whole(path: Path) -> dict[str, Any]:
+    """A plan with what it takes from the one that it is like."""
+    content = dict(_read(path))
+    like = content.pop("like", None)
+    if like is None:
+        return content
+    other = path.with_name(f"{like}.yaml")
+    if not isinstance(like, str) or not other.is_file() or other == path:
+        raise UserError(f"{path}: like: there is no other plan {like!r} beside it")
+    base = dict(_read(other))
+    if "like" in base:
+        raise UserError(f"{path}: like: {like} is itself like {base['like']}: name that one")
+    systems = {**_mapping(base.get("systems")), **_mapping(content.get("systems"))}
+    return {**base, **content, "systems": systems}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _corpora(plan: Path) -> dict[str, list[str]]:
     """Beside the plan, else those of the package."""
     beside = plan.with_name(f"{CORPORA}.yaml")
@@ -169,19 +223,23 @@ def _corpora(plan: Path) -> dict[str, list[str]]:
     return dict(content)
 
 
-def _items(path: Path, system: str, given: list[str] | str, seeds: Sequence[int]) -> tuple[Item, ...]:
+def _items(path: Path, system: str, given: Any, common: Sequence[str], seeds: Sequence[int]) -> tuple[Item, ...]:
     if not NAME.fullmatch(system):
         raise UserError(f"{path}: system {system!r}: a name has letters, digits, _, - and . only")
     if isinstance(given, str):
-        other = _read(path.with_name(f"{given}.yaml"))
+        other = _whole(path.with_name(f"{given}.yaml"))
         overrides = other.get("systems", {}).get(system)
+        common = other.get("overrides", [])
         if not isinstance(overrides, list):
             raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no system of that name")
         missing = sorted(set(seeds) - set(other.get("seeds", ())))
         if missing:
             raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no seed {missing[0]}")
-        return tuple(Item(given, system, seed, tuple(overrides)) for seed in seeds)
-    return tuple(Item(path.stem, system, seed, tuple(given)) for seed in seeds)
+        return tuple(Item(given, system, seed, (*overrides, *common)) for seed in seeds)
+    if isinstance(given, Mapping):
+        made = Made(given["from"], tuple(given.get("edit", ())), tuple(given.get("evaluate", ())))
+        return tuple(Item(path.stem, system, seed, (), made) for seed in seeds)
+    return tuple(Item(path.stem, system, seed, (*given, *common)) for seed in seeds)
 
 
 def _of_length(path: Path, what: str, values: Sequence[str], length: int) -> Sequence[str]:
@@ -196,8 +254,14 @@ def _check_names(path: Path, plan: Plan) -> None:
     for name in (name for pair in pairs for name in pair):
         if name not in plan.systems:
             raise UserError(f"{path}: {name!r} is compared and is no system of it: there are {', '.join(plan.systems)}")
+    for name, items in plan.systems.items():
+        source = items[0].made.source if items and items[0].made else None
+        if source is not None and (source not in plan.systems or plan.systems[source][0].made):
+            raise UserError(f"{path}: {name!r} is to be made from {source!r}, which is no system of it that is trained")
     for name in (plan.gap.first, plan.gap.second) if plan.gap else ():
         if name not in plan.classes:
             raise UserError(f"{path}: gap: no class {name!r}: there are {', '.join(plan.classes)}")
+    if plan.measure not in (SCORES, LOSS):
+        raise UserError(f"{path}: measure must be {SCORES} or {LOSS}, not {plan.measure!r}")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
         raise UserError(f"{path}: seeds must be one number or several different ones, not {list(plan.seeds)}")

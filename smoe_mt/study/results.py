@@ -17,10 +17,11 @@ from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, o
 from smoe_mt.evaluation.significance import check_same_text
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
-from smoe_mt.report.curves import read_logs
 from smoe_mt.study.figures import draw_all
+from smoe_mt.study.losses import validation_losses
+from smoe_mt.study.pages import write_section
 from smoe_mt.study.plan import Item, Plan
-from smoe_mt.study.stages import SPLIT, Setup, is_trained
+from smoe_mt.study.stages import SPLIT, Setup, is_trained, results_of
 from smoe_mt.text_table import markdown_table
 
 METRICS = {"chrf": CHRF, "bleu": BLEU}
@@ -31,7 +32,7 @@ ALL = "all"
 def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | None) -> list[Path]:
     """Compare what was evaluated, and write; with `page`, also into its section. UserError where nothing can be compared."""
     planned = plan
-    ready = [item for item in items if (_results(item, setup) / "scores.json").is_file()]
+    ready = [item for item in items if (results_of(item, setup) / "scores.json").is_file()]
     plan = plan.of_systems({item.system for item in ready})
     seeds = [seed for seed in plan.seeds if {item.system for item in ready if item.seed == seed} >= {*plan.systems}]
     if not seeds:
@@ -39,15 +40,17 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
             f"{plan.name}: no seed has evaluations of several of its systems yet, so nothing can be compared"
         )
     runs = [item for items in plan.systems.values() for item in items if item.seed in seeds]
-    corpora = [read_hypotheses(_results(item, setup)) for item in runs]
+    corpora = [read_hypotheses(results_of(item, setup)) for item in runs]
     for item, texts in zip(runs, corpora):
         check_same_text([*corpora[0].values()], [*texts.values()], (runs[0].name, item.name))
     sampled = {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()}
     content = results(plan, seeds, sampled, planned.tests)
-    content["validation_loss"] = {item.name: _validation(item.folder(setup.runs)) for item in runs}
+    content["validation_loss"] = {item.name: validation_losses(item.folder(setup.runs)) for item in runs}
     content["left_out"] = [item.name for item in planned.items if item not in runs]
     content["unfinished"] = {
-        item.name: updates for item in runs if (updates := _updates(item, setup)) and not is_trained(item, setup)
+        item.name: updates
+        for item in runs
+        if (updates := _updates(item, setup)) and not is_trained(planned.checkpoint_of(item), setup)
     }
     content["not_tested"] = sorted(planned.questions - plan.questions)
     needed = {item.name: item.folder(setup.runs) / "analysis" / SPLIT / "needed_capacity.json" for item in runs}
@@ -63,11 +66,7 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
 
 
 def _updates(item: Item, setup: Setup) -> int:
-    return int(read_json_object(_results(item, setup) / "scores.json").get("updates", 0))
-
-
-def _results(item: Item, setup: Setup) -> Path:
-    return item.folder(setup.runs) / "evaluation" / SPLIT
+    return int(read_json_object(results_of(item, setup) / "scores.json").get("updates", 0))
 
 
 def read_hypotheses(folder: Path) -> dict[str, Corpus]:
@@ -78,12 +77,6 @@ def read_hypotheses(folder: Path) -> dict[str, Corpus]:
         sources, hypotheses, references = (tuple(column) for column in zip(*rows))
         found[path.stem] = Corpus(path.stem, sources, hypotheses, references)
     return found
-
-
-def _validation(folder: Path) -> list[tuple[int, float]]:
-    """(update, loss in bits a token), from a training's log."""
-    curves = read_logs(folder)
-    return curves.of("valid", "nll_loss") if curves else []
 
 
 def results(plan: Plan, seeds: Sequence[int], sampled: Mapping[str, Sampled], planned: int) -> dict[str, Any]:
@@ -218,14 +211,3 @@ def _row(system: str, baseline: str, question: str, one: Mapping[str, Any], corr
         f"{one['p']:.3f}",
         f"{corrected:.3f}",
     ]
-
-
-def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the page's marks of this study. UserError where it has none."""
-    begin, end = f"<!-- study {name} -->", f"<!-- end of {name} -->"
-    content = page.read_text(encoding="utf-8")
-    before, found, rest = content.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise UserError(f"{page}: has no lines {begin} and {end}, between which the results would stand")
-    write_text(page, f"{before}{begin}\n{text}{end}{after}")

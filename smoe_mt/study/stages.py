@@ -13,7 +13,7 @@ from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
 from smoe_mt.study.arguments import STAGES
 from smoe_mt.study.jobs import Job
-from smoe_mt.study.plan import Item, Plan
+from smoe_mt.study.plan import LOSS, Item, Plan
 
 SETTINGS = "settings.json"  # what a run is trained with, written before it starts
 TRAINED = "trained"  # there once the training is over
@@ -44,43 +44,66 @@ def prepare_job(plan: Plan, setup: Setup) -> Job:
 
 
 def chain_of(plan: Plan, item: Item, setup: Setup, stages: Sequence[str] = STAGES) -> list[Job]:
-    """What is to be done for an item, in order. UserError where it was trained with other settings."""
+    """What is to be done for an item, in order. UserError where it was made with other settings."""
     folder, data = item.folder(setup.runs), setup.data_of(plan)
-    config = _compose(plan, item, setup)
-    updates = int(config.optimization.max_update)
     check_settings(folder, item, setup)
-    train = [
-        *("train", "--config", plan.config, *item.overrides, f"common.seed={item.seed}", f"task.data={data}"),
-        *(f"checkpoint.save_dir={folder}", *setup.extra),
-    ]
-    checkpoint, results = str(folder / LAST), folder / "evaluation" / SPLIT
     limit = ("--limit", str(setup.limit)) if setup.limit else ()
-    common = (checkpoint, "--data", str(data), "--split", SPLIT, *limit, "--out")
-    analysis = folder / "analysis" / SPLIT
+    checkpoint = plan.checkpoint_of(item).folder(setup.runs) / LAST
+    common = (str(checkpoint), "--data", str(data), "--split", SPLIT, *limit)
+    results, analysis = results_of(item, setup), folder / "analysis" / SPLIT
+    options = item.made.evaluate if item.made else ()
     jobs = {
-        "train": Job(
-            *("train", item.name, tuple(train), folder / "train.log"),
-            done=lambda: is_trained(item, setup),
-            begin=lambda: write_json(folder / SETTINGS, settings_of(item, setup)),
-            finish=lambda: write_text(folder / TRAINED, ""),
-            updates=updates,
-        ),
+        **({"train": _training(plan, item, setup)} if plan.checkpoint_of(item) is item else {}),
         "evaluate": Job(
-            *("evaluate", item.name, ("evaluate", *common, str(results)), folder / "evaluate.log"),
+            *("evaluate", item.name, ("evaluate", *common, *options, "--out", str(results)), folder / "evaluate.log"),
             done=(results / "scores.json").is_file,
         ),
-    }
-    if str(config.model.moe) == STRATIFIED:
-        jobs["analyse"] = Job(
-            *("analyse", item.name, ("analyse", "--needed", *common, str(analysis)), folder / "analyse.log"),
+        "analyse": Job(
+            *("analyse", item.name, ("analyse", "--needed", *common, "--out", str(analysis)), folder / "analyse.log"),
             done=lambda: all((analysis / f"{name}_capacity.json").is_file() for name in ("requested", "needed")),
-        )
+        ),
+    }
+    if plan.measure == LOSS:
+        jobs = {"train": jobs["train"]}
+    if item.made is not None or str(_compose(plan, item, setup).model.moe) != STRATIFIED:
+        jobs.pop("analyse", None)
     return [jobs[stage] for stage in stages if stage in jobs]
+
+
+def results_of(item: Item, setup: Setup) -> Path:
+    """The folder of its evaluation."""
+    return item.folder(setup.runs) / "evaluation" / SPLIT
+
+
+def _training(plan: Plan, item: Item, setup: Setup) -> Job:
+    """What makes an item's checkpoint: its training, or the edit of another one's."""
+    folder, data = item.folder(setup.runs), setup.data_of(plan)
+    updates = 0
+    if item.made is None:
+        command: tuple[str, ...] = (
+            *("train", "--config", plan.config, *item.overrides, f"common.seed={item.seed}", f"task.data={data}"),
+            *(f"checkpoint.save_dir={folder}", *setup.extra),
+        )
+        updates = int(_compose(plan, item, setup).optimization.max_update)
+    else:
+        verb, *options = item.made.edit
+        source = plan.source_of(item).folder(setup.runs) / LAST
+        command = ("checkpoint", verb, str(source), str(folder / LAST), "--data", str(data), *options)
+    return Job(
+        *("train", item.name, command, folder / "train.log"),
+        done=lambda: is_trained(item, setup),
+        begin=lambda: write_json(folder / SETTINGS, settings_of(item, setup)),
+        finish=lambda: write_text(folder / TRAINED, ""),
+        updates=updates,
+    )
 
 
 def settings_of(item: Item, setup: Setup) -> dict[str, Any]:
     """What a run is trained with."""
-    return {"overrides": [*item.overrides], "extra": [*setup.extra], "seed": item.seed}
+    settings: dict[str, Any] = {"overrides": [*item.overrides], "extra": [*setup.extra], "seed": item.seed}
+    if item.made is not None:
+        settings["made"] = [item.made.source, *item.made.edit, *item.made.evaluate]
+    return settings
 
 
 def check_settings(folder: Path, item: Item, setup: Setup) -> None:

@@ -6,7 +6,7 @@ before: an epsilon that differs by the factor sqrt(1 - beta2^t), which is 1 afte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,11 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import Tensor, nn
 
+from smoe_mt.errors import UserError
+from smoe_mt.moe import ExpertBank
+
+OF_AN_EXPERT = "smoe_mt_of_an_expert"  # mark of a parameter
+SCALE = "lr_scale"  # of a group of parameters
 GROUP_KEYS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "params")  # of fairseq's Adam
 
 
@@ -45,9 +50,34 @@ class TorchAdam(torch.optim.AdamW):
         super().load_state_dict({**state_dict, "state": state, "param_groups": groups})
 
 
+def mark_experts(model: nn.Module) -> None:
+    """So that the optimiser, which is given weights without their names, knows the experts'."""
+    for bank in (module for module in model.modules() if isinstance(module, ExpertBank)):
+        for stack in bank.stacks().values():
+            setattr(stack, OF_AN_EXPERT, True)
+
+
+def _groups(params: list[Any], expert_lr_scale: float) -> list[Any]:
+    """One group; two where experts learn at a rate of their own, theirs last."""
+    if expert_lr_scale == 1:
+        return params
+    experts = [parameter for parameter in params if hasattr(parameter, OF_AN_EXPERT)]
+    if not experts:
+        raise UserError(
+            f"optimizer.expert_lr_scale={expert_lr_scale}: the model has no experts whose weights the optimiser can tell apart "
+            "(fp16 and bf16 copies cannot be told apart): leave it out"
+        )
+    others = [parameter for parameter in params if not hasattr(parameter, OF_AN_EXPERT)]
+    return [{"params": others}, {"params": experts, SCALE: expert_lr_scale}]
+
+
 @dataclass
 class FusedAdamConfig(FairseqAdamConfig):
     """The settings of fairseq's Adam; `use_old_adam` and `fp16_adam_stats` have no effect."""
+
+    expert_lr_scale: float = field(
+        default=1.0, metadata={"help": "the experts' weights learn at this times the learning rate", "range": (0, 1e6)}
+    )
 
 
 @register_optimizer("fused_adam", dataclass=FusedAdamConfig)
@@ -56,7 +86,12 @@ class FusedAdam(FairseqAdam):
 
     def __init__(self, cfg: FusedAdamConfig, params: Any) -> None:
         FairseqOptimizer.__init__(self, cfg)
-        self._optimizer = TorchAdam(params, **self.optimizer_config)
+        self._optimizer = TorchAdam(_groups([*params], cfg.expert_lr_scale), **self.optimizer_config)
+
+    def set_lr(self, lr: float) -> None:
+        """Of all weights but those with a scale of their own."""
+        for group in self.param_groups:
+            group["lr"] = lr * group.get(SCALE, 1.0)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
         """The norm of all gradients, 0-dim, which are scaled down to `max_norm` unless that is 0."""

@@ -49,6 +49,7 @@ from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.finished import stop_if_finished
 from smoe_mt.training.fit import differences, misfits, refusal, warning
 from smoe_mt.training.full_precision import take_over_changes
+from smoe_mt.training.fused_adam import mark_experts
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.last_epoch import LastEpoch
 from smoe_mt.training.nonfinite import LossScaleLowered, LossScaleTooLow, NonFiniteUpdate, NonFiniteUpdates
@@ -78,6 +79,7 @@ class SMoETrainer(ExpertParallelTrainer):
         dense = getattr(cfg.model, "init_experts_from", None)
         if dense:
             upcycle_from(dense, model, task.vocabulary, task.dictionary.symbols)
+        mark_experts(model)
         super().__init__(cfg, task, model, *args, **kwargs)
         forget_previous_job()
         claim_folder(self.cfg.checkpoint.save_dir)

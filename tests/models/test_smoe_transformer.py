@@ -11,7 +11,7 @@ from smoe_mt.checkpoints.upcycle import upcycled_state
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.config import MOE_KINDS
-from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe import SYSTEMS, ExpertBank
 
 Make = Callable[..., SMoETransformerModel]
 Input = dict[str, torch.Tensor]
@@ -143,6 +143,16 @@ def test_one_dense_layer_lies_in_every_system(make_model: Make, net_input: Input
     system = make_model(moe=moe, strata=[3], num_experts=3).eval()
     system.load_state_dict(upcycled_state(dense.state_dict(), system, "dense"))
     torch.testing.assert_close(real(system(**net_input)[0]), real(dense(**net_input)[0]))
+
+
+@pytest.mark.parametrize("moe", ["vanilla", "stratified", "mpoe"])
+def test_experts_start_equal_where_that_is_asked_for(make_model: Make, moe: str) -> None:
+    for init, alike in (("equal", True), ("independent", False)):
+        model = make_model(moe=moe, expert_init=init)
+        banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
+        assert banks
+        stacks = [stack for bank in banks for stack in bank.stacks().values()]
+        assert all(bool((stack == stack[:1]).all()) for stack in stacks) is alike
 
 
 def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:

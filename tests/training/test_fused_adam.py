@@ -8,13 +8,16 @@ import pytest
 import torch
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 
-from smoe_mt.training.fused_adam import FusedAdam
+from smoe_mt.errors import UserError
+from smoe_mt.moe import MoE
+from smoe_mt.training.fused_adam import FusedAdam, FusedAdamConfig, mark_experts
 
 SHAPES = ((3, 4), (5,), (2, 2, 2))
 
 
 def build(kind: Any, weights: list[torch.Tensor], decay: float = 0.0) -> Any:
-    cfg = FairseqAdamConfig(adam_betas="(0.9, 0.98)", adam_eps=1e-9, weight_decay=decay, tpu=False, lr=[0.01])
+    make = FusedAdamConfig if kind is FusedAdam else FairseqAdamConfig
+    cfg = make(adam_betas="(0.9, 0.98)", adam_eps=1e-9, weight_decay=decay, tpu=False, lr=[0.01])
     return kind(cfg, [torch.nn.Parameter(weight.clone()) for weight in weights])
 
 
@@ -83,3 +86,38 @@ def test_clipping_is_fairseqs(weights: list[torch.Tensor], limit: float) -> None
     torch.testing.assert_close(*norms)
     for mine, expected in zip(ours.params, theirs.params, strict=True):
         torch.testing.assert_close(mine.grad, expected.grad)
+
+
+def optimizer_of(block: torch.nn.Module, scale: float) -> FusedAdam:
+    cfg = FusedAdamConfig(adam_betas="(0.9, 0.98)", adam_eps=1e-9, tpu=False, lr=[0.01], expert_lr_scale=scale)
+    return FusedAdam(cfg, [*block.parameters()])
+
+
+def test_experts_learn_at_a_rate_of_their_own() -> None:
+    block = MoE(8, 16, num_experts=4)
+    mark_experts(block)
+    optimizer = optimizer_of(block, 0.5)
+    optimizer.set_lr(0.02)
+    before = [parameter.detach().clone() for parameter in (block.gate.weight, block.experts.w_in)]
+    for parameter in optimizer.params:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    gate, experts = block.gate.weight - before[0], block.experts.w_in - before[1]
+    torch.testing.assert_close(gate, torch.full_like(gate, -0.02))  # Adam's first step: the learning rate
+    torch.testing.assert_close(experts, torch.full_like(experts, -0.01))
+    assert optimizer.get_lr() == 0.02
+
+
+def test_the_experts_rate_holds_after_resuming() -> None:
+    block = MoE(8, 16, num_experts=4)
+    mark_experts(block)
+    first, second = optimizer_of(block, 0.5), optimizer_of(block, 0.5)
+    first.set_lr(0.02)
+    second.load_state_dict(first.state_dict())
+    second.set_lr(0.04)
+    assert [group["lr"] for group in second.param_groups] == [0.04, 0.02]
+
+
+def test_a_rate_for_experts_is_refused_where_there_are_none(weights: list[torch.Tensor]) -> None:
+    with pytest.raises(UserError, match="has no experts"):
+        optimizer_of(torch.nn.Linear(2, 2), 0.5)
