@@ -13,7 +13,7 @@ Norms, biases, softmax, gates and the look-up of embeddings are left out: below 
 FFNs of a block: what its system expects under uniform routing (``System.rows_per_token``): 1 for Switch, k for k choices; one
 more, the shared one, with conditional routing; k for each layer of a stack; k for each visit of a stratified block. There a
 token at gate i makes V(i) = 1 + sum_g P(i -> g) V(g) visits, where g runs over the later gates and P is the share of the visible
-experts that lead there. Experts of another size count for a part of an FFN, or for more.
+experts that lead there. Experts of another size count for a part of an FFN, or for more. Shared experts are passed once a block.
 
 The context is what the paper does not say. `FITTED_CONTEXT` makes the dense rows of its two tables come out best (0.5% apart
 from both); it is longer than sentences are, so other things must be in the paper's constant part. Differences between the
@@ -32,7 +32,7 @@ from fairseq.data import Dictionary
 from torch import nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.models.sizes import BankUse, Units, banks_of
+from smoe_mt.models.sizes import BankUse, Units, banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 
 FITTED_CONTEXT = 1246
@@ -102,7 +102,13 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
             terms.append(Term(f"{side}: dense FFNs", f"{number} x 2 x 2 d F", number * one))
         if blocks:
             measured = list(units[side]) if units else [None] * len(blocks)
-            amount = sum(_block_flops(model, block, one, each) for block, each in zip(blocks, measured))
+            beside = shared_units_of(model)[side]
+            amount = sum(
+                _block_flops(block, None if each is None else each - shared)
+                for block, each, shared in zip(blocks, measured, beside, strict=True)
+            )
+            assert model.system is not None
+            amount += 4 * d * sum(beside) + len(blocks) * model.system.dense_ffns * one
             formula = (
                 f"{len(blocks)} block{'s' * (len(blocks) != 1)} x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
             )
@@ -112,14 +118,12 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
     return tuple(terms)
 
 
-def _block_flops(model: SMoETransformerModel, banks: Sequence[BankUse], dense_ffn: float, units: float | None) -> float:
-    """Of a token in a block; `units`: hidden units measured, each with its two products."""
-    assert model.system is not None
-    shared = model.system.dense_ffns * dense_ffn
+def _block_flops(banks: Sequence[BankUse], units: float | None) -> float:
+    """Of a token in the experts of a block; `units`: hidden units measured, each with its two products."""
     if units is None:
-        return shared + sum(use.rows * use.flops_a_row for use in banks)
+        return sum(use.rows * use.flops_a_row for use in banks)
     per_unit = sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sum(use.bank.hidden_sizes) for use in banks)
-    return shared + units * per_unit
+    return units * per_unit
 
 
 KINDS = {  # name -> (what is in it, whether a parameter of this name is)

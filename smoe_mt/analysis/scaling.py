@@ -29,7 +29,7 @@ from typing import Any
 from smoe_mt.analysis.cost import cost_of_model, skeleton
 from smoe_mt.analysis.hardware import Hardware
 from smoe_mt.errors import UserError
-from smoe_mt.models.sizes import banks_of
+from smoe_mt.models.sizes import banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import ExpertBank
 from smoe_mt.training.batch import update_freq_for
@@ -382,7 +382,7 @@ def activation_bytes(model: ModelFacts, setup: Setup) -> float:
         sizes, moe_layers = getattr(cfg, side), len(model.model.moe_layers[side])
         numbers += sizes.layers * modules * (10 * d + 2 * sizes.attention_heads * setup.length)
         numbers += (sizes.layers - moe_layers) * (3 * d + 2 * sizes.ffn_embed_dim)
-        numbers += moe_layers * 3 * d
+        numbers += moe_layers * 3 * d + sum(d + 2 * units for units in shared_units_of(model.model)[side] if units)
     for experts in model.expert_sets:
         numbers += experts.rows * (experts.units + 5 * d)
     return setup.tokens * (b * numbers + model.vocabulary * (b + 8))

@@ -27,6 +27,8 @@ from smoe_mt.moe.routers import (
     after_update,
     routing_override,
 )
+from smoe_mt.moe.routers.bias import LoadBias
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.strata import parse_strata
 from smoe_mt.moe.system import BlockPlace, ModelLoss, System, common_settings
 from smoe_mt.moe.systems import SYSTEMS, register_system
@@ -46,6 +48,7 @@ __all__ = [
     "ForcedVisits",
     "Gate",
     "GateLoad",
+    "LoadBias",
     "MoE",
     "MoEBlock",
     "ModelLoss",
@@ -53,6 +56,7 @@ __all__ = [
     "Router",
     "Routing",
     "Selection",
+    "SharedExperts",
     "Stacking",
     "StratifiedMoE",
     "System",

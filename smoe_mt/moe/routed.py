@@ -105,7 +105,7 @@ def routed(
     visible = router.num_experts
     probs_TE = router(x_TD)
     selection, weighting = router.in_force()
-    choices = selection(probs_TE, not experts.never_syncs)
+    choices = router.choose(probs_TE, selection, not experts.never_syncs)
     lead_E = count_leads(choices.lead_T, visible, active_T)
     capacity = None
     if router.training and options.capacity_factor:

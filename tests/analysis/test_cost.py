@@ -127,6 +127,26 @@ def test_and_for_sparse_ones_but_for_the_gates(
     assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
 
 
+@pytest.mark.parametrize("moe", ["vanilla", "switch", "stacking", "stratified"])
+def test_shared_experts_are_what_torch_counts_beside(
+    counted: Callable[[SMoETransformerConfig, int], int], moe: str
+) -> None:
+    """One more FFN in each of four blocks, two experts wide; the units that are measured have them in them."""
+    tokens, plain, shared = 12, *(tiny(moe=moe, strata="4", num_experts=4, shared_experts=n) for n in (0, 2))
+    costs = [cost_of(cfg, VOCABULARY, context=tokens) for cfg in (plain, shared)]
+    assert counted(shared, tokens) - counted(plain, tokens) == tokens * 4 * 2 * 4 * 16 * 24
+    assert costs[1].flops_per_token - costs[0].flops_per_token == 4 * 2 * 4 * 16 * 24
+    more = 4 * (2 * 2 * 16 * 24 + 2 * 24 + 16 + (2 * 16 if moe == "stratified" else 0))
+    assert costs[1].total_parameters - costs[0].total_parameters == more
+    ones = {side: [24.0, 24.0] for side in ("encoder", "decoder")}
+    with_shared = {side: [24.0 + 48.0] * 2 for side in ones}
+    models = skeleton(plain, VOCABULARY), skeleton(shared, VOCABULARY)
+    flops = [cost_of_model(m, VOCABULARY, units=u).flops_per_token for m, u in zip(models, (ones, with_shared))]
+    assert flops[1] - flops[0] == 4 * 2 * 4 * 16 * 24
+    activated = [activated_parameters(m, u) for m, u in zip(models, (ones, with_shared))]
+    assert activated[1] - activated[0] == activated_parameters(models[1]) - activated_parameters(models[0]) == more
+
+
 def test_an_unknown_system_is_an_error_and_no_guess() -> None:
     with pytest.raises(UserError, match="unknown system 'hmoe'"):
         cost_of(tiny(moe="hmoe"), 50)

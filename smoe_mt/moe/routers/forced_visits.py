@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class ForcedVisits:
     strata: Sequence[int]
     visits: int
     k: int = 2
+    takes_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         strata = parse_strata(self.strata)
@@ -35,10 +37,10 @@ class ForcedVisits:
         if self.k < 1:
             raise ValueError(f"k must be at least 1, not {self.k}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
-        visible = probs_TE.size(1)
-        first, size = self._allowed(visible)
-        experts_TK = first + choose(probs_TE[:, first : first + size], min(self.k, size))
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
+        order_TE = probs_TE if order_TE is None else order_TE
+        first, size = self._allowed(order_TE.size(1))
+        experts_TK = first + choose(order_TE[:, first : first + size], min(self.k, size))
         return Choices(experts_TK, experts_TK[:, 0])
 
     def check(self, visible: int, where: str) -> None:

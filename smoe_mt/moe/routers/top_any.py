@@ -58,23 +58,6 @@ class TopAny:
 
 
 @dataclass(frozen=True)
-class AmongActive:
-    """What another selection chooses, without the experts that are not active."""
-
-    selection: Selection
-    active_E: Tensor
-
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
-        choices = self.selection(probs_TE, may_sync)
-        served_E = F.pad(self.active_E, (0, 1))
-        experts_TK = choices.experts_TK.masked_fill(~served_E[choices.experts_TK], probs_TE.size(1))
-        return choices._replace(experts_TK=experts_TK, complete=False)
-
-    def check(self, visible: int, where: str) -> None:
-        self.selection.check(visible, where)
-
-
-@dataclass(frozen=True)
 class Adaptation:
     """When experts leave and join: after every ``every`` updates, by what the last ``window`` of them counted; 0: never.
 
@@ -177,13 +160,15 @@ class TopAnyGate(Router):
             return self.scale
         return self.log_scale.to(dtype).clamp(max=math.log(LARGEST_SCALE)).exp()
 
-    def in_force(self) -> tuple[Selection, Weighting]:
-        """As of any router; its own selection with its own thresholds, any other one among the active experts alone."""
-        selection, weighting = super().in_force()
-        if selection is not self.selection:
-            return AmongActive(selection, self.active), weighting
-        dtype = torch.promote_types(self.threshold.dtype, torch.float32)
-        return TopAny(self.thresholds(dtype).detach(), silent=self.training), weighting
+    def choose(self, probs_TE: Tensor, selection: Selection, may_sync: bool) -> Choices:
+        """By the thresholds; any other selection chooses among all experts, and one that is not active serves nobody."""
+        if selection is self.selection:
+            thresholds_E = self.thresholds(probs_TE.dtype).detach()
+            return TopAny(thresholds_E, silent=self.training)(probs_TE, may_sync)
+        choices = super().choose(probs_TE, selection, may_sync)
+        served_E = F.pad(self.active, (0, 1))
+        experts_TK = choices.experts_TK.masked_fill(~served_E[choices.experts_TK], self.num_experts)
+        return choices._replace(experts_TK=experts_TK, complete=False)
 
     def combine(self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting) -> Tensor:
         """1/k, in training with the gradient of the margins."""

@@ -20,6 +20,7 @@ from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting, gate_or
+from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.strata import expected_visits, parse_strata
 from smoe_mt.moe.system import STRATA, BlockPlace, ModelSettings, System, common_settings
@@ -40,7 +41,7 @@ class StratifiedMoE(MoEBlock):
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
-    selection, weighting, experts, router   as in ``MoE``; ``router`` makes the gate of each stratum
+    selection, weighting, experts, router, load_bias   as in ``MoE``; ``router`` makes the gate of each stratum
 
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
 
@@ -69,6 +70,7 @@ class StratifiedMoE(MoEBlock):
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
+        load_bias: LoadBias | None = None,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -85,7 +87,17 @@ class StratifiedMoE(MoEBlock):
         self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         self.gates = nn.ModuleList(
-            gate_or(router, embed_dim, num_experts - first, selection, weighting, f"the gate of stratum {i + 1}", debug)
+            gate_or(
+                router,
+                embed_dim,
+                num_experts - first,
+                selection,
+                weighting,
+                f"the gate of stratum {i + 1}",
+                debug,
+                load_bias,
+                self.strata[i:],
+            )
             for i, first in enumerate(self.first_experts)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(len(self.strata) + self.release))

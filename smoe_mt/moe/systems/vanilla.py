@@ -14,6 +14,7 @@ from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
+from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.system import BlockPlace, ModelSettings, System, common_settings
 from smoe_mt.moe.traversal import GateOutput, traverse
@@ -34,6 +35,7 @@ class MoESettings(TypedDict, total=False):
     weighting: Weighting | None
     experts: ExpertBank | None
     router: MakeRouter | None
+    load_bias: LoadBias | None
 
 
 class MoE(MoEBlock):
@@ -50,6 +52,7 @@ class MoE(MoEBlock):
     weighting        None: the gate's probability for one choice, renormalised over the served ones for more
     experts          a bank in place of ``num_experts`` FFNs of ``ffn_dim`` hidden units
     router           number of experts -> a router in place of the softmax gate, its selection and its weighting
+    load_bias        balance the load of the experts by biases that change after each update; None: do not
 
     Parameters: ``gate.weight`` [E, D] and those of ``experts``.
 
@@ -75,6 +78,7 @@ class MoE(MoEBlock):
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
+        load_bias: LoadBias | None = None,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -85,7 +89,7 @@ class MoE(MoEBlock):
         self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         weighting = default_weighting(top_k) if weighting is None else weighting
-        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug)
+        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug, load_bias)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
