@@ -33,6 +33,7 @@ MORE = {
     "vanilla-by block": ["--num-experts", "4,3", "--top-k", "3"],
     "xmoe": ["--xmoe-threshold", "0.6"],
     "mpoe": ["--mpoe-central-mask", "0.3"],
+    "dynmoe": ["--dynmoe-start", "2", "--dynmoe-adapt-every", "10", "--dynmoe-adapt-window", "5"],
 }
 
 

@@ -34,6 +34,7 @@ KINDS = {
     "stacking": "--strata 4,4",
     "xmoe": "--num-experts 5 --xmoe-threshold 0.6",
     "mpoe": "--num-experts 5 --mpoe-central-mask 0.5",
+    "dynmoe": "--num-experts 5 --dynmoe-start 2 --dynmoe-adapt-every 2 --dynmoe-adapt-window 2",
 }
 Way = tuple[int, int]  # ranks, and how many of them share experts
 WAYS: Mapping[Way, Sequence[str]] = {
