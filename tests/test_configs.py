@@ -83,7 +83,7 @@ def test_a_row_says_only_what_it_changes(row: str) -> None:
     elif "stacking" in row:
         wanted = numbers[0] * numbers[1]
     else:
-        wanted = {"dense": 0, "vanilla_32": 32}.get(row, 16)
+        wanted = {"dense": 0, "vanilla_32": 32, "stratified_dynmoe": 8}.get(row, 16)
     model = composed("m15", f"model={row}").model
     assert (experts(model), model.encoder_embed_dim) == (wanted, 1024)
 

@@ -141,9 +141,7 @@ class Router(nn.Module):
         """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
 
-    def combine(
-        self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting
-    ) -> Tensor:
+    def combine(self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting) -> Tensor:
         """Weight of each choice, once it is known which ones are served (``combine_weights``); [T, K]."""
         return combine_weights(probs_TE, choices.experts_TK, kept_TK, weighting, choices.complete)
 

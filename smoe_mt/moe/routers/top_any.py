@@ -201,9 +201,7 @@ class TopAnyGate(Router):
             "simplicity": weight_ED.norm(dim=1).mean(),
         }
 
-    def _losses_of_choices(
-        self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _losses_of_choices(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> tuple[Tensor, Tensor]:
         """(balance, efficiency): E sum_e f_e p_e with all choices and the weights 1/k of the tokens that chose somebody; the
         share of all experts that a token takes. Choices have the gradient of their margins, in training."""
         chosen_TE = self._chosen(choices)

@@ -51,7 +51,10 @@ class DynMoEOptions:
     )
     dynmoe_scale: float = field(
         default=1.0,
-        metadata={"help": "dynmoe: factor of cosines and thresholds before the sigmoid", "range": (0, 100, True, False)},
+        metadata={
+            "help": "dynmoe: factor of cosines and thresholds before the sigmoid",
+            "range": (0, 100, True, False),
+        },
     )
     dynmoe_learn_scale: bool = field(
         default=False, metadata={"help": "dynmoe: the factor is learned, from dynmoe_scale on; at most 100"}

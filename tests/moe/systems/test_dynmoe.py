@@ -123,9 +123,7 @@ def reference(made: Any, x: Tensor, scale: float) -> tuple[Tensor, list[int]]:
     training=st.booleans(),
 )
 @settings(max_examples=50, deadline=None)
-def test_outputs_and_gradients_are_those_of_the_equations(
-    seed: int, scale: float, count: int, training: bool
-) -> None:
+def test_outputs_and_gradients_are_those_of_the_equations(seed: int, scale: float, count: int, training: bool) -> None:
     made = drawn(seed, dynmoe_scale=scale).train(training)
     x = tokens(count, seed=seed).requires_grad_()
     y, routing = made(x)
