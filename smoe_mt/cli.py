@@ -92,6 +92,11 @@ COMMANDS = {
         "smoe_mt.moefication.arguments:add_arguments",
         "smoe_mt.moefication.command",
         "dense checkpoint -> its FFNs cut into experts (MoEfication), or how sparsely they fire",
+    ),
+    "checkpoint prune": Command(
+        "smoe_mt.pruning.arguments:add_arguments",
+        "smoe_mt.pruning.command",
+        "checkpoint -> one with fewer experts: similar ones are merged",
         models="model",
     ),
     "export": Command(

@@ -36,6 +36,7 @@ LAYERS = (
     ("smoe_mt.evaluation",),
     ("smoe_mt.analysis",),
     ("smoe_mt.moefication",),
+    ("smoe_mt.pruning",),
     ("smoe_mt.report",),
     ("smoe_mt.study",),
     # what fairseq, a program and a person come in by

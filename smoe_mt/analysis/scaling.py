@@ -85,6 +85,7 @@ class ExpertSet:
     flops_a_row   of a forward pass
     units         hidden units of an expert
     rows          a token, under uniform routing, unless measured
+    row_dim       numbers of a row
     """
 
     strata: tuple[int, ...]
@@ -92,6 +93,7 @@ class ExpertSet:
     flops_a_row: float
     units: float
     rows: float
+    row_dim: int
 
     @property
     def experts(self) -> int:
@@ -152,9 +154,8 @@ def _expert_sets(model: SMoETransformerModel, rows: float | None) -> tuple[Exper
         bank, units = use.bank, use.bank.hidden_sizes
         strata = use.groups if model.system is not None and model.system.nested else (bank.num_experts,)
         size = sum(units) / len(units)
-        found.append(
-            ExpertSet(strata, bank.parameters_per_expert(), use.flops_a_row, size, use.rows if rows is None else rows)
-        )
+        taken = use.rows if rows is None else rows
+        found.append(ExpertSet(strata, bank.parameters_per_expert(), use.flops_a_row, size, taken, bank.embed_dim))
     return tuple(found)
 
 
@@ -308,11 +309,13 @@ def exchanges(model: ModelFacts, setup: Setup) -> int:
 
 def exchange_bytes(model: ModelFacts, setup: Setup, on: Hardware) -> tuple[float, float]:
     """Bytes that leave a rank in a batch: (to ranks of its machine, to others), where most go to others."""
-    e, width = setup.shared_by, model.embed_dim * PRECISIONS[setup.precision].row
+    e, width = setup.shared_by, PRECISIONS[setup.precision].row
     if e == 1:
         return 0.0, 0.0
     words = WORD * (2 + max(s.most_experts(e) for s in model.expert_sets))
-    one_rank = sum(TRIPS * setup.tokens * s.rows * width / e + len(s.strata) * words for s in model.expert_sets)
+    one_rank = sum(
+        TRIPS * setup.tokens * s.rows * s.row_dim * width / e + len(s.strata) * words for s in model.expert_sets
+    )
     near = fewest_near(setup, on.devices_per_machine)
     return near * one_rank, (e - 1 - near) * one_rank
 
@@ -384,7 +387,7 @@ def activation_bytes(model: ModelFacts, setup: Setup) -> float:
         numbers += (sizes.layers - moe_layers) * (3 * d + 2 * sizes.ffn_embed_dim)
         numbers += moe_layers * 3 * d
     for experts in model.expert_sets:
-        numbers += experts.rows * (experts.units + 5 * d)
+        numbers += experts.rows * (experts.units + 5 * experts.row_dim)
     return setup.tokens * (b * numbers + model.vocabulary * (b + 8))
 
 

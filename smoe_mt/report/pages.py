@@ -15,6 +15,7 @@ from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves
 from smoe_mt.report.examples import examples
 from smoe_mt.report.outputs import differences
+from smoe_mt.report.public_context import public_context
 from smoe_mt.report.run import Run
 from smoe_mt.report.strata import Analysis
 from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table, summary
@@ -34,6 +35,7 @@ def sections(
         Section("Result", _result(runs, analyses, split)),
         Section("Scores", _scores(runs)),
         *([Section("Beside the paper", paper)] if (paper := _paper(runs, split)) else []),
+        *([Section("Public scores, for context", public)] if (public := public_context(runs, split)) else []),
         Section("Translations", examples(runs, split)),
         Section("Training curves", _curves(runs, curves)),
         Section("What the gates do", _gates(analyses, split)),

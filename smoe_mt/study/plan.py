@@ -1,5 +1,6 @@
 """What a study consists of: a file of configs/study, read and checked.
 
+like         another plan, which gives all that is not said here; its systems come first (optional)
 config       a Hydra config, which all trainings share
 corpus       the text, by its name in corpora.yaml beside the plan
 seeds        of every system
@@ -157,7 +158,7 @@ def read_plan(name: str) -> Plan:
     path = Path(name) if name.endswith(".yaml") else configs() / "study" / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no study {name!r}: there are {', '.join(known_plans())}; or give a file NAME.yaml")
-    content = _read(path)
+    content = _whole(path)
     if not fits(content, FORM):
         raise UserError(f"{path}: must have {', '.join(FORM)} of the forms that configs/study/claim.yaml shows")
     corpora = _corpora(path)
@@ -192,6 +193,26 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _whole(path: Path) -> dict[str, Any]:
+    """A plan with what it takes from the one that it is like."""
+    content = dict(_read(path))
+    like = content.pop("like", None)
+    if like is None:
+        return content
+    other = path.with_name(f"{like}.yaml")
+    if not isinstance(like, str) or not other.is_file() or other == path:
+        raise UserError(f"{path}: like: there is no other plan {like!r} beside it")
+    base = dict(_read(other))
+    if "like" in base:
+        raise UserError(f"{path}: like: {like} is itself like {base['like']}: name that one")
+    systems = {**_mapping(base.get("systems")), **_mapping(content.get("systems"))}
+    return {**base, **content, "systems": systems}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _corpora(plan: Path) -> dict[str, list[str]]:
     """Beside the plan, else those of the package."""
     beside = plan.with_name(f"{CORPORA}.yaml")
@@ -206,7 +227,7 @@ def _items(path: Path, system: str, given: Any, common: Sequence[str], seeds: Se
     if not NAME.fullmatch(system):
         raise UserError(f"{path}: system {system!r}: a name has letters, digits, _, - and . only")
     if isinstance(given, str):
-        other = _read(path.with_name(f"{given}.yaml"))
+        other = _whole(path.with_name(f"{given}.yaml"))
         overrides = other.get("systems", {}).get(system)
         common = other.get("overrides", [])
         if not isinstance(overrides, list):

@@ -127,6 +127,30 @@ def test_and_for_sparse_ones_but_for_the_gates(
     assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_and_for_sub_tokens_with_their_projections(
+    counted: Callable[[SMoETransformerConfig, int], int], heads: int
+) -> None:
+    tokens, cfg = 12, tiny(moe="mhmoe", num_experts=3, mhmoe_heads=heads)
+    gates = 4 * 2 * 16 * 3 * tokens
+    assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + gates
+
+
+@pytest.mark.parametrize(("moe", "gates"), [("pesc", 3), ("stratified_pesc", 3)])
+def test_and_for_adapters_over_an_ffn(
+    counted: Callable[[SMoETransformerConfig, int], int], moe: str, gates: int
+) -> None:
+    tokens, cfg = 12, tiny(moe=moe, num_experts=3, strata="3", pesc_width=4)
+    left_out = 4 * 2 * 16 * gates * tokens
+    assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
+
+
+def test_what_is_trained_is_counted_apart() -> None:
+    cost = cost_of(tiny(moe="pesc", num_experts=3, pesc_width=4, train_only="experts"), 50)
+    assert cost.trained_parameters == 4 * 3 * (2 * 16 * 4 + 16)
+    assert cost_of(tiny(moe="pesc"), 50).trained_parameters == cost_of(tiny(moe="pesc"), 50).total_parameters
+
+
 def test_an_unknown_system_is_an_error_and_no_guess() -> None:
     with pytest.raises(UserError, match="unknown system 'hmoe'"):
         cost_of(tiny(moe="hmoe"), 50)

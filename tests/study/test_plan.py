@@ -42,7 +42,7 @@ def test_another_plans_runs_are_used_where_they_lie() -> None:
         ("seeds: [1, 2, 3]", "seeds: [1, 1]", "seeds must be"),
         ("corpus: m4-8k", "corpus: m5", "no corpus 'm5'"),
         ("corpus: m4-8k", "corpus: m4-8k\nmeasure: speed", "measure must be scores or loss"),
-        ("config: narrow", "config: [narrow]", "of the forms"),
+        ("config: quickstart", "config: [quickstart]", "of the forms"),
         ("  vanilla: [", "  ../vanilla: [", "letters, digits"),
     ],
 )
@@ -60,7 +60,7 @@ def test_overrides_of_a_plan_hold_for_all_of_its_systems() -> None:
 
 
 MADE = """
-config: narrow
+config: quickstart
 corpus: m4-8k
 seeds: [1]
 classes: {}
@@ -82,6 +82,22 @@ def test_what_is_made_of_another_run_follows_it(tmp_path: Path) -> None:
     assert evaluate.command[1] == edit.command[3]
     (evaluate,) = chain_of(plan, contrast, setup, ("train", "evaluate", "analyse"))
     assert evaluate.command[1] == trained and "--contrast" in evaluate.command
+
+
+def test_a_plan_takes_what_it_does_not_say_from_another_one(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(MADE)
+    (tmp_path / "mine.yaml").write_text("like: base\nconfig: m4\nseeds: [2]\nsystems: {vanilla: [model=vanilla_32]}\n")
+    plan = read_plan(str(tmp_path / "mine.yaml"))
+    assert (plan.config, plan.corpus, plan.seeds) == ("m4", "m4-8k", (2,))
+    assert [*plan.systems] == ["vanilla", "pruned", "contrast"]
+    assert plan.systems["vanilla"][0].overrides == ("model=vanilla_32",)
+
+
+@pytest.mark.parametrize("like", ["none", "mine", "[base]"])
+def test_a_plan_like_one_that_is_not_there_is_refused(tmp_path: Path, like: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"like: {like}\n")
+    with pytest.raises(UserError, match="there is no other plan"):
+        read_plan(str(tmp_path / "mine.yaml"))
 
 
 def test_what_is_made_of_no_training_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, moefied, mpoe, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import cmr, eom, mhmoe, moefied, mpoe, pesc, stacking, stratified, switch, vanilla, xmoe
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -14,6 +14,10 @@ SYSTEMS = Systems(
     xmoe.SYSTEM,
     mpoe.SYSTEM,
     moefied.SYSTEM,
+    mhmoe.SYSTEM,
+    mhmoe.STRATIFIED,
+    pesc.SYSTEM,
+    pesc.STRATIFIED,
 )
 
 
