@@ -52,11 +52,13 @@ class Term:
 class Cost:
     """Parameters and FLOPs/token of a model, each as a sum.
 
+    encoder_flops       the encoder's part of the latter
     trained_parameters  those that training changes: all of them but for ``train_only``
     """
 
     parameters: tuple[Term, ...]
     flops: tuple[Term, ...]
+    encoder_flops: float
     trained_parameters: int
 
     @property
@@ -90,8 +92,11 @@ def cost_of_model(
     cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
+    flops = _flops(model, vocabulary, context, units)
+    d, layers = cfg.encoder.embed_dim, cfg.encoder.layers
+    encoder = layers * (8 * d * d + 4 * context * d) + sum(term.amount for term in flops if "encoder" in term.name)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return Cost(_parameters(model), _flops(model, vocabulary, context, units), trained)
+    return Cost(_parameters(model), flops, encoder, trained)
 
 
 def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Units | None) -> tuple[Term, ...]:
@@ -126,10 +131,10 @@ def _block_flops(
     system = model.system
     assert system is not None
     sizes = [size for use in banks for size in use.bank.hidden_sizes]
-    rows = sum(use.rows for use in banks) if units is None else units * len(sizes) / sum(sizes)
+    rows = sum(sum(use.rows) for use in banks) if units is None else units * len(sizes) / sum(sizes)
     shared = system.dense_ffns_of(model.cfg, place, rows) * 4 * place.embed_dim * place.ffn_dim
     if units is None:
-        return shared + sum(use.rows * use.flops_a_row for use in banks)
+        return shared + sum(use.flops for use in banks)
     return shared + units * sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sizes)
 
 

@@ -99,6 +99,10 @@ class SharedSettings(FairseqDataclass):
             "triton: own kernels (for GPUs); auto: triton on a GPU, else loop"
         },
     )
+    gate_bias: bool = field(
+        default=False,
+        metadata={"help": "softmax gates have a bias (`smoe-mt checkpoint prune --gate-bias` makes such models)"},
+    )
     moe_debug: bool = field(
         default=False,
         metadata={"help": "stop, naming the gate, when a gate's probabilities are not finite (slower on a GPU)"},

@@ -157,4 +157,5 @@ def common_settings(cfg: ModelSettings, place: BlockPlace, eom_p: float = 0.0) -
         "eom_p": eom_p if cfg.eom_p is None else cfg.eom_p,
         "second_choice": cfg.second_choice,
         "debug": cfg.moe_debug,
+        "gate_bias": cfg.gate_bias,
     }

@@ -2,16 +2,19 @@
 
 from smoe_mt.moe.losses import mean_over
 from smoe_mt.moe.routers.base import Choices, Gate, MakeRouter, Router, Selection, Weighting, at_least_float32
+from smoe_mt.moe.routers.capacity import BiasedStrata, MostVisits
 from smoe_mt.moe.routers.forced_visits import ForcedVisits
 from smoe_mt.moe.routers.override import routing_override
 from smoe_mt.moe.routers.threshold import Threshold
 from smoe_mt.moe.routers.top_k import RankK, TopK
 
 __all__ = [
+    "BiasedStrata",
     "Choices",
     "ForcedVisits",
     "Gate",
     "MakeRouter",
+    "MostVisits",
     "RankK",
     "Router",
     "Selection",

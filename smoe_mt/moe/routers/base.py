@@ -52,11 +52,12 @@ class Selection(Protocol):
 
 
 class Weighting(Enum):
-    """What a served choice weighs: its probability, that over the sum of the served ones, or 1 over their number."""
+    """What a served choice weighs: its probability, that over the sum of the served ones, 1 over their number, or 1."""
 
     RAW = "raw"
     RENORMALISED = "renormalised"
     UNIFORM = "uniform"
+    ONE = "one"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Router(nn.Module):
 
     #: Names of the losses that ``losses`` returns.
     loss_names: tuple[str, ...] = ("balance",)
+    #: Names of what it keeps with an entry for each expert that it sees, [E, ...]. Experts can be merged where that is all.
+    row_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -164,7 +167,10 @@ MakeRouter = Callable[[int], Router]
 
 
 class Gate(Router):
-    """G = softmax(W x): ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D))."""
+    """G = softmax(W x): ``weight`` [E, D], starting at U(-1/sqrt(D), 1/sqrt(D)); eq. 5.
+
+    bias  G = softmax(W x + b), ``bias`` [E], starting at 0: an expert that stands for n alike ones has log n there
+    """
 
     def __init__(
         self,
@@ -174,14 +180,17 @@ class Gate(Router):
         weighting: Weighting,
         where: str = "the gate",
         debug: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__(num_experts, selection, weighting, where, debug)
         self.weight = nn.Parameter(torch.empty(num_experts, embed_dim))
         nn.init.uniform_(self.weight, -1 / math.sqrt(embed_dim), 1 / math.sqrt(embed_dim))
+        self.bias = nn.Parameter(torch.zeros(num_experts)) if bias else None
+        self.row_names = ("weight", "bias") if bias else ("weight",)
 
     def scores(self, x_TD: Tensor) -> Tensor:
         """G over the visible experts; [T, E], at least float32."""
-        return gate_probabilities(x_TD, self.weight)
+        return gate_probabilities(x_TD, self.weight, self.bias)
 
 
 def gate_or(
@@ -192,14 +201,15 @@ def gate_or(
     weighting: Weighting,
     where: str,
     debug: bool,
+    bias: bool = False,
 ) -> Router:
-    """The router of a block: what ``make_router`` makes, by default a ``Gate`` with this selection and weighting.
+    """The router of a block: what ``make_router`` makes, by default a ``Gate`` with this selection, weighting and bias.
 
     Raises:
         ValueError: a router that sees another number of experts.
     """
     if make_router is None:
-        return Gate(embed_dim, num_experts, selection, weighting, where, debug)
+        return Gate(embed_dim, num_experts, selection, weighting, where, debug, bias)
     router = make_router(num_experts)
     if router.num_experts != num_experts:
         raise ValueError(f"{where} should see {num_experts} experts: its router has scores of {router.num_experts}")
@@ -212,11 +222,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """G = softmax(W x) over the experts that the gate sees, without bias (eq. 5); [T, E], at least float32."""
+def gate_probabilities(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """G = softmax(W x) over the experts that the gate sees (eq. 5), or softmax(W x + b); [T, E], at least float32."""
     with torch.autocast(x_TD.device.type, enabled=False):
         x_TD = at_least_float32(x_TD)
-        return F.linear(x_TD, weight_ED.to(x_TD.dtype)).softmax(dim=-1)
+        bias_E = None if bias_E is None else bias_E.to(x_TD.dtype)
+        return F.linear(x_TD, weight_ED.to(x_TD.dtype), bias_E).softmax(dim=-1)
 
 
 def count_leads(lead_T: Tensor, experts: int, active_T: Tensor | None = None) -> Tensor:
@@ -245,9 +256,9 @@ def combine_weights(
     kept_TK   bool [T, K], None: all; False wherever choices_TK names no expert
     complete  there is no such place
     """
-    if weighting is Weighting.UNIFORM:
+    if weighting in (Weighting.UNIFORM, Weighting.ONE):
         served_TK = probs_TE.new_ones(choices_TK.shape) if kept_TK is None else kept_TK.to(probs_TE.dtype)
-        return served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
+        return served_TK if weighting is Weighting.ONE else served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
     weights_TK = probs_TE.gather(1, choices_TK if complete else choices_TK.clamp(max=probs_TE.size(1) - 1))
     if kept_TK is not None:
         weights_TK = weights_TK * kept_TK

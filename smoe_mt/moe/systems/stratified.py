@@ -40,9 +40,9 @@ class StratifiedMoE(MoEBlock):
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
-    selection, weighting, experts, router   as in ``MoE``; ``router`` makes the gate of each stratum
+    selection, weighting, experts, router, gate_bias   as in ``MoE``; ``router`` makes the gate of each stratum
 
-    Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
+    Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``gates.{i}.bias`` if they have one, ``experts`` numbered stratum by stratum.
 
     Raises:
         ValueError: settings that make no sense, each named.
@@ -69,6 +69,7 @@ class StratifiedMoE(MoEBlock):
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
+        gate_bias: bool = False,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -85,7 +86,16 @@ class StratifiedMoE(MoEBlock):
         self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         self.gates = nn.ModuleList(
-            gate_or(router, embed_dim, num_experts - first, selection, weighting, f"the gate of stratum {i + 1}", debug)
+            gate_or(
+                router,
+                embed_dim,
+                num_experts - first,
+                selection,
+                weighting,
+                f"the gate of stratum {i + 1}",
+                debug,
+                gate_bias,
+            )
             for i, first in enumerate(self.first_experts)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(len(self.strata) + self.release))

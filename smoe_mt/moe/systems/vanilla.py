@@ -34,6 +34,7 @@ class MoESettings(TypedDict, total=False):
     weighting: Weighting | None
     experts: ExpertBank | None
     router: MakeRouter | None
+    gate_bias: bool
 
 
 class MoE(MoEBlock):
@@ -50,8 +51,9 @@ class MoE(MoEBlock):
     weighting        None: the gate's probability for one choice, renormalised over the served ones for more
     experts          a bank in place of ``num_experts`` FFNs of ``ffn_dim`` hidden units
     router           number of experts -> a router in place of the softmax gate, its selection and its weighting
+    gate_bias        the softmax gate has a bias
 
-    Parameters: ``gate.weight`` [E, D] and those of ``experts``.
+    Parameters: ``gate.weight`` [E, D], ``gate.bias`` [E] if it has one, and those of ``experts``.
 
     Raises:
         ValueError: settings that make no sense, each named.
@@ -75,6 +77,7 @@ class MoE(MoEBlock):
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
+        gate_bias: bool = False,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -85,7 +88,7 @@ class MoE(MoEBlock):
         self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         weighting = default_weighting(top_k) if weighting is None else weighting
-        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug)
+        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug, gate_bias)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
