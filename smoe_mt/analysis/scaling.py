@@ -291,9 +291,7 @@ def check(model: ModelFacts, setup: Setup) -> None:
 
 def expert_flops(model: ModelFacts, shared_by: int) -> float:
     """Of a forward pass, a token, on the rank whose experts are asked most."""
-    return sum(
-        max(sum(s.flops[rank::shared_by]) for rank in range(shared_by)) * shared_by for s in model.expert_sets
-    )
+    return sum(max(sum(s.flops[rank::shared_by]) for rank in range(shared_by)) * shared_by for s in model.expert_sets)
 
 
 def busy_share(model: ModelFacts, shared_by: int) -> float:

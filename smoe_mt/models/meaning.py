@@ -37,7 +37,9 @@ def meaning(model: Mapping[str, Any]) -> dict[str, str]:
         if name not in trained_only:
             value = model.get(name)
             found[name] = str(defaults[name] if value is None else value)
-    return {name: value.strip("[]()").replace(" ", "") for name, value in found.items()}  # of lists, given as text or not
+    return {
+        name: value.strip("[]()").replace(" ", "") for name, value in found.items()
+    }  # of lists, given as text or not
 
 
 def _options(system: System) -> tuple[Any, ...]:

@@ -75,7 +75,9 @@ class RaggedExperts(FFNs):
     def from_dense(self, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Mapping[str, Tensor]:
         """The FFN once for each expert, where all of them have its size."""
         if set(self.sizes) != {w_in.size(0)}:
-            raise ValueError(f"it has {w_in.size(0)} hidden units, but these experts have {min(self.sizes)} to {max(self.sizes)}")
+            raise ValueError(
+                f"it has {w_in.size(0)} hidden units, but these experts have {min(self.sizes)} to {max(self.sizes)}"
+            )
         given = dict(zip(STACKS, (w_in, b_in, w_out, b_out)))
         return {
             name: given[name.partition(".")[0]].to(stack.dtype).expand_as(stack).clone()

@@ -27,7 +27,9 @@ def for_each_expert(
     Inside, no gradients are recorded. The order is not defined; what ``work`` computes must not depend on it.
     """
     asked = [e for e, count in enumerate(rows) if count]
-    shares = shared_out({e: (rows[e] + WEIGHTS_AS_ROWS) * (sizes[e] if sizes else 1) for e in asked}, free_threads(device))
+    shares = shared_out(
+        {e: (rows[e] + WEIGHTS_AS_ROWS) * (sizes[e] if sizes else 1) for e in asked}, free_threads(device)
+    )
     if len(shares) < 2:
         _in_turn(work, asked, torch.is_inference_mode_enabled())
         return

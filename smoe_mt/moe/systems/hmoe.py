@@ -96,7 +96,9 @@ def sizes(setting: Any, experts: int, ffn_dim: int) -> tuple[int, ...]:
             f"not {str(setting)[:60]!r}"
         )
     if len(shares) != experts:
-        raise ValueError(f"hmoe_sizes has {len(shares)} numbers, but the block has {experts} experts: give one for each")
+        raise ValueError(
+            f"hmoe_sizes has {len(shares)} numbers, but the block has {experts} experts: give one for each"
+        )
     return sizes_of(shares, experts * ffn_dim)
 
 
@@ -123,9 +125,7 @@ def choices(cfg: ModelSettings, visible: int) -> float:
 
 def _parts(cfg: ModelSettings, place: BlockPlace) -> dict[str, Any]:
     """What both blocks are built of: the bank, and gates that know the sizes of the experts that they see, the last ones."""
-    experts = RaggedExperts(
-        place.embed_dim, sizes(cfg.hmoe_sizes, sum(place.groups), place.ffn_dim), cfg.activation_fn
-    )
+    experts = RaggedExperts(place.embed_dim, sizes(cfg.hmoe_sizes, sum(place.groups), place.ffn_dim), cfg.activation_fn)
     top_p = cfg.hmoe_routing == "top_p"
     weighting = Weighting.RENORMALISED if top_p else default_weighting(cfg.top_k)
 

@@ -90,7 +90,9 @@ def test_parameters_are_those_of_the_sizes_and_nothing_is_padded() -> None:
     bank = RaggedExperts(D, SIZES)
     assert sum(p.numel() for p in bank.parameters()) == sum(h * (2 * D + 1) for h in SIZES) + len(SIZES) * D
     assert bank.parameters_of_experts() == tuple(h * (2 * D + 1) + D for h in SIZES)
-    layer = MoE(D, 1, len(SIZES), capacity_factor=0.0, experts=bank).double().eval()  # float32 is packed, and not counted
+    layer = (
+        MoE(D, 1, len(SIZES), capacity_factor=0.0, experts=bank).double().eval()
+    )  # float32 is packed, and not counted
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         _, routing = layer(torch.randn(50, D, dtype=torch.double))
     assert counter.get_total_flops() == routing.units.sum() * 4 * D + 50 * 2 * D * len(SIZES)

@@ -165,7 +165,9 @@ def test_equal_sizes_are_vanilla(top_k: int) -> None:
     plain.experts.load_state_dict({name.partition(".")[0]: each for name, each in made.experts.state_dict().items()})
     x = torch.randn(20, D, dtype=torch.double)
     results = [
-        (y, *torch.autograd.grad(y.sin().sum(), list(each.parameters()))) for each in (made, plain) for y in [each(x)[0]]
+        (y, *torch.autograd.grad(y.sin().sum(), list(each.parameters())))
+        for each in (made, plain)
+        for y in [each(x)[0]]
     ]
     assert all(got.equal(want) for got, want in zip(*results))
 
