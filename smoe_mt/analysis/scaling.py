@@ -29,7 +29,7 @@ from typing import Any
 from smoe_mt.analysis.cost import cost_of_model, skeleton
 from smoe_mt.analysis.hardware import Hardware
 from smoe_mt.errors import UserError
-from smoe_mt.models.sizes import banks_of
+from smoe_mt.models.sizes import banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import ExpertBank
 from smoe_mt.moe.strata import expected_rows
@@ -86,6 +86,7 @@ class ExpertSet:
     flops_a_row   of a forward pass
     units         hidden units
     rows          a token, under uniform routing, unless measured
+    row_dim       numbers of a row
     """
 
     strata: tuple[int, ...]
@@ -93,6 +94,7 @@ class ExpertSet:
     flops_a_row: tuple[float, ...]
     units: tuple[int, ...]
     rows: tuple[float, ...]
+    row_dim: int
 
     @property
     def experts(self) -> int:
@@ -160,7 +162,11 @@ def _expert_sets(model: SMoETransformerModel, rows: float | None) -> tuple[Exper
         bank, total = use.bank, sum(use.rows)
         strata = use.groups if model.system is not None and model.system.nested else (bank.num_experts,)
         each = use.rows if rows is None else tuple(rows * one / total for one in use.rows)
-        found.append(ExpertSet(strata, bank.parameters_of_experts(), bank.flops_per_row(), bank.hidden_sizes, each))
+        found.append(
+            ExpertSet(
+                strata, bank.parameters_of_experts(), bank.flops_per_row(), bank.hidden_sizes, each, bank.embed_dim
+            )
+        )
     return tuple(found)
 
 
@@ -308,11 +314,13 @@ def exchanges(model: ModelFacts, setup: Setup) -> int:
 
 def exchange_bytes(model: ModelFacts, setup: Setup, on: Hardware) -> tuple[float, float]:
     """Bytes that leave a rank in a batch: (to ranks of its machine, to others), where most go to others."""
-    e, width = setup.shared_by, model.embed_dim * PRECISIONS[setup.precision].row
+    e, width = setup.shared_by, PRECISIONS[setup.precision].row
     if e == 1:
         return 0.0, 0.0
     words = WORD * (2 + max(s.most_experts(e) for s in model.expert_sets))
-    one_rank = sum(TRIPS * setup.tokens * sum(s.rows) * width / e + len(s.strata) * words for s in model.expert_sets)
+    one_rank = sum(
+        TRIPS * setup.tokens * sum(s.rows) * s.row_dim * width / e + len(s.strata) * words for s in model.expert_sets
+    )
     near = fewest_near(setup, on.devices_per_machine)
     return near * one_rank, (e - 1 - near) * one_rank
 
@@ -382,9 +390,9 @@ def activation_bytes(model: ModelFacts, setup: Setup) -> float:
         sizes, moe_layers = getattr(cfg, side), len(model.model.moe_layers[side])
         numbers += sizes.layers * modules * (10 * d + 2 * sizes.attention_heads * setup.length)
         numbers += (sizes.layers - moe_layers) * (3 * d + 2 * sizes.ffn_embed_dim)
-        numbers += moe_layers * 3 * d
+        numbers += moe_layers * 3 * d + sum(d + 2 * units for units in shared_units_of(model.model)[side] if units)
     for experts in model.expert_sets:
-        numbers += sum(rows * (units + 5 * d) for rows, units in zip(experts.rows, experts.units))
+        numbers += sum(rows * (units + 5 * experts.row_dim) for rows, units in zip(experts.rows, experts.units))
     return setup.tokens * (b * numbers + model.vocabulary * (b + 8))
 
 

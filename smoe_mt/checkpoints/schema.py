@@ -11,9 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.checkpoints.names import BUFFERS_OF_GATES
+
 TASK = "many_to_many_translation"
 VOCABULARY = "vocabulary"  # in the task's state
 AVERAGED = "averaged"  # in the extra state of a mean: names of the checkpoints that it is the mean of
+PRUNED = "pruned_from"  # in the extra state of a pruned model: name of the checkpoint with all of its experts
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class CheckpointView:
     def mean_of(self) -> list[str] | None:
         """Names of the checkpoints that it is the mean of; None for one that is no mean."""
         found: list[str] | None = self._extra.get(AVERAGED)
+        return found
+
+    @property
+    def pruned_from(self) -> str | None:
+        """Name of the checkpoint whose experts were merged into those of this one; None for one with all of its experts."""
+        found: str | None = self._extra.get(PRUNED)
         return found
 
     @property
@@ -104,3 +113,8 @@ def place_of(name: str, tensor: Tensor) -> Any:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of a model's state is written in the precision that is asked for: buffers of gates stay in float32."""
+    return tensor.is_floating_point() and not name.endswith(BUFFERS_OF_GATES)

@@ -11,7 +11,7 @@ from smoe_mt.moe import SYSTEMS, System
 from smoe_mt.moe.registry import DENSE
 
 #: Shared settings of blocks that their outputs in evaluation depend on.
-SHARED = ("top_k", "variant", "second_choice", "eom_p")
+SHARED = ("top_k", "variant", "second_choice", "eom_p", "gate_bias")
 DEFAULTS = {each.name: each.default for each in fields(SharedSettings)} | {"eom_p": 0.0}
 
 

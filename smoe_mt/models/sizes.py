@@ -9,6 +9,7 @@ from torch import nn
 
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe.experts.base import ExpertBank
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.strata import expected_rows
 
 #: Mean hidden units of a token in each block of a side, by "encoder" and "decoder".
@@ -41,6 +42,21 @@ def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...]
         blocks = [getattr(model, side).layers[number - 1].block for number in layers]
         found[side] = tuple(_banks(model, block, groups) for block, groups in zip(blocks, model.cfg.groups[side]))
     return found
+
+
+def shared_units_of(model: SMoETransformerModel) -> dict[str, tuple[int, ...]]:
+    """By side, of each block the hidden units of its shared experts (``moe.shared``): every token passes them."""
+    return {
+        side: tuple(
+            sum(
+                module.units
+                for module in getattr(model, side).layers[number - 1].modules()
+                if isinstance(module, SharedExperts)
+            )
+            for number in layers
+        )
+        for side, layers in model.moe_layers.items()
+    }
 
 
 def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...]) -> tuple[BankUse, ...]:
@@ -85,11 +101,12 @@ def activated_parameters(model: SMoETransformerModel, units: Units | None = None
     projection.
     """
     total = float(count_parameters(model)[0])
+    beside = shared_units_of(model)
     for side, blocks in banks_of(model).items():
         measured = list(units[side]) if units else [None] * len(blocks)
-        for block, each in zip(blocks, measured):
+        for block, each, shared in zip(blocks, measured, beside[side], strict=True):
             own = sum(sum(use.bank.parameters_of_experts()) for use in block)
             hidden = sum(sum(use.bank.hidden_sizes) for use in block)
             expected = sum(use.units for use in block)
-            total -= own * (1 - (expected if each is None else each) / hidden)
+            total -= own * (1 - (expected if each is None else each - shared) / hidden)
     return round(total)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -68,7 +67,7 @@ class MoEBlock(nn.Module):
     has_residual  norms, dropout and residual are inside; otherwise they belong to the transformer layer, as around a dense FFN
     """
 
-    has_residual: ClassVar[bool] = False
+    has_residual: bool = False
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         raise NotImplementedError

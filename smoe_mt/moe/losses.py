@@ -21,6 +21,11 @@ def balance_loss(probs_TE: Tensor, first_E: Tensor, active_T: Tensor | None = No
     return experts * (first_E.to(probs_TE.dtype) / count * mean_E).sum()
 
 
+def z_loss(logits_TE: Tensor, active_T: Tensor | None = None) -> Tensor:
+    """Mean over the tokens of (log sum_e exp logit_e)^2 (ST-MoE, arXiv 2202.08906, eq. 5): it keeps logits small; scalar."""
+    return mean_over(logits_TE.logsumexp(dim=1).square(), active_T)
+
+
 def mean_entropy(probs_TE: Tensor, active_T: Tensor | None = None) -> Tensor:
     """Mean entropy of the gate's distribution over its tokens, in nats; no gradient."""
     entropy_T = torch.special.entr(probs_TE.detach()).sum(dim=1)

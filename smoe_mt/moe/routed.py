@@ -104,7 +104,7 @@ def routed(
     visible = router.num_experts
     probs_TE = router(x_TD)
     selection, weighting = router.in_force()
-    choices = selection(probs_TE, not experts.never_syncs)
+    choices = router.choose(probs_TE, selection, not experts.never_syncs)
     lead_E = count_leads(choices.lead_T, visible, active_T)
     capacity = None
     if router.training and options.capacity_factor:
@@ -118,6 +118,9 @@ def routed(
         complete=choices.complete,
         priority_TK=choices.priority_TK,
     )
+    if router.training and router.statistic_names and not _computed_again():
+        with torch.no_grad():
+            router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)
     weights_TK = mask(combine_weights(probs_TE, choices.experts_TK, plan.kept_TK, weighting, choices.complete))
     return RoutedOutput(
         y_TD=experts(x_TD, weights_TK, plan, first_expert),
@@ -127,6 +130,11 @@ def routed(
         entropy=mean_entropy(probs_TE, active_T),
         units=_units(choices, visible, first_expert, sizes),
     )
+
+
+def _computed_again() -> bool:
+    """Whether a backward pass computes activations anew that were not kept (activation checkpointing)."""
+    return int(torch._C._current_graph_task_id()) != -1
 
 
 def unit_sizes(bank: ExpertBank) -> int | Tensor:

@@ -79,6 +79,11 @@ def expected_rows(strata: Sequence[int], choices: Callable[[int], float]) -> tup
     return tuple(rows[j] for j, size in enumerate(strata) for _ in range(size))
 
 
+def visible_experts(strata: Sequence[int]) -> list[int]:
+    """Experts that each gate of a stratified block sees: those of its own stratum and of all later ones."""
+    return [sum(strata[gate:]) for gate in range(len(strata))]
+
+
 def expected_visits(strata: Sequence[int]) -> float:
     """Visits of a token to a stratified block under uniform routing: V(i) = 1 + sum_g P(i -> g) V(g)."""
     ahead = [0.0]  # V of the gate after the last stratum, where a token has left

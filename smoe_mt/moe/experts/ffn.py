@@ -94,17 +94,24 @@ class FFNBank(FFNs):
 class Experts(FFNBank):
     """The weights themselves as parameters: ``w_in`` [E, F, D], ``b_in`` [E, F], ``w_out`` [E, D, F], ``b_out`` [E, D].
 
-    Each expert starts as an ``nn.Linear`` pair does, U(-1/sqrt(fan_in), 1/sqrt(fan_in)). ``bias=False``: without b_in, b_out.
+    Each expert starts as an ``nn.Linear`` pair does, U(-1/sqrt(fan_in), 1/sqrt(fan_in)). ``bias=False``: without b_in, b_out;
+    ``bias_out=False``: without b_out.
     """
 
     def __init__(
-        self, num_experts: int, embed_dim: int, ffn_dim: int, activation: str = "relu", bias: bool = True
+        self,
+        num_experts: int,
+        embed_dim: int,
+        ffn_dim: int,
+        activation: str = "relu",
+        bias: bool = True,
+        bias_out: bool = True,
     ) -> None:
         super().__init__(num_experts, embed_dim, ffn_dim, activation)
         self.w_in = nn.Parameter(torch.empty(num_experts, ffn_dim, embed_dim))
         self.b_in = nn.Parameter(torch.empty(num_experts, ffn_dim)) if bias else None
         self.w_out = nn.Parameter(torch.empty(num_experts, embed_dim, ffn_dim))
-        self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim)) if bias else None
+        self.b_out = nn.Parameter(torch.empty(num_experts, embed_dim)) if bias and bias_out else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
