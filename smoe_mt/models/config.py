@@ -18,7 +18,8 @@ from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.kernels.select import BACKENDS
 from smoe_mt.moe.names import SIDES
 from smoe_mt.moe.registry import DENSE
-from smoe_mt.moe.structure import groups_by_side
+from smoe_mt.moe.routers.bias import WITHIN
+from smoe_mt.moe.structure import places_by_side
 from smoe_mt.ranges import kinds_of
 
 SYSTEMS.close()
@@ -75,7 +76,7 @@ class SharedSettings(FairseqDataclass):
         default=None,
         metadata={
             "help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing; "
-            "unset: 2, for switch in the release variant 1"
+            "unset: 2, for switch in the release variant 1, for dynmoe 0"
         },
     )
     eom_p: Optional[float] = field(
@@ -90,6 +91,26 @@ class SharedSettings(FairseqDataclass):
         metadata={
             "help": "gumbel: draw the second expert with Gumbel noise, in training and in evaluation, as the released code "
             "does; translations then differ from run to run"
+        },
+    )
+    shared_experts: int = field(
+        default=0,
+        metadata={
+            "help": "experts that every token passes beside a block: an FFN of so many times an expert's hidden units"
+        },
+    )
+    balance_bias: float = field(
+        default=0.0,
+        metadata={
+            "help": "balance the load by a bias of each expert for its selection alone, which changes by this after each update "
+            "(DeepSeek-V3: 0.001); 0: no biases"
+        },
+    )
+    balance_within: ChoiceEnum(list(WITHIN)) = field(  # type: ignore[valid-type]
+        default="gate",
+        metadata={
+            "help": "balance_bias: among all experts that a gate sees, or (stratum) among those of each stratum, which leaves "
+            "the choice of the stratum to the gate"
         },
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
@@ -110,6 +131,12 @@ class SharedSettings(FairseqDataclass):
     init_experts_from: Optional[str] = field(
         default=None,
         metadata={"help": "start from this checkpoint of a dense model of the same size: each expert is its FFN"},
+    )
+    train_only: ChoiceEnum(["all", "experts"]) = field(  # type: ignore[valid-type]
+        default="all",
+        metadata={
+            "help": "experts: train experts and gates alone, and leave all other weights as they are at the start"
+        },
     )
     expert_init: ChoiceEnum(["independent", "equal"]) = field(  # type: ignore[valid-type]
         default="independent",
@@ -136,8 +163,8 @@ else:
 
 
 def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> TransformerConfig:
-    """The settings as fairseq's transformer reads them; ours stay on it as attributes, ``groups`` as well: the experts of each
-    block by side, the first block first.
+    """The settings as fairseq's transformer reads them; ours stay on it as attributes; ``places`` as well, where each block
+    stands, by side, the first block first, and ``groups``, its experts.
 
     Raises:
         UserError: settings that make no sense, each named.
@@ -150,11 +177,12 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
     # A checkpoint of an earlier version lacks the options of systems that have come since.
     flat = asdict(SMoETransformerConfig()) | flat
     _check(flat)
-    groups = groups_by_side(flat)
+    places = places_by_side(flat)
     # fairseq fills these two in before it knows the embedding dimension.
     flat |= {"decoder_input_dim": flat["decoder_embed_dim"], "decoder_output_dim": flat["decoder_embed_dim"]}
     nested = TransformerConfig.from_namespace(Namespace(**flat))
-    nested.groups = groups
+    nested.places = places
+    nested.groups = {side: tuple(place.groups for place in each) for side, each in places.items()}
     return nested
 
 

@@ -21,7 +21,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig, transformer_config
 from smoe_mt.models.layers import DecoderLayer, EncoderLayer, MoEDecoderLayer, MoEEncoderLayer, collect_routing
 from smoe_mt.models.padding import may_ask, padding_mask
-from smoe_mt.moe import SYSTEMS, Router, System
+from smoe_mt.moe import SYSTEMS, ExpertBank, Router, System
 from smoe_mt.moe.registry import DENSE
 
 
@@ -102,6 +102,20 @@ class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
         return torch.full((T, T), float("-inf"), dtype=tensor.dtype, device=tensor.device).triu_(1)
 
 
+def freeze_all_but_experts(model: nn.Module) -> None:
+    """Leave experts, what they share, and gates alone to the optimiser. UserError for a model without them."""
+    trained = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, (ExpertBank, Router))
+        for parameter in module.parameters()
+    }
+    if not trained:
+        raise UserError("train_only=experts leaves nothing to train, this model has no experts: set train_only=all")
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
 def cpu_computes_bf16() -> bool:
     """Whether bfloat16 products are faster than float32 here; without AVX512-BF16 they are emulated, 100 x slower."""
     return bool(torch.cpu._is_avx512_bf16_supported())
@@ -110,6 +124,8 @@ def cpu_computes_bf16() -> bool:
 @register_model("smoe_transformer", dataclass=SMoETransformerConfig)
 class SMoETransformerModel(TransformerModelBase):
     """fairseq's pre-norm transformer with MoE blocks; ``extra`` of its output carries their routing."""
+
+    _requested: tuple[str, ...] = ()
 
     @classmethod
     def add_args(cls, parser: Any) -> None:
@@ -131,6 +147,8 @@ class SMoETransformerModel(TransformerModelBase):
         for name, module in model.named_modules():
             if isinstance(module, Router):
                 module.where = f"{name}, {module.where}"
+        if str(nested.train_only) == "experts":
+            freeze_all_but_experts(model)
         return model
 
     @classmethod
@@ -159,6 +177,22 @@ class SMoETransformerModel(TransformerModelBase):
             side: tuple(i for i, layer in enumerate(layers, start=1) if isinstance(layer, kinds))
             for side, layers in sides.items()
         }
+
+    def request_losses(self, names: tuple[str, ...]) -> None:
+        """Let the gates compute these of the losses that they compute on request alone.
+
+        Raises:
+            UserError: a gate that has no such loss.
+        """
+        if names == self._requested:
+            return
+        for module in self.modules():
+            if isinstance(module, Router):
+                try:
+                    module.request_losses(names)
+                except ValueError as error:
+                    raise UserError(f"--moe {self.cfg.moe}: {error}; leave its weight at 0") from None
+        self._requested = names
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **kwargs: Any

@@ -27,6 +27,20 @@ def test_experts_and_norms_are_the_dense_ones_and_gates_stay(make_model: Make) -
     assert state["encoder.layers.0.fc1.weight"].equal(dense["encoder.layers.0.fc1.weight"])
 
 
+@pytest.mark.parametrize("moe", ["vanilla", "stratified"])
+def test_with_shared_experts_it_starts_as_without(make_model: Make, moe: str) -> None:
+    dense = make_model(moe="none").state_dict()
+    plain, shared = (make_model(moe=moe, strata="4", shared_experts=n, dropout=0.0) for n in (0, 2))
+    for model in (plain, shared):
+        model.load_state_dict(upcycled_state(dense, model, "dense"))
+    x = torch.tensor([[5, 6, 7, 2]])
+    want, got = (model.eval()(x, torch.tensor([4]), x)[0] for model in (plain, shared))
+    torch.testing.assert_close(got, want)
+    assert shared.state_dict()[
+        "encoder.layers.1.block." + ("moe." if moe == "vanilla" else "") + "shared.fc1.weight"
+    ].any()
+
+
 def test_another_size_is_refused_by_name(make_model: Make) -> None:
     dense = make_model(moe="none", encoder_ffn_embed_dim=32)
     smoe = make_model(strata="2,2")
@@ -55,3 +69,18 @@ def test_missing_and_damaged_files_are_named(make_model: Make, tmp_path: Path) -
     (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:200])
     with pytest.raises(UserError, match="not a whole fairseq checkpoint"):
         upcycle_from(tmp_path / "cut.pt", smoe)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"moe": "pesc", "num_experts": 3}, {"moe": "stratified_pesc", "strata": "2,2"}],
+    ids=["pesc", "stratified_pesc"],
+)
+def test_a_dense_model_with_adapters_computes_what_it_did(make_model: Make, settings: dict[str, object]) -> None:
+    dense, adapted = make_model(moe="none").eval(), make_model(**settings).eval()
+    adapted.load_state_dict(upcycled_state(dense.state_dict(), adapted, "dense"))
+    tokens = {"src_tokens": torch.tensor([[5, 6, 7, 8, 2], [9, 10, 2, 1, 1]]), "src_lengths": torch.tensor([5, 3])}
+    before = torch.tensor([[2, 11, 12, 13], [2, 14, 1, 1]])
+    got, want = (model(**tokens, prev_output_tokens=before)[0][before != 1] for model in (adapted, dense))
+    torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+    assert got.argmax(-1).equal(want.argmax(-1))
