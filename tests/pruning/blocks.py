@@ -29,8 +29,8 @@ def stratified(*strata: int, **settings: Any) -> Any:
     return _ready(StratifiedMoE(D, F, strata, capacity_factor=0.0, **settings))
 
 
-def of_system(name: str, groups: tuple[int, ...], seed: int = 0) -> Any:
-    cfg = settings_of(name, capacity_factor=0.0)
+def of_system(name: str, groups: tuple[int, ...], seed: int = 0, **settings: Any) -> Any:
+    cfg = settings_of(name, capacity_factor=0.0, **settings)
     return _ready(SYSTEMS[name].build(cfg, BlockPlace("encoder", 2, D, F, groups)), seed)
 
 

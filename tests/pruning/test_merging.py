@@ -13,7 +13,7 @@ from smoe_mt.moe.system import STRATA
 from smoe_mt.pruning.groups import Groups, partition, shares
 from smoe_mt.pruning.layout import Layout, refusal
 from smoe_mt.pruning.similarity import outputs_alike
-from tests.pruning.blocks import D, F, layout_of, make_equal, of_system, plain, pruned, stratified, tokens
+from tests.pruning.blocks import F, layout_of, make_equal, of_system, plain, pruned, stratified, tokens
 
 
 def mean_of(*groups: Groups, experts: int | None = None) -> list[Tensor]:
@@ -54,7 +54,8 @@ def test_fewer_experts_of_any_system_make_a_block_that_computes_or_the_system_is
     own = next(iter(layout.banks.values())).parameters_of_experts()[0]
     rows = sum(sum(sizes[i:]) - sum(fewer[i:]) for i in range(len(sizes))) if layout.nested else lost
     before, after = (sum(p.numel() for p in each.parameters()) for each in (block, smaller))
-    assert before - after == lost * own + rows * D
+    width = layout.router(0).weight.size(1)  # type: ignore[operator, union-attr]
+    assert before - after == lost * own + rows * width
 
 
 def test_the_systems_of_the_paper_can_be_pruned_and_shared_tensors_cannot() -> None:
@@ -254,3 +255,20 @@ def test_a_layout_knows_its_sets() -> None:
     layout: Layout = layout_of(stratified(3, 2), "stratified", (3, 2))
     assert layout.bank(1)[1] == range(3, 5) and layout.router(1).num_experts == 2
     assert layout.name(1) == "stratum 2 of encoder.layers.1"
+
+
+def test_biases_that_balance_the_load_are_merged_with_the_rows() -> None:
+    block = of_system("vanilla", (4,), balance_bias=0.01)
+    block.gate.selection_bias.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+    smaller = of_system("vanilla", (2,), balance_bias=0.01)
+    fewer = pruned(block, smaller, layout_of(block, "vanilla", (4,)), mean_of(((0, 2), (1, 3))))
+    assert fewer.gate.selection_bias.tolist() == [1.0, 1.5]
+
+
+def test_shared_experts_stay_as_they_are() -> None:
+    block = of_system("vanilla", (3,), shared_experts=1)
+    layout = layout_of(block, "vanilla", (3,))
+    assert refusal(layout) is None
+    fewer = pruned(block, of_system("vanilla", (2,), seed=5, shared_experts=1), layout, mean_of(((0, 1), (2,))))
+    kept = {name: weight for name, weight in fewer.state_dict().items() if "shared" in name}
+    assert kept and all(weight.equal(block.state_dict()[name]) for name, weight in kept.items())

@@ -306,6 +306,7 @@ class Gate(Router):
         self._bias, self._groups = bias, tuple(groups)
         del self.selection_bias
         self.register_buffer("selection_bias", torch.zeros(self.num_experts))
+        self.row_names = (*self.row_names, "selection_bias")
         self.add_statistic("load", torch.zeros(self.num_experts, dtype=torch.long))
         self.check_selection(self.selection)
 
