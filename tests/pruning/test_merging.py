@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe import SYSTEMS, TopK, Weighting
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.system import STRATA
 from smoe_mt.pruning.groups import Groups, partition, shares
 from smoe_mt.pruning.layout import Layout, refusal
 from smoe_mt.pruning.similarity import outputs_alike
-from tests.pruning.blocks import F, layout_of, make_equal, of_system, plain, pruned, stratified, tokens
+from tests.pruning.blocks import D, F, layout_of, make_equal, of_system, plain, pruned, stratified, tokens
 
 
 def mean_of(*groups: Groups, experts: int | None = None) -> list[Tensor]:
@@ -258,17 +259,18 @@ def test_a_layout_knows_its_sets() -> None:
 
 
 def test_biases_that_balance_the_load_are_merged_with_the_rows() -> None:
-    block = of_system("vanilla", (4,), balance_bias=0.01)
+    balanced = {"balance_bias": 0.01, "balance_within": "gate"}
+    block = of_system("vanilla", (4,), **balanced)
     block.gate.selection_bias.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
-    smaller = of_system("vanilla", (2,), balance_bias=0.01)
+    smaller = of_system("vanilla", (2,), **balanced)
     fewer = pruned(block, smaller, layout_of(block, "vanilla", (4,)), mean_of(((0, 2), (1, 3))))
     assert fewer.gate.selection_bias.tolist() == [1.0, 1.5]
 
 
 def test_shared_experts_stay_as_they_are() -> None:
-    block = of_system("vanilla", (3,), shared_experts=1)
+    block, smaller = (SharedExperts(plain(experts), 1, D).double() for experts in (3, 2))
     layout = layout_of(block, "vanilla", (3,))
     assert refusal(layout) is None
-    fewer = pruned(block, of_system("vanilla", (2,), seed=5, shared_experts=1), layout, mean_of(((0, 1), (2,))))
-    kept = {name: weight for name, weight in fewer.state_dict().items() if "shared" in name}
+    fewer = pruned(block, smaller, layout, mean_of(((0, 1), (2,))))
+    kept = {name: weight for name, weight in fewer.state_dict().items() if name.startswith("shared.")}
     assert kept and all(weight.equal(block.state_dict()[name]) for name, weight in kept.items())
