@@ -54,6 +54,8 @@ MODEL: Mapping[str, Range] = {
     "moe_freq": Range(1, 1_000),
     "top_k": Range(1, MOST_EXPERTS),
     "capacity_factor": Range(0, 1e6),
+    "shared_experts": Range(0, 1_024),
+    "balance_bias": Range(0, 1),
 }
 TASK: Mapping[str, Range] = {
     "sampling_temperature": Range(0, 1e6, open_low=True),
@@ -68,6 +70,7 @@ CRITERION: Mapping[str, Range] = {
     "label_smoothing": DROPOUT,
     "ignore_prefix_size": COUNT,
     "balance_weight": Range(0, 1e6),
+    "z_weight": Range(0, 1e6),
 }
 
 

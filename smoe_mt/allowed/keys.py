@@ -248,7 +248,7 @@ TASK: Mapping[str, Kind] = {
     "eval_bleu_tokenizer": Text(),
 }
 
-OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout")
+OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout", "balance_bias")
 MODEL: Mapping[str, Kind] = {
     **{name: whole(allowed) for name, allowed in ranges.MODEL.items()},
     **{name: real(ranges.MODEL[name]) for name in OF_REAL_NUMBERS},
@@ -260,6 +260,7 @@ MODEL: Mapping[str, Kind] = {
     "num_experts": Experts(),
     "variant": Choice(("paper", "release")),
     "second_choice": Choice(("argmax", "gumbel")),
+    "balance_within": Choice(("gate", "stratum")),
     "activation_fn": NAME,
     "moe": NAME,
     "moe_backend": NAME,
@@ -273,6 +274,7 @@ MODEL: Mapping[str, Kind] = {
 
 CRITERION: Mapping[str, Kind] = {
     **{name: real(allowed) for name, allowed in ranges.CRITERION.items()},
+    "z_weight": Maybe(real(ranges.CRITERION["z_weight"])),
     "ignore_prefix_size": whole(ranges.CRITERION["ignore_prefix_size"]),
     "report_accuracy": Flag(),
     "sentence_avg": Flag(),

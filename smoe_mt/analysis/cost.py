@@ -13,7 +13,7 @@ Norms, biases, softmax, gates and the look-up of embeddings are left out: below 
 FFNs of a block: what its system expects under uniform routing (``System.rows_per_token``): 1 for Switch, k for k choices; one
 more, the shared one, with conditional routing; k for each layer of a stack; k for each visit of a stratified block. There a
 token at gate i makes V(i) = 1 + sum_g P(i -> g) V(g) visits, where g runs over the later gates and P is the share of the visible
-experts that lead there. Experts of another size count for a part of an FFN, or for more.
+experts that lead there. Experts of another size count for a part of an FFN, or for more. Shared experts are passed once a block.
 
 The context is what the paper does not say. `FITTED_CONTEXT` makes the dense rows of its two tables come out best (0.5% apart
 from both); it is longer than sentences are, so other things must be in the paper's constant part. Differences between the
@@ -32,7 +32,7 @@ from fairseq.data import Dictionary
 from torch import nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.models.sizes import BankUse, Units, banks_of
+from smoe_mt.models.sizes import BankUse, Units, banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import BlockPlace
 
@@ -52,11 +52,13 @@ class Term:
 class Cost:
     """Parameters and FLOPs/token of a model, each as a sum.
 
+    encoder_flops       the encoder's part of the latter
     trained_parameters  those that training changes: all of them but for ``train_only``
     """
 
     parameters: tuple[Term, ...]
     flops: tuple[Term, ...]
+    encoder_flops: float
     trained_parameters: int
 
     @property
@@ -90,8 +92,11 @@ def cost_of_model(
     cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
+    flops = _flops(model, vocabulary, context, units)
+    d, layers = cfg.encoder.embed_dim, cfg.encoder.layers
+    encoder = layers * (8 * d * d + 4 * context * d) + sum(term.amount for term in flops if "encoder" in term.name)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return Cost(_parameters(model), _flops(model, vocabulary, context, units), trained)
+    return Cost(_parameters(model), flops, encoder, trained)
 
 
 def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Units | None) -> tuple[Term, ...]:
@@ -108,8 +113,11 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
             terms.append(Term(f"{side}: dense FFNs", f"{number} x 2 x 2 d F", number * one))
         if blocks:
             measured = list(units[side]) if units else [None] * len(blocks)
-            places = cfg.places[side]
-            amount = sum(_block_flops(model, *each) for each in zip(places, blocks, measured))
+            beside = shared_units_of(model)[side]
+            amount = sum(
+                _block_flops(model, place, block, None if each is None else each - shared) + 4 * d * shared
+                for place, block, each, shared in zip(cfg.places[side], blocks, measured, beside, strict=True)
+            )
             formula = (
                 f"{len(blocks)} block{'s' * (len(blocks) != 1)} x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
             )
@@ -126,10 +134,10 @@ def _block_flops(
     system = model.system
     assert system is not None
     sizes = [size for use in banks for size in use.bank.hidden_sizes]
-    rows = sum(use.rows for use in banks) if units is None else units * len(sizes) / sum(sizes)
+    rows = sum(sum(use.rows) for use in banks) if units is None else units * len(sizes) / sum(sizes)
     shared = system.dense_ffns_of(model.cfg, place, rows) * 4 * place.embed_dim * place.ffn_dim
     if units is None:
-        return shared + sum(use.rows * use.flops_a_row for use in banks)
+        return shared + sum(use.flops for use in banks)
     return shared + units * sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sizes)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from smoe_mt.checkpoints import sharded
 from smoe_mt.checkpoints.locate import find_checkpoint
-from smoe_mt.checkpoints.names import PARTS
+from smoe_mt.checkpoints.names import BUFFERS_OF_GATES, PARTS
 from smoe_mt.checkpoints.reading import check_whole, open_checkpoint, tied_names
 from smoe_mt.checkpoints.schema import TASK, CheckpointView
 from smoe_mt.checkpoints.sharded import Shards
@@ -30,7 +30,12 @@ SIZES = (
     *("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"),
     *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
 )
-BUFFERS = (".version", "._float_tensor", f".experts.{UNITS}")  # which are no parameters; the first two are fairseq's
+BUFFERS = (
+    ".version",
+    "._float_tensor",
+    f".experts.{UNITS}",
+    *BUFFERS_OF_GATES,
+)  # no parameters; the first two are fairseq's
 
 
 def run(args: argparse.Namespace) -> None:

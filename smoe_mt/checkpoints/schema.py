@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from smoe_mt.checkpoints.names import BUFFERS_OF_GATES
+
 TASK = "many_to_many_translation"
 VOCABULARY = "vocabulary"  # in the task's state
 AVERAGED = "averaged"  # in the extra state of a mean: names of the checkpoints that it is the mean of
@@ -111,3 +113,8 @@ def place_of(name: str, tensor: Tensor) -> Any:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of a model's state is written in the precision that is asked for: buffers of gates stay in float32."""
+    return tensor.is_floating_point() and not name.endswith(BUFFERS_OF_GATES)

@@ -17,6 +17,7 @@ from smoe_mt.allowed.config import check_model
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.moe import SYSTEMS, BlockPlace
 from smoe_mt.moe.names import SIDES
+from smoe_mt.moe.shared import with_shared_experts
 from smoe_mt.moe.structure import places_by_side
 
 
@@ -59,9 +60,10 @@ def fewest_parameters(model: Mapping[str, Any], path: Path) -> int:
 
 
 def _parameters_of_block(settings: Mapping[str, Any], place: BlockPlace, path: Path) -> int:
+    cfg = SimpleNamespace(**settings)
     try:
         with torch.device("meta"):
-            block = SYSTEMS[str(settings["moe"])].build(SimpleNamespace(**settings), place)
+            block = with_shared_experts(cfg, SYSTEMS[str(settings["moe"])].build(cfg, place), place.embed_dim)
     except ValueError as error:
         raise _no_model(path, error) from None
     return sum(parameter.numel() for parameter in block.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from smoe_mt.checkpoints.fairseq_import import fit_vocabulary, from_state
@@ -13,6 +14,7 @@ from smoe_mt.checkpoints.schema import CheckpointView
 from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.errors import UserError
 from smoe_mt.moe import ExpertBank
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.tasks.vocabulary import Vocabulary
 
 
@@ -20,6 +22,8 @@ def upcycle_from(
     checkpoint: str | Path, model: nn.Module, vocabulary: Vocabulary | None = None, symbols: Sequence[str] = ()
 ) -> None:
     """Copy the weights of a dense ``smoe_transformer`` or fairseq transformer into ``model``; gates stay as they are.
+
+    Shared experts, which a dense model has none of, start with an output of 0: the model starts as the dense one.
 
     `vocabulary` and its `symbols`, in order: those of ``model``. Raises UserError for a checkpoint that is not there, and
     for one of another size or vocabulary.
@@ -45,7 +49,11 @@ def upcycled_state(dense: Mapping[str, Tensor], model: nn.Module, where: str) ->
     """
     target, state = model.state_dict(), {}
     banks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
+    beside = tuple(f"{name}.shared." for name, module in model.named_modules() if isinstance(module, SharedExperts))
     for name, old in target.items():
+        if name.startswith(beside):
+            state[name] = torch.zeros_like(old) if ".fc2." in name else old
+            continue
         source = _dense_name(name)
         if any(name.startswith(bank) for bank in banks):
             continue

@@ -1,7 +1,8 @@
 """Settings of the criterion ``stratified_routing``."""
 
+# ruff: noqa: UP045
 from dataclasses import dataclass, field, make_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 
@@ -17,16 +18,25 @@ class SharedLossSettings(LabelSmoothedCrossEntropyCriterionConfig):
     balance_weight: float = field(
         default=0.01, metadata={"help": "alpha: weight of the balance loss, per target token (paper: 0.01)"}
     )
+    z_weight: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "weight of the z-loss, per target token: the mean squared log of the sum of a gate's exponentiated logits "
+            "(ST-MoE: 0.001); unset: 0, or what the system declares"
+        },
+    )
 
 
 def weights_of(system: System) -> Any:
-    """The weights of a system's named losses, as options."""
+    """The weights of a system's named losses, as options; "z" has one already."""
 
     def option(name: str, weight: float) -> tuple[str, type, Any]:
         told = {"help": f"moe={system.name}: weight of its {name} loss, per target token", "range": (0, 1e6)}
         return f"{name}_weight", float, field(default=weight, metadata=told)
 
-    return make_dataclass(f"{system.name}_weights", [option(*each) for each in system.loss_weights.items()])
+    return make_dataclass(
+        f"{system.name}_weights", [option(*each) for each in system.loss_weights.items() if each[0] != "z"]
+    )
 
 
 LOSS_OPTIONS = tuple(

@@ -82,6 +82,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """The loss (sum over target tokens), the sample size that divides it, and sums for logging."""
+        self._request_losses(model)
         net_output = model(**sample["net_input"])
         loss_BT, nll_BT = self.compute_loss(model, net_output, sample, reduce=False)
         nll_loss, loss = nll_BT.sum(), loss_BT.sum()
@@ -101,7 +102,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output |= routing_sums(routing, sample["direction"], self.directions)
             if model.training:
                 for name, value in losses.items():
-                    loss = loss + self._weight(name) * sample_size * value
+                    loss = loss + self._weight(model, name) * sample_size * value
         if not model.training:
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
@@ -119,9 +120,17 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logged |= {name: value.detach() for name, value in found.logged.items()}
         return losses, logged
 
-    def _weight(self, name: str) -> float:
+    def _request_losses(self, model: nn.Module) -> None:
+        """Those that gates compute on request alone. UserError where a gate cannot."""
+        request = getattr(model, "request_losses", None)  # a model of fairseq's has no gates
+        if request is not None:
+            request(("z",) if self.options.z_weight else ())
+
+    def _weight(self, model: nn.Module, name: str) -> float:
         """Of the loss of this name. UserError where its system gives it none."""
         weight: float | None = getattr(self.options, f"{name}_weight", None)
+        if weight is None and name == "z":
+            weight = cast(System, model.system).loss_weights.get(name)
         if weight is None:
             raise UserError(
                 f"the loss {name!r} of the MoE blocks has no weight: declare it in loss_weights of its System"

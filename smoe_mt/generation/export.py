@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smoe_mt import __version__
 from smoe_mt.checkpoints.exported import FORMAT, fingerprint, own_files, plain_sections
 from smoe_mt.checkpoints.names import CONFIG, FROM_DATA_FOLDER, PARTS, README, WEIGHTS
-from smoe_mt.checkpoints.schema import tied_tensors
+from smoe_mt.checkpoints.schema import is_weight, tied_tensors
 from smoe_mt.checksums import sealed
 from smoe_mt.devices import pick_dtype
 from smoe_mt.errors import UserError
@@ -88,7 +88,7 @@ def write_weights(model: nn.Module, path: Path, dtype: torch.dtype) -> None:
     weights: dict[str, Tensor] = model.state_dict()
     tied = tied_tensors(weights)
     kept = {
-        name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        name: tensor.to("cpu", dtype if is_weight(name, tensor) else tensor.dtype).contiguous()
         for name, tensor in weights.items()
         if name not in tied
     }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from smoe_mt.errors import UserError
 from smoe_mt.moe import SYSTEMS, ExpertBank, MoEBlock, Routing
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
+from smoe_mt.moe.shared import with_shared_experts
 
 
 class PreNormBlock(nn.Module):
@@ -45,11 +46,12 @@ def build_block(cfg: TransformerConfig, side: str, layer: int) -> nn.Module:
     sizes = getattr(cfg, side)
     place = cfg.places[side][layer // cfg.moe_freq - 1]
     try:
-        block: nn.Module = SYSTEMS[str(cfg.moe)].build(cfg, place)
+        block = SYSTEMS[str(cfg.moe)].build(cfg, place)
         if not isinstance(block, MoEBlock):
             raise UserError(f"--moe {cfg.moe}: its build function returned a {type(block).__name__}, not a MoEBlock")
         if str(getattr(cfg, "expert_init", "independent")) == "equal":
             start_equal(block)
+        block = with_shared_experts(cfg, block, place.embed_dim)
         ranks = getattr(cfg, "expert_ranks", None)
         if ranks is not None:  # block by block, so that no rank ever has all of a model
             shard_experts(block, ranks)

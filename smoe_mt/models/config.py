@@ -18,6 +18,7 @@ from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.kernels.select import BACKENDS
 from smoe_mt.moe.names import SIDES
 from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.routers.bias import WITHIN
 from smoe_mt.moe.structure import places_by_side
 from smoe_mt.ranges import kinds_of
 
@@ -75,7 +76,7 @@ class SharedSettings(FairseqDataclass):
         default=None,
         metadata={
             "help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing; "
-            "unset: 2, for switch in the release variant 1"
+            "unset: 2, for switch in the release variant 1, for dynmoe 0"
         },
     )
     eom_p: Optional[float] = field(
@@ -90,6 +91,26 @@ class SharedSettings(FairseqDataclass):
         metadata={
             "help": "gumbel: draw the second expert with Gumbel noise, in training and in evaluation, as the released code "
             "does; translations then differ from run to run"
+        },
+    )
+    shared_experts: int = field(
+        default=0,
+        metadata={
+            "help": "experts that every token passes beside a block: an FFN of so many times an expert's hidden units"
+        },
+    )
+    balance_bias: float = field(
+        default=0.0,
+        metadata={
+            "help": "balance the load by a bias of each expert for its selection alone, which changes by this after each update "
+            "(DeepSeek-V3: 0.001); 0: no biases"
+        },
+    )
+    balance_within: ChoiceEnum(list(WITHIN)) = field(  # type: ignore[valid-type]
+        default="gate",
+        metadata={
+            "help": "balance_bias: among all experts that a gate sees, or (stratum) among those of each stratum, which leaves "
+            "the choice of the stratum to the gate"
         },
     )
     moe_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]

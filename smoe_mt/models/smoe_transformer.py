@@ -125,6 +125,8 @@ def cpu_computes_bf16() -> bool:
 class SMoETransformerModel(TransformerModelBase):
     """fairseq's pre-norm transformer with MoE blocks; ``extra`` of its output carries their routing."""
 
+    _requested: tuple[str, ...] = ()
+
     @classmethod
     def add_args(cls, parser: Any) -> None:
         # The parent's own version adds fairseq's transformer flags instead of the dataclass's.
@@ -175,6 +177,22 @@ class SMoETransformerModel(TransformerModelBase):
             side: tuple(i for i, layer in enumerate(layers, start=1) if isinstance(layer, kinds))
             for side, layers in sides.items()
         }
+
+    def request_losses(self, names: tuple[str, ...]) -> None:
+        """Let the gates compute these of the losses that they compute on request alone.
+
+        Raises:
+            UserError: a gate that has no such loss.
+        """
+        if names == self._requested:
+            return
+        for module in self.modules():
+            if isinstance(module, Router):
+                try:
+                    module.request_losses(names)
+                except ValueError as error:
+                    raise UserError(f"--moe {self.cfg.moe}: {error}; leave its weight at 0") from None
+        self._requested = names
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **kwargs: Any

@@ -16,16 +16,21 @@ Shape letters used in all modules of this package, as suffixes of tensor names:
 from smoe_mt.moe.block import GateLoad, MoEBlock, Routing
 from smoe_mt.moe.experts import ExpertBank, Experts, FFNBank
 from smoe_mt.moe.routers import (
+    BiasedStrata,
     ForcedVisits,
     Gate,
+    MostVisits,
     RankK,
     Router,
     Selection,
     Threshold,
     TopK,
     Weighting,
+    after_update,
     routing_override,
 )
+from smoe_mt.moe.routers.bias import LoadBias
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.strata import parse_strata
 from smoe_mt.moe.system import BlockPlace, ModelLoss, System, common_settings
 from smoe_mt.moe.systems import SYSTEMS, register_system
@@ -37,6 +42,7 @@ from smoe_mt.moe.torch_compile import keep_blocks_out_of_graphs
 
 __all__ = [
     "SYSTEMS",
+    "BiasedStrata",
     "BlockPlace",
     "ConditionalMoE",
     "ExpertBank",
@@ -45,19 +51,23 @@ __all__ = [
     "ForcedVisits",
     "Gate",
     "GateLoad",
+    "LoadBias",
     "MoE",
     "MoEBlock",
     "ModelLoss",
+    "MostVisits",
     "RankK",
     "Router",
     "Routing",
     "Selection",
+    "SharedExperts",
     "Stacking",
     "StratifiedMoE",
     "System",
     "Threshold",
     "TopK",
     "Weighting",
+    "after_update",
     "common_settings",
     "keep_blocks_out_of_graphs",
     "parse_strata",

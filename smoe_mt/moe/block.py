@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ class Routing:
     entropy         per gate, mean entropy of its distribution in nats; 0 at a gate that no token reached
     units_of_visit  hidden units asked of the experts: of every visit, or int64 of each token; read ``units``
     sums            scalars that a loss over all blocks of a model adds up, by name
+    measures        per gate, what its router has for the log (``Router.measures``): means over the gate's tokens, by name
     """
 
     losses: Mapping[str, Tensor]
@@ -43,6 +43,7 @@ class Routing:
     entropy: tuple[Tensor, ...]
     units_of_visit: int | Tensor = 0
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+    measures: tuple[Mapping[str, Tensor], ...] = ()
 
     @property
     def gate_sum(self) -> Tensor | None:
@@ -68,7 +69,7 @@ class MoEBlock(nn.Module):
     has_residual  norms, dropout and residual are inside; otherwise they belong to the transformer layer, as around a dense FFN
     """
 
-    has_residual: ClassVar[bool] = False
+    has_residual: bool = False
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         raise NotImplementedError

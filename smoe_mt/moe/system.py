@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe.block import MoEBlock, Routing
+from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.strata import experts_of_blocks, strata_of_blocks
 
 #: Settings of the model that say how many experts a block has.
@@ -158,4 +159,5 @@ def common_settings(cfg: ModelSettings, place: BlockPlace, eom_p: float = 0.0) -
         "second_choice": cfg.second_choice,
         "debug": cfg.moe_debug,
         "gate_bias": cfg.gate_bias,
+        "load_bias": LoadBias(cfg.balance_bias, cfg.balance_within) if getattr(cfg, "balance_bias", 0) else None,
     }

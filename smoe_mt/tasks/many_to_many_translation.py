@@ -21,6 +21,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.language_codes import canonical, direction_name
 from smoe_mt.moe.distributed.expert_parallel import serve
 from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
+from smoe_mt.moe.routers import forget_passes
 from smoe_mt.process_group import by_one_process
 from smoe_mt.search.beam import BeamDecoder, Decoding
 from smoe_mt.search.steps import SingleModel
@@ -232,7 +233,10 @@ class ManyToManyTranslationTask(FairseqTask):
     ) -> tuple[Any, Any, dict[str, Any]]:
         """As fairseq's; a sample that only stands in for a missing batch (`ignore_grad`) counts for nothing."""
         loss, size, log = super().train_step(sample, model, criterion, *args, ignore_grad=ignore_grad, **kwargs)
-        return (loss, size * 0, {key: value * 0 for key, value in log.items()}) if ignore_grad else (loss, size, log)
+        if not ignore_grad:
+            return loss, size, log
+        forget_passes(model)  # such samples are the first ones of an update
+        return loss, size * 0, {key: value * 0 for key, value in log.items()}
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model; where validation translates, also what counts its BLEU."""

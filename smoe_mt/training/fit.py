@@ -17,6 +17,7 @@ SIZES = (
     *(f"{side}_{size}" for side in ("encoder", "decoder") for size in ("embed_dim", "ffn_embed_dim", "layers")),
     "share_all_embeddings",
     "moe_freq",
+    "shared_experts",
 )
 HEADS = ("encoder_attention_heads", "decoder_attention_heads")
 MOST_SHOWN = 4

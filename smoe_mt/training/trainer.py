@@ -39,6 +39,7 @@ from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.library_messages import WEIGHTS_DO_NOT_FIT
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
+from smoe_mt.moe.routers import after_update, forget_passes
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.closing import closing
 from smoe_mt.training.console import ConsoleHandler
@@ -47,6 +48,7 @@ from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.finished import stop_if_finished
 from smoe_mt.training.fit import differences, misfits, refusal, warning
+from smoe_mt.training.full_precision import take_over_changes
 from smoe_mt.training.fused_adam import mark_experts
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.last_epoch import LastEpoch
@@ -91,6 +93,7 @@ class SMoETrainer(ExpertParallelTrainer):
         self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
         self._deferred = DeferredMetrics(self.get_criterion().reduce_metrics)
         self._can_wait = isinstance(self.get_criterion(), StratifiedRoutingCriterion)
+        self._routers_changed_at: int | None = None
         self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
         self._last_epoch = LastEpoch(self.cfg)
@@ -183,10 +186,12 @@ class SMoETrainer(ExpertParallelTrainer):
             self._wait_for_the_others()  # or whoever sees one leave may end the first, which may be writing still
             raise SystemExit(preemption.EXIT_PREEMPTED)
         self._nonfinite.begin()
+        forget_passes(self._model)
         output = None
         try:
             output = UPDATE(self, dummy_batches_first(samples), raise_oom)
             if output is not None:
+                self._after_update()
                 self._nonfinite.good()
         except NonFiniteUpdate as reason:
             self.zero_grad()
@@ -245,6 +250,14 @@ class SMoETrainer(ExpertParallelTrainer):
         """As fairseq's; what comes next is logged elsewhere."""
         self._deferred.flush()
         super().begin_valid_epoch(epoch)
+
+    def _after_update(self) -> None:
+        """Let routers change that balance themselves, once: with amp, fairseq makes an update anew within itself."""
+        if self._routers_changed_at != self.get_num_updates():
+            self._routers_changed_at = self.get_num_updates()
+            group = self.data_parallel_process_group if self.data_parallel_world_size > 1 else None
+            if after_update(self._model, group):
+                take_over_changes(self.optimizer)
 
     def _wait_for_the_others(self) -> None:
         if self.data_parallel_world_size > 1:

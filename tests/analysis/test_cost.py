@@ -151,15 +151,51 @@ def test_what_is_trained_is_counted_apart() -> None:
     assert cost_of(tiny(moe="pesc"), 50).trained_parameters == cost_of(tiny(moe="pesc"), 50).total_parameters
 
 
+@pytest.mark.parametrize("moe", ["vanilla", "switch", "stacking", "stratified"])
+def test_shared_experts_are_what_torch_counts_beside(
+    counted: Callable[[SMoETransformerConfig, int], int], moe: str
+) -> None:
+    """One more FFN in each of four blocks, two experts wide; the units that are measured have them in them."""
+    tokens, plain, shared = 12, *(tiny(moe=moe, strata="4", num_experts=4, shared_experts=n) for n in (0, 2))
+    costs = [cost_of(cfg, VOCABULARY, context=tokens) for cfg in (plain, shared)]
+    assert counted(shared, tokens) - counted(plain, tokens) == tokens * 4 * 2 * 4 * 16 * 24
+    assert costs[1].flops_per_token - costs[0].flops_per_token == 4 * 2 * 4 * 16 * 24
+    more = 4 * (2 * 2 * 16 * 24 + 2 * 24 + 16 + (2 * 16 if moe == "stratified" else 0))
+    assert costs[1].total_parameters - costs[0].total_parameters == more
+    ones = {side: [24.0, 24.0] for side in ("encoder", "decoder")}
+    with_shared = {side: [24.0 + 48.0] * 2 for side in ones}
+    models = skeleton(plain, VOCABULARY), skeleton(shared, VOCABULARY)
+    flops = [cost_of_model(m, VOCABULARY, units=u).flops_per_token for m, u in zip(models, (ones, with_shared))]
+    assert flops[1] - flops[0] == 4 * 2 * 4 * 16 * 24
+    activated = [activated_parameters(m, u) for m, u in zip(models, (ones, with_shared))]
+    assert activated[1] - activated[0] == activated_parameters(models[1]) - activated_parameters(models[0]) == more
+
+
 def test_an_unknown_system_is_an_error_and_no_guess() -> None:
-    with pytest.raises(UserError, match="unknown system 'hmoe'"):
-        cost_of(tiny(moe="hmoe"), 50)
+    with pytest.raises(UserError, match="unknown system 'pile'"):
+        cost_of(tiny(moe="pile"), 50)
 
 
 def test_narrow_experts_cost_their_share_of_an_ffn() -> None:
     """Four blocks of 8 experts with half the units; uniform probabilities reach 0.5 with 4 of them: 2 FFNs."""
     cost = cost_of(tiny(moe="xmoe", num_experts=8, xmoe_threshold=0.5), 50)
     assert sum(term.amount for term in cost.flops if "MoE" in term.name) == 4 * 2 * 4 * 16 * 24
+
+
+def test_large_experts_cost_more_where_more_gates_see_them() -> None:
+    """Of two experts of 12 and 36 units all tokens meet the second: the first is asked by half of them."""
+    cfg = tiny(moe="stratified_hmoe", strata="1,1", hmoe_sizes="1,3", hmoe_routing="top_k", top_k=1)
+    assert sum(term.amount for term in cost_of(cfg, 50).flops if "MoE" in term.name) == 4 * (0.5 * 12 + 36) * 4 * 16
+    assert activated_parameters(skeleton(cfg, 50)) == pytest.approx(
+        cost_of(cfg, 50).total_parameters - 4 * 0.5 * 12 * (2 * 16 + 1), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("moe", ["hmoe", "stratified_hmoe"])
+def test_experts_of_different_sizes_have_the_parameters_of_equal_ones(moe: str) -> None:
+    equal = {"hmoe": "vanilla", "stratified_hmoe": "stratified"}[moe]
+    costs = [cost_of(tiny(moe=each, strata="2,2", num_experts=4), 50) for each in (moe, equal)]
+    assert costs[0].total_parameters == costs[1].total_parameters
 
 
 def test_blocks_may_differ() -> None:

@@ -27,6 +27,20 @@ def test_experts_and_norms_are_the_dense_ones_and_gates_stay(make_model: Make) -
     assert state["encoder.layers.0.fc1.weight"].equal(dense["encoder.layers.0.fc1.weight"])
 
 
+@pytest.mark.parametrize("moe", ["vanilla", "stratified"])
+def test_with_shared_experts_it_starts_as_without(make_model: Make, moe: str) -> None:
+    dense = make_model(moe="none").state_dict()
+    plain, shared = (make_model(moe=moe, strata="4", shared_experts=n, dropout=0.0) for n in (0, 2))
+    for model in (plain, shared):
+        model.load_state_dict(upcycled_state(dense, model, "dense"))
+    x = torch.tensor([[5, 6, 7, 2]])
+    want, got = (model.eval()(x, torch.tensor([4]), x)[0] for model in (plain, shared))
+    torch.testing.assert_close(got, want)
+    assert shared.state_dict()[
+        "encoder.layers.1.block." + ("moe." if moe == "vanilla" else "") + "shared.fc1.weight"
+    ].any()
+
+
 def test_another_size_is_refused_by_name(make_model: Make) -> None:
     dense = make_model(moe="none", encoder_ffn_embed_dim=32)
     smoe = make_model(strata="2,2")

@@ -12,6 +12,7 @@ from smoe_mt.criterions import StratifiedRoutingCriterion
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.models.config import MOE_KINDS
+from smoe_mt.moe import Gate
 
 
 def make_model(task: SimpleNamespace, **settings: Any) -> SMoETransformerModel:
@@ -50,6 +51,27 @@ def test_training_loss_is_translation_plus_weighted_balance(task: SimpleNamespac
     assert size == 6
     torch.testing.assert_close(loss, translation + 0.5 * 6 * balance)
     torch.testing.assert_close(log["loss"], translation.detach())
+
+
+def test_a_z_loss_is_computed_and_weighted_where_it_has_a_weight(task: SimpleNamespace) -> None:
+    model = make_model(task, capacity_factor=0.0)
+    plain, _, log = criterion(task)(model, SAMPLE)
+    assert "mean:z_loss" not in log
+    loss, _, log = criterion(task, z_weight=0.5)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    z = torch.stack([r.losses["z"] for r in extra["encoder_routing"] + extra["decoder_routing"]]).mean()
+    torch.testing.assert_close(loss, plain + 0.5 * 6 * z)
+    torch.testing.assert_close(log["mean:z_loss"], 6 * z.detach())
+    again, _, _ = criterion(task)(model, SAMPLE)
+    assert again.equal(plain) and model(**SAMPLE["net_input"])[1]["encoder_routing"][0].losses.keys() == {"balance"}
+
+
+def test_a_z_loss_of_routers_without_logits_is_refused(task: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gate, "on_request", ())
+    with pytest.raises(
+        UserError, match=r"--moe stratified: encoder.*stratum 1: Gate has no loss 'z'; leave its weight"
+    ):
+        criterion(task, z_weight=0.1)(make_model(task), SAMPLE)
 
 
 def test_a_loss_without_a_weight_is_named(task: SimpleNamespace) -> None:
@@ -95,6 +117,24 @@ def test_metrics_are_what_the_routing_says(task: SimpleNamespace) -> None:
     shares = [values[f"load/decoder.layers.1/gate1/expert{e + 1}"] for e in range(4)]
     assert shares == pytest.approx((asked / asked.sum()).tolist(), abs=1e-4)
     assert 0 < values["gate_entropy/encoder.layers.1/gate1"] <= round(math.log(4), 3)
+
+
+def test_what_routers_tell_besides_is_logged_for_each_gate_and_over_all(task: SimpleNamespace) -> None:
+    model = make_model(task, moe="stratified_dynmoe", dynmoe_start=1).eval()
+    _, _, log = criterion(task)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    values = reduced([log, log])
+    blocks = [*extra["encoder_routing"], *extra["decoder_routing"]]
+    silent, tokens = 0.0, 0
+    for block, name in zip(blocks, ("encoder.layers.1", "decoder.layers.1"), strict=True):
+        for gate, (load, measures) in enumerate(zip(block.load, block.measures, strict=True), start=1):
+            if load.tokens.any():
+                asked = (load.asked.sum() / load.tokens.sum()).item()
+                assert values[f"experts_chosen/{name}/gate{gate}"] == pytest.approx(asked, abs=1e-4)
+                silent += (measures["chose_nobody"] * load.tokens.sum()).item()
+        tokens += int(sum(load.tokens.sum() for load in block.load))
+    assert values["experts_active/encoder.layers.1/gate1"] == 2
+    assert values["chose_nobody"] == pytest.approx(silent / tokens, abs=1e-3)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
@@ -159,6 +199,7 @@ def test_validation_has_no_budget_loss(task: SimpleNamespace) -> None:
     [
         ({"balance_weight": -1.0}, r"criterion\.balance_weight=-1\.0: it must be a number from 0"),
         ({"cmr_weight": -1.0}, r"criterion\.cmr_weight=-1\.0"),
+        ({"z_weight": -1.0}, r"criterion\.z_weight=-1\.0"),
         ({"cmr_budget": 2.0}, r"criterion\.cmr_budget=2\.0: it must be from 0 to 1"),
     ],
 )

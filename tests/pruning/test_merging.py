@@ -51,7 +51,7 @@ def test_fewer_experts_of_any_system_make_a_block_that_computes_or_the_system_is
     smaller = pruned(block, of_system(name, fewer, seed=5), layout, mean_of(*groups))
     assert output(smaller, tokens()).isfinite().all()
     lost = sum(sizes) - sum(fewer)
-    own = next(iter(layout.banks.values())).parameters_per_expert()
+    own = next(iter(layout.banks.values())).parameters_of_experts()[0]
     rows = sum(sum(sizes[i:]) - sum(fewer[i:]) for i in range(len(sizes))) if layout.nested else lost
     before, after = (sum(p.numel() for p in each.parameters()) for each in (block, smaller))
     assert before - after == lost * own + rows * D

@@ -166,6 +166,15 @@ def test_what_it_takes_is_there(written: Written) -> None:
     assert "bleu/aa-en" in notes[-1]["valid"] and "nll_loss/en-bb" in notes[-1]["valid"]
 
 
+def test_biases_that_balance_the_load_are_those_of_the_whole_batch(written: Written) -> None:
+    for kind in ("vanilla", "xmoe"):
+        biases = [
+            {name: bias for name, bias in notes[0][-1]["weights"].items() if name.endswith("selection_bias")}
+            for notes in (written[kind, 1], written[kind, 2])
+        ]
+        assert len(biases[0]) == 2 and largest(biases[0]) >= 0.05 and apart(*biases) == 0
+
+
 @pytest.mark.parametrize(("kind", "ranks"), MANY)
 def test_ranks_agree(written: Written, kind: str, ranks: int) -> None:
     """On gradients and weights bit for bit, and on the names of what they log, also where one has no batch."""

@@ -20,9 +20,22 @@ MORE = {
     "stratified": ["--eom-p", "0.1", "--moe-backend", "grouped"],
     "stratified-release": ["--variant", "release", "--second-choice", "gumbel"],
     "stratified-by block": ["--strata", "2,2;3"],
+    "stratified-balanced": [
+        "--balance-bias",
+        "0.01",
+        "--balance-within",
+        "stratum",
+        "--z-weight",
+        "0.001",
+        "--shared-experts",
+        "1",
+    ],
     "vanilla-by block": ["--num-experts", "4,3", "--top-k", "3"],
     "xmoe": ["--xmoe-threshold", "0.6"],
     "mpoe": ["--mpoe-central-mask", "0.3"],
+    "hmoe": ["--hmoe-sizes", "1,2,2,4", "--balance-weight", "0"],
+    "stratified_hmoe": ["--hmoe-routing", "top_k", "--balance-weight", "0"],
+    "dynmoe": ["--dynmoe-start", "2", "--dynmoe-adapt-every", "10", "--dynmoe-adapt-window", "5"],
 }
 
 

@@ -25,7 +25,12 @@ from smoe_mt.moe.system import STRATA
 from smoe_mt.paths import user_dir
 
 PAUSE = 0.005  # seconds
-MORE = {"eom": " --eom-p 0", "cmr": " --cmr-gate-dropout 0 --cmr-weight 1"}
+MORE = {
+    "eom": " --eom-p 0",
+    "cmr": " --cmr-gate-dropout 0 --cmr-weight 1",
+    "vanilla": " --balance-bias 0.05 --z-weight 0.1 --shared-experts 1",
+    "xmoe": " --balance-bias 0.05",
+}
 KINDS = {"none": ""} | {
     name: ("--strata 2,2" if system.experts_setting == STRATA else "--num-experts 4") + MORE.get(name, "")
     for name, system in SYSTEMS.items()

@@ -18,7 +18,7 @@ from smoe_mt.checkpoints.fairseq_import import ForeignModel, fit_vocabulary, rea
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.released_files import PART
-from smoe_mt.checkpoints.schema import TASK, untrained_history
+from smoe_mt.checkpoints.schema import TASK, is_weight, untrained_history
 from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.sizes import check_sizes
@@ -67,7 +67,7 @@ def in_dtype(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """The weights in `dtype`; tied ones stay tied."""
     done: dict[int, Any] = {}
     return {
-        name: done.setdefault(tensor.data_ptr(), tensor.to(dtype)) if tensor.is_floating_point() else tensor
+        name: done.setdefault(tensor.data_ptr(), tensor.to(dtype)) if is_weight(name, tensor) else tensor
         for name, tensor in weights.items()
     }
 

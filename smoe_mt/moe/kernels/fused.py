@@ -101,6 +101,10 @@ def _block_refuses(parts: BlockParts) -> str | None:
             return f"{router.where} is checked in debug" if router.debug else f"{router.where} has scores of its own"
         if router.bias is not None:
             return f"{router.where} has a bias"
+        if router.statistic_names:
+            return f"{router.where} is balanced by a bias or has other state of its own"
+        if router.loss_names != Router.loss_names:
+            return f"{router.where} has other losses than the balance loss"
         selection, weighting = router.in_force()
         if not isinstance(selection, TopK) or selection.k > 2:
             return f"{router.where} selects by other rules than top-1 and top-2"

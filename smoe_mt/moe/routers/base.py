@@ -11,17 +11,18 @@ least float32, whatever the precision of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.losses import balance_loss
+from smoe_mt.moe.losses import balance_loss, mean_entropy, z_loss
+from smoe_mt.moe.routers.bias import LoadBias, bias_step
 
 
 class Choices(NamedTuple):
@@ -40,7 +41,11 @@ class Choices(NamedTuple):
 
 
 class Selection(Protocol):
-    """Which experts a token chooses by its probabilities."""
+    """Which experts a token chooses by its probabilities.
+
+    One that can be told another order of the experts has ``takes_order = True`` and a third argument, ``order_TE``: scores whose
+    largest is the best expert. What it sums or compares with a threshold are the probabilities still.
+    """
 
     def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
         """``may_sync``: sizes may depend on values, for which a GPU's host waits."""
@@ -83,9 +88,10 @@ _overrides._dynamo_marked_constant = True  # type: ignore[attr-defined]
 class Router(nn.Module):
     """Base of routers. A subclass writes ``scores``, and ``losses`` if it has others than the balance loss.
 
-    num_experts  that it sees
-    where        how errors name it; the block sets it, and a model of several blocks may set it to name block and gate
-    debug        look for what is not finite at every pass; on a GPU the host waits for the answer
+    num_experts     that it sees
+    where           how errors name it; the block sets it, and a model of several blocks may set it to name block and gate
+    debug           look for what is not finite at every pass; on a GPU the host waits for the answer
+    selection_bias  float32 [E], what is added to the scores for selection alone; None: nothing
 
     Raises:
         ValueError: fewer visible experts than choices.
@@ -95,6 +101,12 @@ class Router(nn.Module):
     loss_names: tuple[str, ...] = ("balance",)
     #: Names of what it keeps with an entry for each expert that it sees, [E, ...]. Experts can be merged where that is all.
     row_names: tuple[str, ...] = ()
+    #: Names of what ``measures`` returns.
+    measure_names: tuple[str, ...] = ()
+    #: Names of those that it computes where it is asked to (``request_losses``), for they cost something.
+    on_request: tuple[str, ...] = ()
+    #: Buffers that ``observe`` adds to (``add_statistic``).
+    statistic_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -111,6 +123,7 @@ class Router(nn.Module):
         self.weighting = weighting
         self.where = where
         self.debug = debug
+        self.selection_bias: Tensor | None = None
 
     def scores(self, x_TD: Tensor) -> Tensor:
         """A probability of each expert, computed in at least float32 (``at_least_float32``) and without autocast; [T, E].
@@ -130,6 +143,89 @@ class Router(nn.Module):
         lead_E    int64 [E], counts ``choices.lead_T`` of the active tokens
         """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
+
+    def combine(self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting) -> Tensor:
+        """Weight of each choice, once it is known which ones are served (``combine_weights``); [T, K]."""
+        return combine_weights(probs_TE, choices.experts_TK, kept_TK, weighting, choices.complete)
+
+    def entropy(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Tensor:
+        """Mean entropy of the gate's distribution, in nats; scalar without gradient."""
+        return mean_entropy(probs_TE, active_T)
+
+    def measures(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Mapping[str, Tensor]:
+        """What the log shows of this gate besides: means over the active tokens by name, ``measure_names``; no gradient."""
+        return {}
+
+    def request_losses(self, names: Sequence[str]) -> None:
+        """Compute these of the losses ``on_request`` from now on, and no others of them.
+
+        Raises:
+            ValueError: a loss that it has not.
+        """
+        own = type(self).loss_names
+        for name in names:
+            if name not in (*own, *self.on_request):
+                raise ValueError(f"{self.where}: {type(self).__name__} has no loss {name!r}")
+        self.loss_names = tuple(dict.fromkeys((*own, *names)))
+
+    def choose(self, probs_TE: Tensor, selection: Selection, may_sync: bool) -> Choices:
+        """What ``selection`` chooses, by the probabilities plus the bias where there is one."""
+        if self.selection_bias is None:
+            return selection(probs_TE, may_sync)
+        return cast(Any, selection)(probs_TE, may_sync, probs_TE.detach() + self.selection_bias)
+
+    def check_selection(self, selection: Selection) -> None:
+        """ValueError where a selection does not go with this router."""
+        selection.check(self.num_experts, self.where)
+        if self.selection_bias is not None and not getattr(selection, "takes_order", False):
+            raise ValueError(
+                f"{self.where}: balance_bias goes with selections that can be told another order of the experts, "
+                f"and not with {selection}"
+            )
+
+    def balance_load(self, bias: LoadBias, groups: Sequence[int]) -> None:
+        """Balance the load by a bias from now on, within ``groups``: numbers of experts in their order.
+
+        Raises:
+            ValueError: a router that has none.
+        """
+        raise ValueError(f"{self.where}: balance_bias is of softmax gates, and {type(self).__name__} is none")
+
+    # --- state that changes after an update and not by a gradient: see updates.py ---
+
+    def add_statistic(self, name: str, zeros: Tensor) -> None:
+        """Register the buffer ``name`` for ``observe`` to add to; no checkpoint has it."""
+        self.register_buffer(name, zeros, persistent=False)
+        self.statistic_names = (*self.statistic_names, name)
+
+    def statistics(self) -> tuple[Tensor, ...]:
+        """The buffers of ``statistic_names``."""
+        return tuple(getattr(self, name) for name in self.statistic_names)
+
+    def observe(
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, asked_E: Tensor, active_T: Tensor | None
+    ) -> None:
+        """Add what this training pass tells to the statistics, in place. Called without gradients, once for each pass of
+        tokens through the gate: not in evaluation, and not again where a backward pass computes it anew.
+
+        asked_E  int64 [E], choices of the active tokens; ``active_T`` bool [T], None for all
+        """
+
+    def after_update(self) -> None:
+        """Change the router's own buffers, or its parameters in place. Called once after each step of the optimiser: the
+        statistics are the sums over all passes of the update, on all ranks, and 0 afterwards. What is done here has to be
+        the same on all ranks.
+        """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        """Buffers stay in at least float32 whatever precision the model is cast to: small steps would be lost."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            now = getattr(self, name)
+            if now.is_floating_point() and now.dtype not in (torch.float32, torch.float64):
+                setattr(self, name, buffer.to(now.device))
+        return self
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """The scores; [T, E].
@@ -170,7 +266,12 @@ class Gate(Router):
     """G = softmax(W x): ``weight`` [E, D], starting at U(-1/sqrt(D), 1/sqrt(D)); eq. 5.
 
     bias  G = softmax(W x + b), ``bias`` [E], starting at 0: an expert that stands for n alike ones has log n there
+
+    Where its load is balanced by a bias, that is the buffer ``selection_bias``, and ``load`` counts choices.
     """
+
+    on_request = ("z",)
+    load: Tensor
 
     def __init__(
         self,
@@ -192,6 +293,31 @@ class Gate(Router):
         """G over the visible experts; [T, E], at least float32."""
         return gate_probabilities(x_TD, self.weight, self.bias)
 
+    def losses(
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
+    ) -> Mapping[str, Tensor]:
+        """The balance loss, and "z" where it is requested."""
+        found = super().losses(x_TD, probs_TE, choices, lead_E, active_T)
+        if "z" not in self.loss_names:
+            return found
+        return {**found, "z": z_loss(gate_logits(x_TD, self.weight, self.bias), active_T)}
+
+    def balance_load(self, bias: LoadBias, groups: Sequence[int]) -> None:
+        self._bias, self._groups = bias, tuple(groups)
+        del self.selection_bias
+        self.register_buffer("selection_bias", torch.zeros(self.num_experts))
+        self.add_statistic("load", torch.zeros(self.num_experts, dtype=torch.long))
+        self.check_selection(self.selection)
+
+    def observe(
+        self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, asked_E: Tensor, active_T: Tensor | None
+    ) -> None:
+        self.load += asked_E
+
+    def after_update(self) -> None:
+        assert self.selection_bias is not None
+        self.selection_bias += bias_step(self.load, self._groups, self._bias.step)
+
 
 def gate_or(
     make_router: MakeRouter | None,
@@ -202,18 +328,26 @@ def gate_or(
     where: str,
     debug: bool,
     bias: bool = False,
+    load_bias: LoadBias | None = None,
+    strata: Sequence[int] = (),
 ) -> Router:
     """The router of a block: what ``make_router`` makes, by default a ``Gate`` with this selection, weighting and bias.
 
+    strata  experts of each stratum that it sees; none: of the only one
+
     Raises:
-        ValueError: a router that sees another number of experts.
+        ValueError: a router that sees another number of experts, or that ``load_bias`` does not go with.
     """
+    router: Router
     if make_router is None:
-        return Gate(embed_dim, num_experts, selection, weighting, where, debug, bias)
-    router = make_router(num_experts)
-    if router.num_experts != num_experts:
-        raise ValueError(f"{where} should see {num_experts} experts: its router has scores of {router.num_experts}")
-    router.where, router.debug = where, debug
+        router = Gate(embed_dim, num_experts, selection, weighting, where, debug, bias)
+    else:
+        router = make_router(num_experts)
+        if router.num_experts != num_experts:
+            raise ValueError(f"{where} should see {num_experts} experts: its router has scores of {router.num_experts}")
+        router.where, router.debug = where, debug
+    if load_bias is not None:
+        router.balance_load(load_bias, load_bias.groups(strata or (num_experts,)))
     return router
 
 
@@ -222,12 +356,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def gate_probabilities(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """G = softmax(W x) over the experts that the gate sees (eq. 5), or softmax(W x + b); [T, E], at least float32."""
+def gate_logits(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """W x, or W x + b; [T, E], at least float32."""
     with torch.autocast(x_TD.device.type, enabled=False):
         x_TD = at_least_float32(x_TD)
         bias_E = None if bias_E is None else bias_E.to(x_TD.dtype)
-        return F.linear(x_TD, weight_ED.to(x_TD.dtype), bias_E).softmax(dim=-1)
+        return F.linear(x_TD, weight_ED.to(x_TD.dtype), bias_E)
+
+
+def gate_probabilities(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """G = softmax(W x) over the experts that the gate sees (eq. 5), or softmax(W x + b); [T, E], at least float32."""
+    return gate_logits(x_TD, weight_ED, bias_E).softmax(dim=-1)
 
 
 def count_leads(lead_T: Tensor, experts: int, active_T: Tensor | None = None) -> Tensor:

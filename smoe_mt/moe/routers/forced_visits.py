@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from smoe_mt.moe.routers.base import Choices
 from smoe_mt.moe.routers.top_k import choose
-from smoe_mt.moe.strata import parse_strata
+from smoe_mt.moe.strata import parse_strata, visible_experts
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ForcedVisits:
     strata: Sequence[int]
     visits: int
     k: int = 2
+    takes_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         strata = parse_strata(self.strata)
@@ -35,25 +37,20 @@ class ForcedVisits:
         if self.k < 1:
             raise ValueError(f"k must be at least 1, not {self.k}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
-        visible = probs_TE.size(1)
-        first, size = self._allowed(visible)
-        experts_TK = first + choose(probs_TE[:, first : first + size], min(self.k, size))
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
+        order_TE = probs_TE if order_TE is None else order_TE
+        first, size = self._allowed(order_TE.size(1))
+        experts_TK = first + choose(order_TE[:, first : first + size], min(self.k, size))
         return Choices(experts_TK, experts_TK[:, 0])
 
     def check(self, visible: int, where: str) -> None:
-        if visible not in self._visible():
+        if visible not in visible_experts(parse_strata(self.strata)):
             raise ValueError(f"{where} sees {visible} experts, which is no gate of strata {parse_strata(self.strata)}")
-
-    def _visible(self) -> list[int]:
-        """Experts that each gate sees."""
-        strata = parse_strata(self.strata)
-        return [sum(strata[i:]) for i in range(len(strata))]
 
     def _allowed(self, visible: int) -> tuple[int, int]:
         """Of a gate that sees so many experts: the first that it may choose, and how many."""
         strata = parse_strata(self.strata)
-        gate = self._visible().index(visible)
+        gate = visible_experts(strata).index(visible)
         if gate < self.visits - 1:
             return 0, strata[gate]
         return visible - strata[-1], strata[-1]

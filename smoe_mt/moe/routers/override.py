@@ -23,7 +23,8 @@ def routing_override(
         with routing_override(model, selection=RankK(2), weighting=Weighting.UNIFORM): ...
 
     Raises:
-        ValueError: a model in training mode, or without routers, or a gate that sees too few experts.
+        ValueError: a model in training mode, or without routers, or a gate that sees too few experts or is
+            balanced by a bias that the selection cannot take.
     """
     if model.training:
         raise ValueError("routing can be overridden in evaluation alone: call model.eval() first")
@@ -32,7 +33,7 @@ def routing_override(
         raise ValueError("the model has no routers whose routing could be overridden")
     if selection is not None:
         for router in routers:
-            selection.check(router.num_experts, router.where)
+            router.check_selection(selection)
     outer = IN_FORCE.get() or {}
     inner = dict(outer)
     for router in routers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Threshold:
 
     threshold: float
     most: int | None = None
+    takes_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -32,21 +34,25 @@ class Threshold:
         if self.most is not None and self.most < 1:
             raise ValueError(f"the most experts of a token must be at least 1, not {self.most}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         experts = probs_TE.size(1)
         most = min(self.most or experts, experts)
-        sorted_TE, order_TE = probs_TE.detach().sort(dim=1, descending=True, stable=True)
-        sorted_TK, order_TK = sorted_TE[:, :most], order_TE[:, :most]
+        sorted_TE, best_TE = (
+            (probs_TE if order_TE is None else order_TE).detach().sort(dim=1, descending=True, stable=True)
+        )
+        sorted_TK, best_TK = sorted_TE[:, :most], best_TE[:, :most]
+        if order_TE is not None:
+            sorted_TK = probs_TE.detach().gather(1, best_TK)
         if self.threshold >= 1:
-            return Choices(order_TK, order_TK[:, 0], priority_TK=sorted_TK)
+            return Choices(best_TK, best_TK[:, 0], priority_TK=sorted_TK)
         # In float64: in float32 the sum of many probabilities may pass 1 before all are counted.
         before_TK = sorted_TK.double().cumsum(dim=1) - sorted_TK.double()
         chosen_TK = before_TK < self.threshold
         chosen_TK[:, 0] = True
         if may_sync:  # so that a gate costs what is chosen
             most = int(chosen_TK.any(dim=0).sum().clamp(min=1))
-        experts_TK = order_TK.masked_fill(~chosen_TK, experts)[:, :most]
-        return Choices(experts_TK, order_TK[:, 0], complete=most == 1, priority_TK=sorted_TK[:, :most])
+        experts_TK = best_TK.masked_fill(~chosen_TK, experts)[:, :most]
+        return Choices(experts_TK, best_TK[:, 0], complete=most == 1, priority_TK=sorted_TK[:, :most])
 
     def check(self, visible: int, where: str) -> None:
         """Any number of experts will do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,8 +35,13 @@ class TopK:
             known = ", ".join(SECOND_CHOICES)
             raise ValueError(f"unknown second_choice {self.second_choice!r}: choose one of {known}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
-        experts_TK = choose(probs_TE, self.k, self.second_choice)
+    @property
+    def takes_order(self) -> bool:
+        """Noise is drawn by the probabilities."""
+        return self.second_choice == "argmax"
+
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
+        experts_TK = choose(probs_TE if order_TE is None else order_TE, self.k, self.second_choice)
         return Choices(experts_TK, experts_TK[:, 0])
 
     def check(self, visible: int, where: str) -> None:
@@ -54,13 +60,14 @@ class RankK:
     """
 
     rank: int
+    takes_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank must be at least 1, not {self.rank}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
-        experts_T1 = choose(probs_TE, self.rank)[:, -1:]
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
+        experts_T1 = choose(probs_TE if order_TE is None else order_TE, self.rank)[:, -1:]
         return Choices(experts_T1, experts_T1[:, 0])
 
     def check(self, visible: int, where: str) -> None:
@@ -83,6 +90,6 @@ def choose(probs_TE: Tensor, top_k: int, second_choice: str = "argmax") -> Tenso
             # G / Exp(1) has the same order as log G + Gumbel noise.
             left_TE = left_TE / torch.empty_like(left_TE).exponential_()
         if k:
-            left_TE = left_TE.scatter(1, choices[-1].unsqueeze(1), -1.0)
+            left_TE = left_TE.scatter(1, choices[-1].unsqueeze(1), -torch.inf)
         choices.append(left_TE.argmax(dim=1))
     return torch.stack(choices, dim=1)

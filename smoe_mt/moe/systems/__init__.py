@@ -2,7 +2,21 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, mhmoe, moefied, mpoe, pesc, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import (
+    cmr,
+    dynmoe,
+    eom,
+    hmoe,
+    mhmoe,
+    moefied,
+    mpoe,
+    pesc,
+    stacking,
+    stratified,
+    switch,
+    vanilla,
+    xmoe,
+)
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -18,6 +32,10 @@ SYSTEMS = Systems(
     mhmoe.STRATIFIED,
     pesc.SYSTEM,
     pesc.STRATIFIED,
+    hmoe.SYSTEM,
+    hmoe.STRATIFIED,
+    dynmoe.SYSTEM,
+    dynmoe.STRATIFIED,
 )
 
 

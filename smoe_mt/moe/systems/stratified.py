@@ -20,6 +20,7 @@ from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting, gate_or
+from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.strata import expected_visits, parse_strata
 from smoe_mt.moe.system import STRATA, BlockPlace, ModelSettings, System, common_settings
@@ -40,7 +41,7 @@ class StratifiedMoE(MoEBlock):
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
-    selection, weighting, experts, router, gate_bias   as in ``MoE``; ``router`` makes the gate of each stratum
+    selection, weighting, experts, router, gate_bias, load_bias   as in ``MoE``; ``router`` makes the gate of each stratum
 
     Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``gates.{i}.bias`` if they have one, ``experts`` numbered stratum by stratum.
 
@@ -70,6 +71,7 @@ class StratifiedMoE(MoEBlock):
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
         gate_bias: bool = False,
+        load_bias: LoadBias | None = None,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -95,6 +97,8 @@ class StratifiedMoE(MoEBlock):
                 f"the gate of stratum {i + 1}",
                 debug,
                 gate_bias,
+                load_bias,
+                self.strata[i:],
             )
             for i, first in enumerate(self.first_experts)
         )
@@ -173,7 +177,10 @@ class StratifiedMoE(MoEBlock):
             for name in self._gate(0).loss_names
         }
         entropy = tuple(zero if p is None else p.entropy for p in passes)
-        return Routing(losses, visits, load, entropy, units)
+        measures = tuple(
+            dict.fromkeys(self._gate(i).measure_names, zero) if p is None else p.measures for i, p in enumerate(passes)
+        )
+        return Routing(losses, visits, load, entropy, units, measures=measures)
 
 
 def _build(cfg: ModelSettings, place: BlockPlace) -> StratifiedMoE:

@@ -14,6 +14,7 @@ from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
+from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.system import BlockPlace, ModelSettings, System, common_settings
 from smoe_mt.moe.traversal import GateOutput, traverse
@@ -35,6 +36,7 @@ class MoESettings(TypedDict, total=False):
     experts: ExpertBank | None
     router: MakeRouter | None
     gate_bias: bool
+    load_bias: LoadBias | None
 
 
 class MoE(MoEBlock):
@@ -52,6 +54,7 @@ class MoE(MoEBlock):
     experts          a bank in place of ``num_experts`` FFNs of ``ffn_dim`` hidden units
     router           number of experts -> a router in place of the softmax gate, its selection and its weighting
     gate_bias        the softmax gate has a bias
+    load_bias        balance the load of the experts by biases that change after each update; None: do not
 
     Parameters: ``gate.weight`` [E, D], ``gate.bias`` [E] if it has one, and those of ``experts``.
 
@@ -78,6 +81,7 @@ class MoE(MoEBlock):
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
         gate_bias: bool = False,
+        load_bias: LoadBias | None = None,
     ) -> None:
         super().__init__()
         check_backend(backend)
@@ -88,7 +92,9 @@ class MoE(MoEBlock):
         self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         weighting = default_weighting(top_k) if weighting is None else weighting
-        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug, gate_bias)
+        self.gate = gate_or(
+            router, embed_dim, num_experts, selection, weighting, "the gate", debug, gate_bias, load_bias
+        )
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
@@ -111,8 +117,12 @@ class MoE(MoEBlock):
         if out is None:
             zero = torch.zeros((), device=x.device)
             losses = dict.fromkeys(self.gate.loss_names, zero)
-            return y_ND.view_as(x), Routing(losses, visits, (empty_load(self.gate, x.device),), (zero,), units)
-        return y_ND.view_as(x), Routing(out.losses, visits, (out.load,), (out.entropy,), units)
+            measures = (dict.fromkeys(self.gate.measure_names, zero),)
+            load = (empty_load(self.gate, x.device),)
+            return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
+        return y_ND.view_as(x), Routing(
+            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
+        )
 
     def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
         """The whole pass by one kernel; None where there is none for this block."""
