@@ -17,6 +17,7 @@ from smoe_mt.scores_file import ROUTING, SEARCH, partial, unusual
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
+MILLION = 10**6
 TITLE = "Quality and cost"
 CAPTION = (
     "chrF++ (mean over the directions) against the FLOPs of a token, as each evaluation measured its routing on sources and "
@@ -62,9 +63,9 @@ def quality_picture(points: Sequence[Point]) -> Picture:
 def quality_table(points: Sequence[Point]) -> Table:
     """The numbers of the figure."""
     rows = [
-        [point.run, point.setting or "as trained", f"{point.flops / 1e9:.4f}", f"{point.chrf:.2f}"] for point in points
+        [point.run, point.setting or "as trained", f"{point.flops / MILLION:,.3f}M", f"{point.chrf:.2f}"] for point in points
     ]
-    return Table(("Run", "Routing", "GFLOPs a token", "chrF++"), rows, name="quality and cost")
+    return Table(("Run", "Routing", "FLOPs a token", "chrF++"), rows, name="quality and cost")
 
 
 def _draw(points: Sequence[Point]) -> Drawing:
@@ -73,7 +74,7 @@ def _draw(points: Sequence[Point]) -> Drawing:
     for number, name in enumerate(dict.fromkeys(point.run for point in points)):
         mine = [point for point in points if point.run == name]
         colour = PALETTE[number % len(PALETTE)]
-        x, y = [point.flops / 1e9 for point in mine], [point.chrf for point in mine]
+        x, y = [point.flops / MILLION for point in mine], [point.chrf for point in mine]
         panel.plot(x, y, color=colour, label=name, linewidth=1.0, marker="o", markersize=5, markerfacecolor="white")
         for point, across, up in zip(mine, x, y, strict=True):
             if not point.setting:
@@ -81,7 +82,7 @@ def _draw(points: Sequence[Point]) -> Drawing:
             panel.annotate(
                 point.setting, (across, up), xytext=(3, 4), textcoords="offset points", fontsize=7, color=colour
             )
-    panel.set_xlabel("GFLOPs of a token")
+    panel.set_xlabel("FLOPs of a token, in millions")
     panel.set_ylabel("chrF++")
     panel.margins(x=0.15, y=0.15)
     tidy(panel, "both")
