@@ -91,6 +91,7 @@ def test_a_row_says_only_what_it_changes(row: str) -> None:
             "stratified_mhmoe": 17,
             "stratified_pesc": 8,
             "stratified_hmoe": 8,
+            "stratified_dynmoe": 8,
         }
         wanted = own.get(row, 16)
     model = composed("m15", f"model={row}").model

@@ -76,7 +76,7 @@ class SharedSettings(FairseqDataclass):
         default=None,
         metadata={
             "help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing; "
-            "unset: 2, for switch in the release variant 1"
+            "unset: 2, for switch in the release variant 1, for dynmoe 0"
         },
     )
     eom_p: Optional[float] = field(

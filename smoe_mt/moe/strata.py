@@ -86,8 +86,16 @@ def visible_experts(strata: Sequence[int]) -> list[int]:
 
 def expected_visits(strata: Sequence[int]) -> float:
     """Visits of a token to a stratified block under uniform routing: V(i) = 1 + sum_g P(i -> g) V(g)."""
-    ahead = [0.0]  # V of the gate after the last stratum, where a token has left
+    return expected_sum(strata, lambda visible: 1)
+
+
+def expected_sum(strata: Sequence[int], of_visit: Callable[[int], float]) -> float:
+    """Of what a visit to a gate amounts to, over the visits of a token under uniform routing.
+
+    of_visit  number of experts that the gate sees -> amount
+    """
+    ahead = [0.0]  # of the gate after the last stratum, where a token has left
     for i in reversed(range(len(strata))):
         visible = sum(strata[i:])
-        ahead.insert(0, 1 + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
+        ahead.insert(0, of_visit(visible) + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
     return ahead[0]

@@ -35,6 +35,7 @@ MORE = {
     "mpoe": ["--mpoe-central-mask", "0.3"],
     "hmoe": ["--hmoe-sizes", "1,2,2,4", "--balance-weight", "0"],
     "stratified_hmoe": ["--hmoe-routing", "top_k", "--balance-weight", "0"],
+    "dynmoe": ["--dynmoe-start", "2", "--dynmoe-adapt-every", "10", "--dynmoe-adapt-window", "5"],
 }
 
 

@@ -37,6 +37,7 @@ KINDS = {
     "stratified_mhmoe": "--strata 2,3",
     "stratified_pesc": "--strata 2,3 --pesc-dropout 0",
     "stratified_hmoe": "--strata 2,3 --hmoe-sizes 1,2,1,1,4",  # of one size neither rank has two, of another one rank has none
+    "dynmoe": "--num-experts 5 --dynmoe-start 2 --dynmoe-adapt-every 2 --dynmoe-adapt-window 2",
 }
 Way = tuple[int, int]  # ranks, and how many of them share experts
 WAYS: Mapping[Way, Sequence[str]] = {

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.losses import balance_loss, z_loss
+from smoe_mt.moe.losses import balance_loss, mean_entropy, z_loss
 from smoe_mt.moe.routers.bias import LoadBias, bias_step
 
 
@@ -101,6 +101,8 @@ class Router(nn.Module):
     loss_names: tuple[str, ...] = ("balance",)
     #: Names of what it keeps with an entry for each expert that it sees, [E, ...]. Experts can be merged where that is all.
     row_names: tuple[str, ...] = ()
+    #: Names of what ``measures`` returns.
+    measure_names: tuple[str, ...] = ()
     #: Names of those that it computes where it is asked to (``request_losses``), for they cost something.
     on_request: tuple[str, ...] = ()
     #: Buffers that ``observe`` adds to (``add_statistic``).
@@ -141,6 +143,18 @@ class Router(nn.Module):
         lead_E    int64 [E], counts ``choices.lead_T`` of the active tokens
         """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
+
+    def combine(self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting) -> Tensor:
+        """Weight of each choice, once it is known which ones are served (``combine_weights``); [T, K]."""
+        return combine_weights(probs_TE, choices.experts_TK, kept_TK, weighting, choices.complete)
+
+    def entropy(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Tensor:
+        """Mean entropy of the gate's distribution, in nats; scalar without gradient."""
+        return mean_entropy(probs_TE, active_T)
+
+    def measures(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Mapping[str, Tensor]:
+        """What the log shows of this gate besides: means over the active tokens by name, ``measure_names``; no gradient."""
+        return {}
 
     def request_losses(self, names: Sequence[str]) -> None:
         """Compute these of the losses ``on_request`` from now on, and no others of them.
@@ -198,8 +212,9 @@ class Router(nn.Module):
         """
 
     def after_update(self) -> None:
-        """Change the router's own buffers. Called once after each step of the optimiser: the statistics are the sums over
-        all passes of the update, on all ranks, and 0 afterwards. What is done here has to be the same on all ranks.
+        """Change the router's own buffers, or its parameters in place. Called once after each step of the optimiser: the
+        statistics are the sums over all passes of the update, on all ranks, and 0 afterwards. What is done here has to be
+        the same on all ranks.
         """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:

@@ -4,6 +4,7 @@ from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
 from smoe_mt.moe.systems import (
     cmr,
+    dynmoe,
     eom,
     hmoe,
     mhmoe,
@@ -33,6 +34,8 @@ SYSTEMS = Systems(
     pesc.STRATIFIED,
     hmoe.SYSTEM,
     hmoe.STRATIFIED,
+    dynmoe.SYSTEM,
+    dynmoe.STRATIFIED,
 )
 
 

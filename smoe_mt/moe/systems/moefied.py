@@ -63,7 +63,19 @@ def chosen_of(share: float, experts: int) -> int:
 
 def activity(x_TD: Tensor, w_in: Tensor, b_in: Tensor) -> Tensor:
     """The sum of each expert's activations, relu(W_in x + b_in): w_in [E, F, D], b_in [E, F]; [T, E]."""
-    return F.relu(F.linear(x_TD, w_in.flatten(0, 1), b_in.flatten())).unflatten(1, b_in.shape).sum(dim=2)
+    h_TU = F.relu(F.linear(x_TD, w_in.flatten(0, 1), b_in.flatten()))
+    return h_TU.view(-1, *b_in.shape).sum(dim=2)
+
+
+class SharedBySlices(nn.Module):
+    """What no single slice has: the FFN's output bias ``b_out`` [D], and ``units``, int64 [E, F], the place of each unit in it."""
+
+    units: Tensor
+
+    def __init__(self, num_experts: int, embed_dim: int, ffn_dim: int, bound: float) -> None:
+        super().__init__()
+        self.b_out = nn.Parameter(torch.empty(embed_dim).uniform_(-bound, bound))
+        self.register_buffer("units", torch.arange(num_experts * ffn_dim).view(num_experts, ffn_dim))
 
 
 class SlicedFFN(Experts):
@@ -78,11 +90,9 @@ class SlicedFFN(Experts):
     def __init__(self, num_experts: int, embed_dim: int, ffn_dim: int, activation: str = "relu") -> None:
         super().__init__(num_experts, embed_dim, ffn_dim, activation, bias_out=False)
         self.divisible = True
-        self.shared = nn.Module()
         bound = 1 / math.sqrt(num_experts * ffn_dim)
         nn.init.uniform_(self.w_out, -bound, bound)  # as that of the whole FFN starts
-        self.shared.b_out = nn.Parameter(torch.empty(embed_dim).uniform_(-bound, bound))
-        self.shared.register_buffer("units", torch.arange(num_experts * ffn_dim).view(num_experts, ffn_dim))
+        self.shared = SharedBySlices(num_experts, embed_dim, ffn_dim, bound)
 
     def from_dense(self, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Mapping[str, Tensor]:
         """Raises ValueError: each of these experts is a part of an FFN."""

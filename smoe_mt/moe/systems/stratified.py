@@ -177,7 +177,10 @@ class StratifiedMoE(MoEBlock):
             for name in self._gate(0).loss_names
         }
         entropy = tuple(zero if p is None else p.entropy for p in passes)
-        return Routing(losses, visits, load, entropy, units)
+        measures = tuple(
+            dict.fromkeys(self._gate(i).measure_names, zero) if p is None else p.measures for i, p in enumerate(passes)
+        )
+        return Routing(losses, visits, load, entropy, units, measures=measures)
 
 
 def _build(cfg: ModelSettings, place: BlockPlace) -> StratifiedMoE:

@@ -117,8 +117,12 @@ class MoE(MoEBlock):
         if out is None:
             zero = torch.zeros((), device=x.device)
             losses = dict.fromkeys(self.gate.loss_names, zero)
-            return y_ND.view_as(x), Routing(losses, visits, (empty_load(self.gate, x.device),), (zero,), units)
-        return y_ND.view_as(x), Routing(out.losses, visits, (out.load,), (out.entropy,), units)
+            measures = (dict.fromkeys(self.gate.measure_names, zero),)
+            load = (empty_load(self.gate, x.device),)
+            return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
+        return y_ND.view_as(x), Routing(
+            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
+        )
 
     def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
         """The whole pass by one kernel; None where there is none for this block."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +89,22 @@ def test_outputs_and_gradients_are_those_of_the_equations(name: str, ffn: str) -
     inputs = [x, *block.parameters()]
     for got, expected in zip(*(torch.autograd.grad(out.sin().sum(), inputs) for out in (y, want))):
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_it_computes_what_the_released_code_computed() -> None:
+    case = json.loads((Path(__file__).parent / "pesc_release.json").read_text())
+    given = {name: torch.tensor(case[name], dtype=torch.double) for name in ("gate", "w_in", "w_out", "x", "y")}
+    cfg = settings_of("pesc", pesc_width=given["w_in"].size(1))
+    place = BlockPlace("encoder", 2, given["x"].size(-1), len(case["ffn"]["fc1.bias"]), (given["gate"].size(0),))
+    block: Any = SYSTEMS["pesc"].build(cfg, place).double().eval()
+    own = {"gate.weight": given["gate"], "experts.w_in": given["w_in"], "experts.w_out": given["w_out"]}
+    ffn = {f"ffn.{name}": torch.tensor(values, dtype=torch.double) for name, values in case["ffn"].items()}
+    block.load_state_dict({**own, **ffn})
+    y, _ = block(given["x"])
+    torch.testing.assert_close(y, given["y"])
+    y.sin().sum().backward()
+    for parameter, name in ((block.gate.weight, "grad_gate"), (block.experts.w_in, "grad_w_in")):
+        torch.testing.assert_close(parameter.grad, torch.tensor(case[name], dtype=torch.double))
 
 
 @pytest.mark.parametrize("name", BOTH)
