@@ -67,6 +67,23 @@ def _integers(value: Any) -> tuple[int, ...]:
         return ()
 
 
+def expected_rows(strata: Sequence[int], choices: Callable[[int], float]) -> tuple[float, ...]:
+    """Rows of a token in each expert of a stratified block under uniform routing, where a gate that sees n experts makes
+    ``choices(n)`` choices, and one of the n, drawn evenly, leads; with one choice they add up to ``expected_visits``."""
+    arriving, rows = [1.0] + [0.0] * len(strata), [0.0] * len(strata)
+    for i in range(len(strata)):
+        visible = sum(strata[i:])
+        for j in range(i, len(strata)):
+            rows[j] += arriving[i] * choices(visible) / visible
+            arriving[j + 1] += arriving[i] * strata[j] / visible
+    return tuple(rows[j] for j, size in enumerate(strata) for _ in range(size))
+
+
+def visible_experts(strata: Sequence[int]) -> list[int]:
+    """Experts that each gate of a stratified block sees: those of its own stratum and of all later ones."""
+    return [sum(strata[gate:]) for gate in range(len(strata))]
+
+
 def expected_visits(strata: Sequence[int]) -> float:
     """Visits of a token to a stratified block under uniform routing: V(i) = 1 + sum_g P(i -> g) V(g)."""
     return expected_sum(strata, lambda visible: 1)

@@ -84,6 +84,8 @@ def test_a_sound_state_stays_as_it_is() -> None:
         ("cfg/model/moe", "hmoe"),
         ("cfg/model/xmoe_threshold", 2.0),
         ("cfg/model/mpoe_bond", -1),
+        ("cfg/model/mhmoe_parity", "x"),
+        ("cfg/model/mhmoe_residual", "yes"),
         ("cfg/model/init_experts_from", "${oc.env:HOME}"),
         ("cfg/model/moe_backend", Namespace(a=1)),
         ("cfg/model/another_setting", 1),
@@ -193,14 +195,15 @@ def test_any_value_anywhere_is_taken_or_refused(place: str, value: Any) -> None:
 # --- sizes ---
 
 
+@pytest.mark.parametrize("shared_experts", [0, 3])
 @pytest.mark.parametrize("moe", MOE_KINDS)
-def test_the_lower_bound_of_parameters_is_one(moe: str) -> None:
+def test_the_lower_bound_of_parameters_is_one(moe: str, shared_experts: int) -> None:
     from smoe_mt.analysis.cost import skeleton
     from smoe_mt.models.config import SMoETransformerConfig
 
     sizes = {"encoder_embed_dim": 16, "encoder_ffn_embed_dim": 24, "encoder_layers": 4, "encoder_attention_heads": 2}
     sizes |= {"decoder_embed_dim": 16, "decoder_ffn_embed_dim": 40, "decoder_layers": 2, "decoder_attention_heads": 2}
-    settings = {**sizes, "moe": moe, "strata": "2,3", "num_experts": 5}
+    settings = {**sizes, "moe": moe, "strata": "2,3", "num_experts": 5, "shared_experts": shared_experts}
     model = skeleton(SMoETransformerConfig(**settings), 20)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters / 2 < fewest_parameters(settings, FILE) <= parameters
