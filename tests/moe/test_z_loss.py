@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def test_it_is_the_mean_over_the_gates_of_the_mean_squared_log_of_the_sum(name: 
         router.request_losses(("z",))
         router.register_forward_hook(lambda router, args, _: inputs.update({router: args[0].detach()}))
     loss = block(x)[1].losses["z"]
-    want = [by_hand(inputs[router], router.weight.detach()) if router in inputs else 0.0 for router in routers(block)]  # type: ignore[arg-type, operator]
+    gates = [cast(Gate, router) for router in routers(block)]
+    want = [by_hand(inputs[gate], gate.weight.detach()) if gate in inputs else 0.0 for gate in gates]
     assert float(loss.detach()) == pytest.approx(sum(want) / len(want))
 
 
@@ -44,13 +46,13 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
 
 def test_it_makes_logits_smaller() -> None:
     block, x = make("vanilla"), tokens(50)
-    (gate,) = routers(block)
+    gate = cast(Gate, routers(block)[0])
     gate.request_losses(("z",))
     sizes = []
     for _ in range(30):
         loss = block(x)[1].losses["z"]
-        (grad,) = torch.autograd.grad(loss, [gate.weight])  # type: ignore[list-item]
-        gate.weight.data -= 0.05 * grad  # type: ignore[operator, union-attr]
+        (grad,) = torch.autograd.grad(loss, [gate.weight])
+        gate.weight.data -= 0.05 * grad
         sizes.append(float(loss.detach()))
     assert sizes[-1] < 0.7 * sizes[0]
 

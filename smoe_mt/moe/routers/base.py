@@ -155,7 +155,8 @@ class Router(nn.Module):
         """What ``selection`` chooses, by the probabilities plus the bias where there is one."""
         if self.selection_bias is None:
             return selection(probs_TE, may_sync)
-        return cast(Any, selection)(probs_TE, may_sync, probs_TE.detach() + self.selection_bias)
+        choices: Choices = cast(Any, selection)(probs_TE, may_sync, probs_TE.detach() + self.selection_bias)
+        return choices
 
     def check_selection(self, selection: Selection) -> None:
         """ValueError where a selection does not go with this router."""
