@@ -53,7 +53,7 @@ setup(
             "opus100.sh",
             "slurm.sh",
         ],
-        "smoe_mt.report": ["templates/*"],
+        "smoe_mt.report": ["templates/*", "public_scores.json"],
     },
     install_requires=[
         "fairseq-fixed>=0.12.3.1",  # fairseq's main branch, made installable; imports as fairseq

@@ -47,13 +47,18 @@ class Case:
     one_hot: bool
     args: argparse.Namespace
 
+    def settings(self) -> SMoETransformerConfig:
+        args = self.args
+        return SMoETransformerConfig(dropout=0.0, moe_backend=args.backend, capacity_factor=args.capacity_factor)
+
+    def place(self) -> BlockPlace:
+        args = self.args
+        return BlockPlace("encoder", 1, args.embed_dim, args.ffn_dim, ROWS[self.system][1](args.experts))
+
     def block(self) -> nn.Module:
         args = self.args
         torch.manual_seed(0)
-        system, groups = ROWS[self.system]
-        cfg = SMoETransformerConfig(dropout=0.0, moe_backend=args.backend, capacity_factor=args.capacity_factor)
-        place = BlockPlace("encoder", 1, args.embed_dim, args.ffn_dim, groups(args.experts))
-        block = SYSTEMS[system].build(cfg, place)
+        block = SYSTEMS[ROWS[self.system][0]].build(self.settings(), self.place())
         return block.to(args.device, measuring.DTYPES[args.dtype]).train(self.training)
 
     def rows(self, count: int) -> Tensor:
@@ -121,7 +126,9 @@ def served_rows(case: Case, block: nn.Module, x: Tensor) -> int:
     sizes = {size for bank in block.modules() if isinstance(bank, ExpertBank) for size in bank.hidden_sizes}
     (size,) = sizes
     slots = sum(int(load.served.sum()) for load in routing.load)
-    return round(slots * size / case.args.ffn_dim + x.size(0) * SYSTEMS[ROWS[case.system][0]].dense_ffns)
+    system, place = SYSTEMS[ROWS[case.system][0]], case.place()
+    dense = system.dense_ffns_of(case.settings(), place, slots / x.size(0))
+    return round(slots * size / case.args.ffn_dim + x.size(0) * dense)
 
 
 def measure_memory(case: Case) -> dict[str, Any]:

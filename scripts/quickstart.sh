@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, from nothing to a table and figures, on one machine:
-#   l10n text of four languages -> a dense model and an SMoE model, equal updates -> scores, translations,
+#   l10n text of four languages -> a dense model, a vanilla MoE and an SMoE model, equal updates -> scores, translations,
 #   requested capacity. Restartable: what is finished is not done again; the variables below can be set outside.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -9,7 +9,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 
 data="${DATA:-data/quickstart}" # the data folder
 runs="${RUNS:-runs/quickstart}" # checkpoints, logs, scores, figures
-model="${MODEL:-smoe_2_2}"      # any of configs/model with strata
+model="${MODEL:-smoe_2_2_2_2}"  # any of configs/model with strata
 updates="${UPDATES:-4000}"      # of each model
 
 [ -f "$(smoe-mt path configs)/model/$model.yaml" ] || {
@@ -19,52 +19,71 @@ updates="${UPDATES:-4000}"      # of each model
 
 cores="$(getconf _NPROCESSORS_ONLN)"
 dense="$runs/dense"
+vanilla="$runs/vanilla"
 sparse="$runs/$model"
 
 step() { printf '\n== %s  [%s, %d min after the start]\n' "$1" "$(date +%H:%M)" $((SECONDS / 60)); }
 
-pids=() trained=()
+pids=()
 trap '[ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
-start() { # MODEL RUN: train in the background unless that is finished; fairseq continues from checkpoint_last.pt
-    local name="$1" run="$2"
+train() { # MODEL RUN: train unless that is finished; fairseq continues from checkpoint_last.pt
+    local name="$1" run="$2" job
     if [ -e "$run/finished-$updates" ]; then
         echo "$run is trained"
         return
     fi
     smoe-mt train --config quickstart "model=$name" "task.data=$data" "checkpoint.save_dir=$run" \
         "optimization.max_update=$updates" > >(sed -u "s/^/$name | /") 2>&1 &
-    pids+=($!) trained+=("$run")
+    job=$!
+    trap 'kill "$job" 2>/dev/null' TERM
+    wait "$job" || return 1
+    touch "$run/finished-$updates"
+}
+
+start() { # MODEL RUN ...: in the background, one after the other
+    (
+        trap - EXIT
+        while [ $# -gt 0 ]; do
+            train "$1" "$2" || exit 1
+            shift 2
+        done
+    ) &
+    pids+=($!)
 }
 
 finish() { # wait for what was started; a failure of one is a failure of all
-    local failed=0 i
-    for ((i = 0; i < ${#pids[@]}; i++)); do
-        if wait "${pids[$i]}"; then touch "${trained[$i]}/finished-$updates"; else failed=1; fi
-    done
+    local failed=0 pid
+    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     pids=()
     [ "$failed" = 0 ] || { echo "error: training failed; the lines above say why" >&2; exit 1; }
 }
 
 step "1/4  data: Northern Sotho, Malay, Tagalog and Catalan with English"
-# Small on purpose: at most 30,000 training pairs a language, so that a short training sees each of them more than once.
-smoe-mt prepare --corpus l10n --benchmark m4 --vocab-size 4000 --max-pairs 30000 --out "$data"
+smoe-mt prepare --corpus l10n --benchmark m4 --vocab-size 8000 --out "$data"
 
-step "2/4  training: a dense model and $model side by side, $updates updates each"
-export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))
-start dense "$dense"
-start "$model" "$sparse"
+step "2/4  training: dense, vanilla and $model side by side, $updates updates each"
+if [ "$cores" -ge 3 ]; then
+    export OMP_NUM_THREADS=$((cores / 3))
+    start dense "$dense"
+    start vanilla "$vanilla"
+    start "$model" "$sparse"
+else # the sparse model takes about as long as the two others
+    export OMP_NUM_THREADS=1
+    start "$model" "$sparse"
+    start dense "$dense" vanilla "$vanilla"
+fi
 finish
 export OMP_NUM_THREADS="$cores"
 
 step "3/4  scores: every direction, beam 5, held-out text and the Declaration of Human Rights"
-smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test --samples 5 --compare
-smoe-mt evaluate "$dense" "$sparse" --data "$data" --split test_udhr
+smoe-mt evaluate "$dense" "$vanilla" "$sparse" --data "$data" --split test --samples 5 --compare
+smoe-mt evaluate "$dense" "$vanilla" "$sparse" --data "$data" --split test_udhr
 
 step "4/4  what the strata do: requested capacity; all of it on one page"
 smoe-mt analyse "$sparse" --data "$data" --split test
-smoe-mt report "$dense" "$sparse" --data "$data" --split test --out "$runs/report.html"
+smoe-mt report "$dense" "$vanilla" "$sparse" --data "$data" --split test --out "$runs/report.html"
 
 step "done"
 echo "report: $runs/report.html    checkpoints, scores and figures: $runs    data: $data    curves: tensorboard --logdir $runs"

@@ -88,6 +88,17 @@ COMMANDS = {
         "smoe_mt.checkpoints.edit.average",
         "checkpoints -> their mean, one checkpoint",
     ),
+    "checkpoint moefy": Command(
+        "smoe_mt.moefication.arguments:add_arguments",
+        "smoe_mt.moefication.command",
+        "dense checkpoint -> its FFNs cut into experts (MoEfication), or how sparsely they fire",
+    ),
+    "checkpoint prune": Command(
+        "smoe_mt.pruning.arguments:add_arguments",
+        "smoe_mt.pruning.command",
+        "checkpoint -> one with fewer experts: similar ones are merged",
+        models="model",
+    ),
     "export": Command(
         "smoe_mt.generation.arguments:add_export_arguments",
         "smoe_mt.generation.export",

@@ -16,10 +16,32 @@ FORM = {
     "metrics?": Named(str),
     "limit?": (int, type(None)),
     "left_out?": {"sentences": int, "directions": [str]},
+    "measured?": {"context": int, "blocks": Named(dict), "weak_blocks?": Named(dict)},
 }
 #: The usual search, and the words for another one.
-USUAL = {"beam": 5, "lenpen": 1.0, "max_len_a": 2.0, "max_len_b": 10, "min_len": 1, "tokenize": "auto"}
-WORDS = {"beam": "beam", "lenpen": "length penalty", "tokenize": "BLEU tokenizer"}
+SEARCH = {"beam": 5, "lenpen": 1.0, "max_len_a": 2.0, "max_len_b": 10, "min_len": 1, "tokenize": "auto"}
+#: How the model was used otherwise than it was trained: contrast of two routings, or another routing.
+ROUTING = {
+    "contrast": None,
+    "contrast_rank": 2,
+    "contrast_alpha": 0.1,
+    "contrast_encoder": False,
+    "test_top_k": None,
+    "test_top_p": None,
+    "test_threshold": None,
+    "capacity": None,
+}
+USUAL = SEARCH | ROUTING
+WORDS = {
+    "lenpen": "length penalty",
+    "tokenize": "BLEU tokenizer",
+    "contrast_rank": "contrast rank",
+    "contrast_alpha": "contrast alpha",
+    "contrast_encoder": "contrast in the encoder",
+    "test_top_k": "top-k in the test",
+    "test_top_p": "top-p in the test",
+    "test_threshold": "threshold in the test",
+}
 REMEDY = "evaluate again, or remove it"
 
 
@@ -42,10 +64,10 @@ def partial(scores: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def unusual(scores: Mapping[str, Any]) -> str:
-    """What of the search and of the scoring is not as usual, in words; empty where all is."""
-    other = {name: scores[name] for name, usual in USUAL.items() if name in scores and scores[name] != usual}
-    return ", ".join(f"{WORDS.get(name, name)} {value}" for name, value in other.items())
+def unusual(scores: Mapping[str, Any], usual: Mapping[str, Any] = USUAL) -> str:
+    """What of the search, the routing and the scoring is not as usual, in words; empty where all is."""
+    other = {name: scores[name] for name, value in usual.items() if name in scores and scores[name] != value}
+    return ", ".join(WORDS.get(name, name) + ("" if value is True else f" {value}") for name, value in other.items())
 
 
 def title(scores: Mapping[str, Any], text: str) -> str:

@@ -83,7 +83,17 @@ def test_a_row_says_only_what_it_changes(row: str) -> None:
     elif "stacking" in row:
         wanted = numbers[0] * numbers[1]
     else:
-        wanted = {"dense": 0, "vanilla_32": 32}.get(row, 16)
+        # As many experts of sub-tokens as cost what 16 plain ones, or SMoE-4-4, do.
+        own = {
+            "dense": 0,
+            "vanilla_32": 32,
+            "mhmoe": 36,
+            "stratified_mhmoe": 17,
+            "stratified_pesc": 8,
+            "stratified_hmoe": 8,
+            "stratified_dynmoe": 8,
+        }
+        wanted = own.get(row, 16)
     model = composed("m15", f"model={row}").model
     assert (experts(model), model.encoder_embed_dim) == (wanted, 1024)
 
@@ -109,8 +119,15 @@ def test_the_small_scale_is_one_for_all_benchmarks(name: str) -> None:
     "file", sorted(configs().rglob("model/*.yaml")) + sorted(configs().rglob("scale/*.yaml")), ids=str
 )
 def test_every_key_of_a_row_has_a_comment(file: Path) -> None:
-    lines = [line for line in file.read_text().splitlines() if re.match(r"\w+: \S", line)]
+    lines = [line for line in file.read_text().splitlines() if re.match(r" *\w+: \S", line)]
     assert all("#" in line for line in lines), file
+
+
+@pytest.mark.parametrize("row", ["hmoe", "stratified_hmoe"])
+def test_a_row_may_set_the_criterion_and_an_override_still_wins(row: str) -> None:
+    assert composed("m4", "model=dense").criterion.balance_weight == 0.01
+    assert composed("m4", f"model={row}").criterion.balance_weight == 0
+    assert composed("m4", f"model={row}", "criterion.balance_weight=0.02").criterion.balance_weight == 0.02
 
 
 def folders(*overrides: str) -> list[str]:

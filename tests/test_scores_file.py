@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from smoe_mt.bleu_tokenizers import AUTO
+from smoe_mt.generation import RoutingOptions
 from smoe_mt.scores_file import USUAL, partial, title
 from smoe_mt.search.beam import Decoding
 
@@ -15,7 +16,7 @@ WHOLE = {"directions": {"aa-en": {}, "en-aa": {}}, "limit": None, **USUAL}
 
 
 def test_the_usual_is_what_is_done_unless_told() -> None:
-    assert asdict(Decoding()) | {"tokenize": AUTO} == USUAL
+    assert asdict(Decoding()) | asdict(RoutingOptions()) | {"tokenize": AUTO} == USUAL
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def check_values(group: str, values: Mapping[str, Any], declared: type | None = 
         kind = KEYS.get(key)
         if kind is not None:
             check(key, value, kind)
-        elif name in spans:
-            if wrong := problem(kinds[name], value, spans[name]):
+        elif name in kinds:
+            if wrong := problem(kinds[name], value, spans.get(name)):
                 raise UserError(f"{key}={shown(value)}: it {wrong}")
         elif isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value}: it must be a finite number")

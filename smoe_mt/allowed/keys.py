@@ -265,7 +265,9 @@ MODEL: Mapping[str, Kind] = {
     "moe": NAME,
     "moe_backend": NAME,
     "moe_debug": Flag(),
+    "gate_bias": Flag(),
     "init_experts_from": Maybe(PATH_OR_NONE),
+    "train_only": Choice(("all", "experts")),
     "cpu_bf16": Choice(("off", "on", "auto")),
     "expert_init": Choice(("independent", "equal")),
 }

@@ -76,13 +76,17 @@ def listed_in(folder: Path) -> set[str]:
     """The settings ("model.dropout") that the configs of a folder and of its groups list; unreadable files are left out."""
     found: set[str] = set()
     for file in folder.glob("*.yaml"):
-        config = _read(file)
-        found |= {f"{part}.{name}" for part in config if isinstance(config[part], dict) for name in config[part]}
+        found |= _settings_of_parts(_read(file))
     for group, members in groups_of(folder).items():
         for member in members:
             config = _read(folder / group / f"{member}.yaml")
             found |= {f"{group}.{name}" for name in config}
+            found |= _settings_of_parts(config)  # of a member that sets other parts too (@package _global_)
     return found
+
+
+def _settings_of_parts(config: Mapping[str, Any]) -> set[str]:
+    return {f"{part}.{name}" for part in config if isinstance(config[part], dict) for name in config[part]}
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from smoe_mt.allowed import flags
-from smoe_mt.generation.arguments import add_data_arguments
+from smoe_mt.generation.arguments import add_data_arguments, add_routing_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
     parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
     parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
-    parser.add_argument("--out", type=flags.file, help="folder for the results (default: RUN/analysis/SPLIT)")
+    parser.add_argument(
+        "--out",
+        type=flags.file,
+        help="folder for the results (default: RUN/analysis/SPLIT; another routing has a folder of its own, such as SPLIT.capacity-visits-1)",
+    )
     parser.add_argument(
         "--min-count",
         type=flags.positive_int,
@@ -36,4 +40,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="models with strata: also what log-probability tokens lose where they must make fewer or more visits",
     )
+    add_routing_arguments(parser)
     parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")

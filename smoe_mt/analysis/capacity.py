@@ -79,6 +79,7 @@ class CapacityReport:
             "format": FORMAT,
             **self.details,
             "strata": visits.strata,
+            "sub_tokens": visits.sub_tokens,
             "collapsed": [str(block) for block in visits.collapsed()],
             "blocks": {
                 str(block): {
@@ -123,6 +124,11 @@ def strata_of(loaded: LoadedModel) -> dict[Block, tuple[int, ...]]:
     return dict(zip(blocks_of(loaded.model), (*groups["encoder"], *groups["decoder"]), strict=True))
 
 
+def sub_tokens_of(loaded: LoadedModel) -> int:
+    """The parts of a token that walk through a block on their own."""
+    return SYSTEMS[str(loaded.config.model.moe)].sub_tokens(loaded.config.model)
+
+
 def model_title(loaded: LoadedModel) -> str:
     """How figures name the model: SMoE-4-12, or its kind and number of experts; of blocks that differ, the first one's."""
     strata = list(strata_of(loaded).values())
@@ -145,7 +151,7 @@ def requested_capacity(
     texts = direction_texts(task, request.split, directions)
     blocks = blocks_of(model)
     counters = (
-        VisitCounts(blocks, max(map(len, strata.values()))),
+        VisitCounts(blocks, max(map(len, strata.values())), sub_tokens=sub_tokens_of(loaded)),
         ExpertLoad(strata),
         GateEntropy(blocks),
         UnitMeans(blocks),

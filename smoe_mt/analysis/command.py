@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
 from smoe_mt.analysis.figures import FIGURES
@@ -14,8 +16,11 @@ from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, his
 from smoe_mt.analysis.tokens import TokenCapacity
 from smoe_mt.checkpoints.locate import results_folder, run_name_parts
 from smoe_mt.errors import UserError
+from smoe_mt.evaluation.identity import routing_parts
 from smoe_mt.files import atomic_text, write_json, write_text
+from smoe_mt.generation.arguments import routing_of
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
+from smoe_mt.generation.routing import rerouting
 from smoe_mt.moe.names import blocks_of
 from smoe_mt.progress import progress_bar
 
@@ -28,12 +33,18 @@ SENTENCES = "sentences.json"
 
 def run(args: argparse.Namespace) -> None:
     """Analyse, write numbers and figures, print histograms. Raises UserError for a model without experts."""
+    options = routing_of(args)
     loaded = load_model(args.run, args.data, args.device, verify=args.verify)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
-    folder = Path(args.out) if args.out else results_folder(loaded.checkpoint, "analysis") / args.split
-    report, written = analyse(loaded, request, folder, args.min_count)
-    if args.needed:
-        written.append(write_needed(loaded, request, folder))
+    own = results_folder(loaded.checkpoint, "analysis") / ".".join([args.split, *routing_parts(options)])
+    folder = Path(args.out) if args.out else own
+    routing = rerouting(loaded, options)
+    if routing.calibrated is not None:
+        print(routing.calibrated)
+    with routing.opened():
+        report, written = analyse(loaded, request, folder, args.min_count, routing.as_json())
+        if args.needed:
+            written.append(write_needed(loaded, request, folder))
     if report.varies:
         print("\n".join(["", direction_table(report), "", histograms(report), ""]))
     message = collapse_message(report)
@@ -44,9 +55,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def analyse(
-    loaded: LoadedModel, request: Request, folder: Path, min_count: int = 5
+    loaded: LoadedModel,
+    request: Request,
+    folder: Path,
+    min_count: int = 5,
+    routing: Mapping[str, Any] | None = None,
 ) -> tuple[CapacityReport, list[Path]]:
     """Read a split and write all that there is to say of it into `folder`, requested_capacity.json last.
+
+    `routing`: what another routing than in training was in force, for the record.
 
     Returns the report and what was written. Raises UserError where the model has no experts, the split or a direction is
     unknown, or the folder cannot be written.
@@ -65,6 +82,8 @@ def analyse(
         report.extremes.extend(tokens.extremes)
         report.details["ranks"] = counted_where(ranks)
         report.details["min_count"] = min_count
+        if routing:
+            report.details["routing"] = dict(routing)
         write_json(folder / SENTENCES, {"directions": sentences.as_json()})
         return report, [*write(report, folder), folder / TOKENS, folder / SENTENCES]
     except OSError as error:

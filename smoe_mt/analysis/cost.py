@@ -34,6 +34,7 @@ from torch import nn
 from smoe_mt.errors import UserError
 from smoe_mt.models.sizes import BankUse, Units, banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
+from smoe_mt.moe import BlockPlace
 
 FITTED_CONTEXT = 1246
 
@@ -49,14 +50,20 @@ class Term:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and FLOPs/token of a model, each as a sum."""
+    """Parameters and FLOPs/token of a model, each as a sum.
+
+    encoder_flops       the encoder's part of the latter
+    trained_parameters  those that training changes: all of them but for ``train_only``
+    """
 
     parameters: tuple[Term, ...]
     flops: tuple[Term, ...]
+    encoder_flops: float
+    trained_parameters: int
 
     @property
     def total_parameters(self) -> int:
-        """Weights that are trained, shared ones once."""
+        """Weights, shared ones once."""
         return round(sum(term.amount for term in self.parameters))
 
     @property
@@ -85,7 +92,11 @@ def cost_of_model(
     cfg = model.cfg
     if cfg.encoder.embed_dim != cfg.decoder.embed_dim:
         raise UserError("FLOPs are counted for encoder and decoder of one embedding dimension; these differ")
-    return Cost(_parameters(model), _flops(model, vocabulary, context, units))
+    flops = _flops(model, vocabulary, context, units)
+    d, layers = cfg.encoder.embed_dim, cfg.encoder.layers
+    encoder = layers * (8 * d * d + 4 * context * d) + sum(term.amount for term in flops if "encoder" in term.name)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Cost(_parameters(model), flops, encoder, trained)
 
 
 def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Units | None) -> tuple[Term, ...]:
@@ -104,11 +115,9 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
             measured = list(units[side]) if units else [None] * len(blocks)
             beside = shared_units_of(model)[side]
             amount = sum(
-                _block_flops(block, None if each is None else each - shared)
-                for block, each, shared in zip(blocks, measured, beside, strict=True)
+                _block_flops(model, place, block, None if each is None else each - shared) + 4 * d * shared
+                for place, block, each, shared in zip(cfg.places[side], blocks, measured, beside, strict=True)
             )
-            assert model.system is not None
-            amount += 4 * d * sum(beside) + len(blocks) * model.system.dense_ffns * one
             formula = (
                 f"{len(blocks)} block{'s' * (len(blocks) != 1)} x {amount / one / len(blocks):.4g} FFNs x 2 x 2 d F"
             )
@@ -118,12 +127,18 @@ def _flops(model: SMoETransformerModel, vocabulary: int, context: int, units: Un
     return tuple(terms)
 
 
-def _block_flops(banks: Sequence[BankUse], units: float | None) -> float:
-    """Of a token in the experts of a block; `units`: hidden units measured, each with its two products."""
+def _block_flops(
+    model: SMoETransformerModel, place: BlockPlace, banks: Sequence[BankUse], units: float | None
+) -> float:
+    """Of a token in a block; `units`: hidden units measured, each with its two products."""
+    system = model.system
+    assert system is not None
+    sizes = [size for use in banks for size in use.bank.hidden_sizes]
+    rows = sum(sum(use.rows) for use in banks) if units is None else units * len(sizes) / sum(sizes)
+    shared = system.dense_ffns_of(model.cfg, place, rows) * 4 * place.embed_dim * place.ffn_dim
     if units is None:
-        return sum(use.rows * use.flops_a_row for use in banks)
-    per_unit = sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sum(use.bank.hidden_sizes) for use in banks)
-    return units * per_unit
+        return shared + sum(use.flops for use in banks)
+    return shared + units * sum(sum(use.bank.flops_per_row()) for use in banks) / sum(sizes)
 
 
 KINDS = {  # name -> (what is in it, whether a parameter of this name is)
@@ -131,6 +146,7 @@ KINDS = {  # name -> (what is in it, whether a parameter of this name is)
     "attention": ("4 d^2 a module, biases", lambda name: "attn." in name),
     "experts": ("2 d F an expert, biases", lambda name: ".experts." in name),
     "gates": ("E_i d a gate", lambda name: ".gate." in name or ".gates." in name or ".mix." in name),
+    "projections": ("2 d^2 a block, biases", lambda name: ".head." in name or ".merge." in name),
     "FFNs": ("2 d F an FFN, biases", lambda name: ".fc1." in name or ".fc2." in name),
     "norms": ("2 d a norm", lambda name: True),
 }

@@ -47,6 +47,7 @@ class Row:
         cost = {
             "row": self.name,
             "parameters": self.cost.total_parameters,
+            "trained_parameters": self.cost.trained_parameters,
             "flops_per_token": self.cost.flops_per_token,
         }
         if self.published is not None:
@@ -217,6 +218,9 @@ def _comparison(rows: Sequence[Row]) -> str:
 def _terms(row: Row) -> str:
     lines = [(f"{row.name}: parameters", "", _millions(row.cost.total_parameters, 2))]
     lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in row.cost.parameters]
+    if row.cost.trained_parameters < row.cost.total_parameters:
+        share = f"{row.cost.trained_parameters / row.cost.total_parameters:.1%} of them"
+        lines.append(("  trained", share, _millions(row.cost.trained_parameters, 2)))
     lines += [("FLOPs/token", "", _millions(row.cost.flops_per_token, 2))]
     lines += [(f"  {term.name}", term.formula, _millions(term.amount, 2)) for term in row.cost.flops]
     if row.measured is not None:

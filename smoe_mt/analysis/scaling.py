@@ -32,6 +32,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.models.sizes import banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe import ExpertBank
+from smoe_mt.moe.strata import expected_rows
 from smoe_mt.training.batch import update_freq_for
 from smoe_mt.training.expert_parallel import BUFFER, buckets
 
@@ -78,27 +79,34 @@ class Setup:
 
 @dataclass(frozen=True)
 class ExpertSet:
-    """The experts of a bank: of a block, or of a layer of a stack.
+    """The experts of a bank: of a block, or of a layer of a stack. All but the strata for each expert.
 
     strata        as the gates see them
-    parameters    of one expert alone
+    parameters    of it alone
     flops_a_row   of a forward pass
-    units         hidden units of an expert
+    units         hidden units
     rows          a token, under uniform routing, unless measured
+    row_dim       numbers of a row
     """
 
     strata: tuple[int, ...]
-    parameters: int
-    flops_a_row: float
-    units: float
-    rows: float
+    parameters: tuple[int, ...]
+    flops_a_row: tuple[float, ...]
+    units: tuple[int, ...]
+    rows: tuple[float, ...]
+    row_dim: int
 
     @property
     def experts(self) -> int:
         return sum(self.strata)
 
+    @property
+    def flops(self) -> tuple[float, ...]:
+        """Of a token."""
+        return tuple(rows * flops for rows, flops in zip(self.rows, self.flops_a_row))
+
     def most_experts(self, ranks: int) -> int:
-        """On the fullest rank."""
+        """On the rank that has most of them."""
         return math.ceil(self.experts / ranks)
 
 
@@ -119,15 +127,17 @@ class ModelFacts:
 
     def held(self, shared_by: int) -> tuple[int, int]:
         """(shared parameters, experts' parameters) of the fullest rank."""
-        return self.shared_parameters, sum(s.most_experts(shared_by) * s.parameters for s in self.expert_sets)
+        return self.shared_parameters, max(
+            sum(sum(s.parameters[rank::shared_by]) for s in self.expert_sets) for rank in range(shared_by)
+        )
 
     def stacks_held(self, shared_by: int) -> list[int]:
-        """Parameters of each tensor of experts, of the fullest rank."""
+        """Parameters of each tensor of experts, of the first rank, which never has fewer experts than another."""
         banks = (module for module in self.model.modules() if isinstance(module, ExpertBank))
         return [
-            math.ceil(bank.num_experts / shared_by) * stack[0].numel()
+            sum(e % shared_by == 0 for e in bank.members(name)) * stack.shape[1:].numel()
             for bank in banks
-            for stack in bank.stacks().values()
+            for name, stack in bank.stacks().items()
         ]
 
 
@@ -141,19 +151,21 @@ def facts(model_cfg: Any, vocabulary: int, length: int, rows: float | None = Non
     cost = cost_of_model(model, vocabulary, length)
     uniform = _expert_sets(model, None)
     sets = _expert_sets(model, rows)
-    experts = sum(s.experts * s.parameters for s in sets)
-    other = cost.flops_per_token - sum(s.rows * s.flops_a_row for s in uniform)
+    experts = sum(sum(s.parameters) for s in sets)
+    other = cost.flops_per_token - sum(sum(s.flops) for s in uniform)
     return ModelFacts(model, vocabulary, cost.total_parameters - experts, sets, other)
 
 
 def _expert_sets(model: SMoETransformerModel, rows: float | None) -> tuple[ExpertSet, ...]:
     found = []
     for use in (use for blocks in banks_of(model).values() for banks in blocks for use in banks):
-        bank, units = use.bank, use.bank.hidden_sizes
+        bank, total = use.bank, sum(use.rows)
         strata = use.groups if model.system is not None and model.system.nested else (bank.num_experts,)
-        size = sum(units) / len(units)
+        each = use.rows if rows is None else tuple(rows * one / total for one in use.rows)
         found.append(
-            ExpertSet(strata, bank.parameters_per_expert(), use.flops_a_row, size, use.rows if rows is None else rows)
+            ExpertSet(
+                strata, bank.parameters_of_experts(), bank.flops_per_row(), bank.hidden_sizes, each, bank.embed_dim
+            )
         )
     return tuple(found)
 
@@ -163,13 +175,7 @@ def _expert_sets(model: SMoETransformerModel, rows: float | None) -> tuple[Exper
 
 def expert_loads(strata: Sequence[int]) -> list[float]:
     """Visits of a token to each expert of a block under uniform routing; they add up to ``expected_visits``."""
-    arriving, visits = [1.0] + [0.0] * len(strata), [0.0] * len(strata)
-    for i in range(len(strata)):
-        each = arriving[i] / sum(strata[i:])
-        for j in range(i, len(strata)):
-            visits[j] += each
-            arriving[j + 1] += each * strata[j]
-    return [visits[j] for j, size in enumerate(strata) for _ in range(size)]
+    return list(expected_rows(strata, lambda _visible: 1.0))
 
 
 def rank_loads(strata: Sequence[int], ranks: int, in_turn: bool = True) -> list[float]:
@@ -291,7 +297,7 @@ def check(model: ModelFacts, setup: Setup) -> None:
 
 def expert_flops(model: ModelFacts, shared_by: int) -> float:
     """Of a forward pass, a token, on the rank whose experts are asked most."""
-    return sum(s.rows * s.flops_a_row * busiest(s.strata, shared_by) for s in model.expert_sets)
+    return sum(max(sum(s.flops[rank::shared_by]) for rank in range(shared_by)) * shared_by for s in model.expert_sets)
 
 
 def busy_share(model: ModelFacts, shared_by: int) -> float:
@@ -308,11 +314,13 @@ def exchanges(model: ModelFacts, setup: Setup) -> int:
 
 def exchange_bytes(model: ModelFacts, setup: Setup, on: Hardware) -> tuple[float, float]:
     """Bytes that leave a rank in a batch: (to ranks of its machine, to others), where most go to others."""
-    e, width = setup.shared_by, model.embed_dim * PRECISIONS[setup.precision].row
+    e, width = setup.shared_by, PRECISIONS[setup.precision].row
     if e == 1:
         return 0.0, 0.0
     words = WORD * (2 + max(s.most_experts(e) for s in model.expert_sets))
-    one_rank = sum(TRIPS * setup.tokens * s.rows * width / e + len(s.strata) * words for s in model.expert_sets)
+    one_rank = sum(
+        TRIPS * setup.tokens * sum(s.rows) * s.row_dim * width / e + len(s.strata) * words for s in model.expert_sets
+    )
     near = fewest_near(setup, on.devices_per_machine)
     return near * one_rank, (e - 1 - near) * one_rank
 
@@ -384,7 +392,7 @@ def activation_bytes(model: ModelFacts, setup: Setup) -> float:
         numbers += (sizes.layers - moe_layers) * (3 * d + 2 * sizes.ffn_embed_dim)
         numbers += moe_layers * 3 * d + sum(d + 2 * units for units in shared_units_of(model.model)[side] if units)
     for experts in model.expert_sets:
-        numbers += experts.rows * (experts.units + 5 * d)
+        numbers += sum(rows * (units + 5 * experts.row_dim) for rows, units in zip(experts.rows, experts.units))
     return setup.tokens * (b * numbers + model.vocabulary * (b + 8))
 
 

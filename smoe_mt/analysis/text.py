@@ -20,7 +20,8 @@ def histograms(report: CapacityReport) -> str:
 def _histogram(report: CapacityReport, block: Block) -> str:
     visits = report.visits
     shares = visits.histogram(block)
-    title = f"{block}: mean {visits.mean(block):.3f} of {visits.strata} strata"
+    each = f", {visits.sub_tokens} sub-tokens" if visits.sub_tokens > 1 else ""
+    title = f"{block}: mean {visits.mean(block):.3f} of {visits.strata} strata{each}"
     if block in visits.collapsed():
         title += f"\n  COLLAPSE: every token of every direction makes {shares.index(max(shares)) + 1} visit(s) here"
     rows = [
@@ -53,7 +54,7 @@ def as_csv(report: CapacityReport) -> str:
     visits = report.visits
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    shares = [f"share_{count}" for count in range(1, visits.strata + 1)]
+    shares = [f"share_{count}" for count in range(1, visits.most + 1)]
     writer.writerow(["direction", "side", "block", "tokens", "mean", *shares])
     for direction in report.directions:
         for block in visits.blocks:

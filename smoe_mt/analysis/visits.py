@@ -19,11 +19,21 @@ def routings_of(extra: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class VisitCounts:
-    """`counts[direction][block]`: int64 [L], entry v - 1 = tokens with v visits; L: the most that a block can make."""
+    """`counts[direction][block]`: int64 [`most`], entry v - 1 = tokens with v visits.
+
+    strata      the most of a block
+    sub_tokens  the parts of a token that walk on their own; its visits are the sum of theirs
+    """
 
     blocks: tuple[Block, ...]
     strata: int
     counts: dict[str, dict[Block, Tensor]] = field(default_factory=dict)
+    sub_tokens: int = 1
+
+    @property
+    def most(self) -> int:
+        """The most visits that a token can make in a block."""
+        return self.strata * self.sub_tokens
 
     def add(self, direction: str, routings: Sequence[Any]) -> None:
         """Count a pass, on the device it was made on. Padding, which has 0 visits, is not counted."""
@@ -31,16 +41,16 @@ class VisitCounts:
         for block, routing in zip(self.blocks, routings, strict=True):
             visits = routing.visits
             # By comparison: bincount would read its largest value back from a device.
-            new = torch.stack([(visits == count).sum() for count in range(1, self.strata + 1)])
+            new = torch.stack([(visits == count).sum() for count in range(1, self.most + 1)])
             mine[block] = mine[block] + new if block in mine else new
 
     def histogram(self, block: Block, direction: str | None = None) -> list[float]:
-        """Fractions of tokens with 1..L visits in a block; None: over all directions, each token counting once."""
+        """Fractions of tokens with 1, 2, ... visits in a block; None: over all directions, each token counting once."""
         counts = self.total(block) if direction is None else self.counts[direction][block]
         return (counts.double() / counts.sum().clamp(min=1)).tolist()
 
     def total(self, block: Block) -> Tensor:
-        """int64 [L]: tokens with 1..L visits in a block, over all directions."""
+        """int64 [`most`]: tokens with 1, 2, ... visits in a block, over all directions."""
         return torch.stack([mine[block] for mine in self.counts.values()]).sum(0)
 
     def mean(self, block: Block, direction: str | None = None) -> float:

@@ -78,6 +78,8 @@ def _check_extra(extra: Any, path: Path) -> None:
     averaged = extra.get("averaged", [])
     if not isinstance(averaged, list) or any(problem(str, name) for name in averaged):
         raise UserError(f"{path}: extra_state.averaged is no list of names; {REMEDY}")
+    if extra.get("pruned_from") is not None:
+        _check(extra, "pruned_from", str, path, "extra_state", COUNT)
     iterator = extra.get("train_iterator")
     if iterator is not None:
         _check_dictionary(iterator, "extra_state.train_iterator", path)

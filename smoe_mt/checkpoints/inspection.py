@@ -23,13 +23,19 @@ from smoe_mt.checkpoints.schema import TASK, CheckpointView
 from smoe_mt.checkpoints.sharded import Shards
 from smoe_mt.errors import UserError
 from smoe_mt.models.meaning import settings_of_blocks
+from smoe_mt.moe.systems.moefied import UNITS
 
 #: Sizes of a model; the settings of its blocks are asked of its system.
 SIZES = (
     *("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"),
     *("encoder_ffn_embed_dim", "decoder_ffn_embed_dim", "encoder_attention_heads", "decoder_attention_heads"),
 )
-BUFFERS = (".version", "._float_tensor", *BUFFERS_OF_GATES)  # fairseq's and those of gates, which are no parameters
+BUFFERS = (
+    ".version",
+    "._float_tensor",
+    f".experts.{UNITS}",
+    *BUFFERS_OF_GATES,
+)  # no parameters; the first two are fairseq's
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,6 +62,7 @@ def inspect_checkpoint(path: Path, with_weights: bool = False) -> dict[str, Any]
         "epoch": view.epoch,
         "validation_loss": view.validation_loss,
         "mean_of": view.mean_of,
+        "pruned_from": view.pruned_from,
         "task": settings["task"].get("_name"),
         "architecture": model.get("_name"),
         "model": {name: model[name] for name in shown_settings(model) if model.get(name) is not None},
@@ -143,6 +150,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         ("epoch", found["epoch"]),
         ("validation loss", found["validation_loss"]),
         ("mean of", ", ".join(found["mean_of"] or [])),
+        ("pruned from", found["pruned_from"]),
         ("precision", ", ".join(f"{count} weights {name}" for name, count in found["precision"].items())),
         ("parameters", f"{parameters['total']:,}, of which {parameters['experts']:,} are experts'"),
         *((f"  {layer}", f"{size:,} (MoE block)") for layer, size in parameters["blocks"].items()),

@@ -16,4 +16,4 @@ REMEDY = "export the model again, or fetch the folder again"
 CHECKPOINT_NAMES = (BEST, LAST, WEIGHTS)
 
 #: How the names of gates' buffers end: they are no parameters, and stay in float32 where weights are written in half precision.
-BUFFERS_OF_GATES = (".selection_bias",)
+BUFFERS_OF_GATES = (".selection_bias", ".active", ".counts", ".silent", ".updates")

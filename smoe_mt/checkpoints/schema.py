@@ -16,6 +16,7 @@ from smoe_mt.checkpoints.names import BUFFERS_OF_GATES
 TASK = "many_to_many_translation"
 VOCABULARY = "vocabulary"  # in the task's state
 AVERAGED = "averaged"  # in the extra state of a mean: names of the checkpoints that it is the mean of
+PRUNED = "pruned_from"  # in the extra state of a pruned model: name of the checkpoint with all of its experts
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class CheckpointView:
     def mean_of(self) -> list[str] | None:
         """Names of the checkpoints that it is the mean of; None for one that is no mean."""
         found: list[str] | None = self._extra.get(AVERAGED)
+        return found
+
+    @property
+    def pruned_from(self) -> str | None:
+        """Name of the checkpoint whose experts were merged into those of this one; None for one with all of its experts."""
+        found: str | None = self._extra.get(PRUNED)
         return found
 
     @property

@@ -36,8 +36,8 @@ FILE = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_NAME - 12}}}\.safetensors")
 BYTES_OF_A_FILE = 1 << 30  # of a rank; a file is put together in memory before it is written
 REMEDY = "take another checkpoint, or copy its folder again"
 
-#: Experts of a block -> the numbers of those that this rank has.
-Mine = Callable[[int], Sequence[int]]
+#: (name of a parameter, entries of its stack) -> the places in the stack of those experts that this rank has.
+Mine = Callable[[str, int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,24 @@ def _count_parameters(optimiser: Mapping[str, Any]) -> int:
     return sum(len(group.get("params", ())) for group in optimiser.get("param_groups", ()))
 
 
+def all_of(_name: str, entries: int) -> Sequence[int]:
+    """``Mine`` of a rank that has all experts."""
+    return range(entries)
+
+
 # --- writing ---
 
 
 def split(
     state: Mapping[str, Any],
     parameters: Sequence[str] = (),
-    mine: Mine = range,
+    mine: Mine = all_of,
     counts: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
     """A checkpoint without its tensors, the tensors by name, and which names are tied to which; `state` stays as it is.
 
-    Stacks of experts are taken apart, as ranks may have any of them: expert 3 of NAME is NAME/3. `counts`: experts of the block
-    that a parameter belongs to, by its name, where `mine` are not all of them.
+    Stacks of experts are taken apart, as ranks may have any of them: entry 3 of NAME is NAME/3. `counts`: entries of a
+    parameter's stack, by its name, where `mine` are not all of them.
     """
     skeleton = {**state, **{part: _copied(state[part]) for part in PARTS if state.get(part) is not None}}
     tensors: dict[str, Tensor] = {}
@@ -127,9 +132,9 @@ def split(
         if kept != name:
             tied[name] = kept
         elif EXPERTS.search(name):
-            experts = (counts or {}).get(_parameter(name), len(tensor))
-            tensors.update(zip(_apart(name, mine(experts)), tensor.contiguous(), strict=True))
-            shape = torch.Size((experts, *shape[1:]))
+            entries = (counts or {}).get(_parameter(name), len(tensor))
+            tensors.update(zip(_apart(name, mine(_parameter(name), entries)), tensor.contiguous(), strict=True))
+            shape = torch.Size((entries, *shape[1:]))
         else:
             tensors[name] = tensor.contiguous()
         values[key] = torch.empty(shape, dtype=tensor.dtype, device="meta")
@@ -141,7 +146,7 @@ def _apart(name: str, experts: Sequence[int]) -> list[str]:
 
 
 def _parameter(name: str) -> str:
-    """That a tensor is, or is a state of the optimiser of."""
+    """The name of the parameter that a tensor is, or is a state of the optimiser of."""
     part, _, rest = name.partition(".")
     return rest if part == MODEL else rest.rpartition(".")[0]
 
@@ -295,7 +300,7 @@ def _remove_tensors(folder: Path) -> None:
 # --- reading ---
 
 
-def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, mine: Mine = range) -> None:
+def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, mine: Mine = all_of) -> None:
     """Read the tensors of these parts of a checkpoint from the folder next to `path`; of one that is one file, nothing.
 
     Each rank reads what it needs, alone: of experts its own. Raises UserError for a damaged folder.
@@ -315,7 +320,7 @@ def fill(state: Mapping[str, Any], path: Path, parts: Sequence[str] = PARTS, min
         room -= values[key].nbytes
         if room < 0:
             raise UserError(f"{path}: its tensors are larger than the files of {shards.folder}; {REMEDY}")
-        experts = list(mine(shape[0])) if EXPERTS.search(kept) else None
+        experts = list(mine(_parameter(kept), shape[0])) if EXPERTS.search(kept) else None
         if experts is None:
             found[kept] = targets[kept] = torch.empty(shape, dtype=values[key].dtype)
         else:

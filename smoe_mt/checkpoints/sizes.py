@@ -18,7 +18,7 @@ from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.moe import SYSTEMS, BlockPlace
 from smoe_mt.moe.names import SIDES
 from smoe_mt.moe.shared import with_shared_experts
-from smoe_mt.moe.structure import groups_by_side
+from smoe_mt.moe.structure import places_by_side
 
 
 def check_sizes(model: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> None:
@@ -44,7 +44,7 @@ def fewest_parameters(model: Mapping[str, Any], path: Path) -> int:
     full = dataclasses.asdict(SMoETransformerConfig()) | dict(model)
     try:
         check_model(full)
-        groups = groups_by_side(full)
+        places = places_by_side(full)
     except UserError as error:
         raise _no_model(path, error) from None
     total = 0
@@ -53,9 +53,9 @@ def fewest_parameters(model: Mapping[str, Any], path: Path) -> int:
         attention = 4 * dim * dim
         if side == "decoder":
             attention += 2 * dim * dim + 2 * dim * full["encoder_embed_dim"]
-        total += layers * attention + (layers - len(groups[side])) * 2 * dim * ffn_dim
-        for structure, blocks in Counter(groups[side]).items():
-            total += blocks * _parameters_of_block(full, BlockPlace(side, 1, dim, ffn_dim, structure), path)
+        total += layers * attention + (layers - len(places[side])) * 2 * dim * ffn_dim
+        for place, blocks in Counter(dataclasses.replace(each, layer=1) for each in places[side]).items():
+            total += blocks * _parameters_of_block(full, place, path)
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,10 @@ def routing_sums(routing: Mapping[Block, Routing], direction_B: Tensor, directio
             tokens = load.tokens.sum()
             sums[f"{PREFIX}gate_tokens/{gate}"] = tokens
             sums[f"{PREFIX}entropy/{gate}"] = entropy * tokens
+        for number, measures in enumerate(one.measures, start=1):
+            gate = f"{block}/gate{number}"
+            for name, mean in measures.items():
+                sums[f"{PREFIX}measure/{name}/{gate}"] = mean * sums[f"{PREFIX}gate_tokens/{gate}"]
     return sums
 
 
@@ -49,6 +54,7 @@ def log_routing(sums: Mapping[str, Any]) -> None:
     total = {key.removeprefix(PREFIX): value for key, value in sums.items() if key.startswith(PREFIX)}
     _log_visits(total)
     _log_gates(total)
+    _log_measures(total)
 
 
 def _log_visits(total: Mapping[str, Any]) -> None:
@@ -82,3 +88,17 @@ def _log_gates(total: Mapping[str, Any]) -> None:
         metrics.log_scalar(f"gate_entropy/{gate}", entropy, tokens, priority=1000, round=3)
     if asked_all:
         metrics.log_scalar("overflow", 1 - served_all / asked_all, asked_all, priority=310, round=4)
+
+
+def _log_measures(total: Mapping[str, Any]) -> None:
+    """What routers of some systems tell besides: at each gate, and the mean over all gates."""
+    sums: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for key in (key for key in total if key.startswith("measure/")):
+        name, _, gate = key.removeprefix("measure/").partition("/")
+        tokens = total[f"gate_tokens/{gate}"]
+        if tokens:
+            metrics.log_scalar(f"{name}/{gate}", total[key] / tokens, tokens, priority=1000, round=4)
+            sums[name].append((total[key], tokens))
+    for name, pairs in sums.items():
+        value, tokens = map(sum, zip(*pairs))
+        metrics.log_scalar(name, value / tokens, tokens, priority=305, round=3)

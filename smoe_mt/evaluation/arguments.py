@@ -11,13 +11,14 @@ from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS
 from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES
-from smoe_mt.generation.arguments import add_data_arguments, add_decoding_arguments
+from smoe_mt.generation.arguments import add_data_arguments, add_decoding_arguments, add_routing_arguments
 
 DEFAULT_SPLIT = "test"
 EXAMPLES = """examples:
   smoe-mt evaluate runs/nordic --samples 5
   smoe-mt evaluate runs/dense runs/smoe --compare
   smoe-mt evaluate runs/seed1 runs/seed2 --ensemble
+  smoe-mt evaluate runs/nordic --capacity mean=1.5
   smoe-mt evaluate runs/nordic --source my.sv --reference my.fi --direction sv-fi"""
 
 
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", type=flags.count, default=0, metavar="N", help="print N translations of each run (default: none)"
     )
     add_decoding_arguments(parser)
+    add_routing_arguments(parser)
     parser.add_argument(
         "--expert-parallel-size",
         type=flags.ranks,

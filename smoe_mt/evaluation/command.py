@@ -25,10 +25,11 @@ from smoe_mt.evaluation.significance import LEVEL, check_same_text, comparable, 
 from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
+from smoe_mt.generation.arguments import routing_of
 from smoe_mt.generation.job import decoding_of
 from smoe_mt.language_codes import direction_name
 from smoe_mt.memory import keep_freed_memory
-from smoe_mt.scores_file import partial
+from smoe_mt.scores_file import ROUTING, partial, unusual
 
 MOST_SIGNATURES = 4  # of one metric, in print
 
@@ -90,6 +91,7 @@ def read_request(args: argparse.Namespace) -> tuple[Request, dict[str, str]]:
         parallel_files=_parallel_files(args),
         metrics=metrics,
         tokenize=args.tokenize,
+        routing=routing_of(args),
     )
     return request, left_out
 
@@ -123,8 +125,15 @@ def _evaluate_all(
     for checkpoints, name, folder in zip(groups, names, folders):
         device = ranks.device(args.device)
         translator = Translator.from_pretrained(
-            checkpoints, args.data, device, expert_parallel_size=args.expert_parallel_size, verify=args.verify
+            checkpoints,
+            args.data,
+            device,
+            expert_parallel_size=args.expert_parallel_size,
+            verify=args.verify,
+            routing=request.routing,
         )
+        for line in translator.calibrations if ranks.first else ():
+            print(f"{name}: {line}")
         texts = read_texts(translator, request)
         first_texts = first_texts or texts
         if args.compare:
@@ -165,7 +174,9 @@ def _print_scores(
     contents = {each.name: each.as_json() for each in evaluations}
     print("\n" + "\n".join(checkpoints_table(contents)))
     what = partial(contents[evaluations[0].name])
-    print(f"\n{text}, beam {args.beam}" + (f", PARTIAL: {what}" if what else ""))
+    routing = unusual(contents[evaluations[0].name], ROUTING)
+    marks = [f"beam {args.beam}", *([routing] if routing else []), *([f"PARTIAL: {what}"] if what else [])]
+    print(f"\n{text}, {', '.join(marks)}")
     print(scores_table(evaluations, args.baseline))
     for line in remarks(contents) if not args.compare else ():  # --compare says them where they matter most
         print(line)

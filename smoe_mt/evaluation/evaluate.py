@@ -13,6 +13,7 @@ from smoe_mt.bleu_tokenizers import AUTO
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.files import Results
 from smoe_mt.evaluation.identity import variant
+from smoe_mt.evaluation.measured import measured_blocks
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
 from smoe_mt.evaluation.parallel_files import ParallelFiles
 from smoe_mt.evaluation.ranks import Ranks
@@ -22,7 +23,7 @@ from smoe_mt.evaluation.seeds import setting_of
 from smoe_mt.evaluation.selection import choose_directions, direction_names, directions_with_text, read_text
 from smoe_mt.evaluation.standing import training_of
 from smoe_mt.evaluation.untrained import read_untrained
-from smoe_mt.generation import Decoding, Text, Translator
+from smoe_mt.generation import Decoding, RoutingOptions, Text, Translator
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.progress import progress_bar
 from smoe_mt.tasks.data_folder import DIRECTION, split_direction
@@ -36,7 +37,8 @@ WINDOW = 4000  # sentences that are translated together, and at most lost where 
 @dataclass(frozen=True)
 class Request:
     """What to evaluate: a split, all of its directions or some, or parallel files of the user's instead; all sentences or the first
-    `limit` of each direction; with which metrics, and which tokenizer for BLEU; on how many processes (None: see `Translator.translate`).
+    `limit` of each direction; with which metrics, and which tokenizer for BLEU; on how many processes (None: see `Translator.translate`);
+    with the routing of the training or another.
     """
 
     split: str = "test"
@@ -48,6 +50,7 @@ class Request:
     parallel_files: ParallelFiles | None = None
     metrics: tuple[Metric, ...] = DEFAULT_METRICS
     tokenize: str = AUTO
+    routing: RoutingOptions = field(default_factory=RoutingOptions)
 
     @property
     def title(self) -> str:
@@ -58,7 +61,10 @@ class Request:
     def result(self) -> str:
         """The name of its result: the text's, and all that is not the usual: "test", "test.first-20.beam-1"."""
         return ".".join(
-            [self.title, *variant(direction_names(self.directions), self.limit, self.decoding, self.tokenize)]
+            [
+                self.title,
+                *variant(direction_names(self.directions), self.limit, self.decoding, self.tokenize, self.routing),
+            ]
         )
 
 
@@ -115,8 +121,10 @@ def evaluate(
         return None
     processes = processes_for(next(translator.loaded.model.parameters()).device, request.processes, BYTES_TO_SCORE)
     scores, baselines = _score(corpora, request.metrics, name, processes)
+    measured = measured_blocks(translator, corpora, request.decoding)
     details = {
         **about,
+        **({} if measured is None else {"measured": measured}),
         "reused": [direction for direction, hypotheses in kept.items() if hypotheses is not None],
         "processes": ranks.size,
         "seconds": round(time.monotonic() - started, 1),
@@ -152,6 +160,8 @@ def _about(translator: Translator, texts: Sequence[Corpus], request: Request, na
         "text_form": FORM,
         "tokenize": request.tokenize,
         **asdict(decoding),
+        **asdict(translator.routing),
+        **({"calibrated": translator.calibrations} if translator.calibrations else {}),
     }
 
 

@@ -10,7 +10,6 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from smoe_mt.evaluation.metrics import Corpus
 from smoe_mt.evaluation.scores import GROUPS
 from smoe_mt.files import CannotWrite, open_plain, write_json, write_text
 from smoe_mt.json_files import read_json_object
-from smoe_mt.search.beam import Decoding
+from smoe_mt.scores_file import USUAL
 from smoe_mt.tasks.data_folder import DIRECTION
 
 SCORES = "scores.json"
@@ -31,7 +30,7 @@ COMPARISON_FORMAT = 2
 COMPARED = ("baseline", "checkpoints", "text", "partial")  # what a comparison is of
 COLUMNS = ("source", "hypothesis", "reference")  # of a table for people
 #: Entries of scores.json: what scores of one text by one model can differ in, and what each metric adds something to.
-SEARCH = (*(field.name for field in fields(Decoding)), "tokenize")
+SEARCH = tuple(USUAL)
 MERGED = ("metrics", "directions", *GROUPS, "classes", "baselines")
 
 
@@ -97,7 +96,8 @@ class Results:
         sizes = {text.direction: len(text.sources) for text in texts}
         larger = [name for name, one in _entries(found).items() if _count(one) > sizes.get(name, 0)]
         partial = bool(about["left_out"]["sentences"] or about["left_out"]["directions"])
-        other = [name for name in SEARCH if name in found and found[name] != about[name]]
+        # What an earlier version did not write was as usual.
+        other = [name for name in SEARCH if found.get(name, USUAL[name]) != about[name]]
         if other or (partial and larger):
             what = f"more text ({', '.join(larger[:3])})" if not other else f"another {', '.join(other)}"
             raise UserError(

@@ -20,19 +20,29 @@ from smoe_mt.checksums import sha256_value
 from smoe_mt.evaluation.metrics.piece_bleu import fingerprint
 from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.evaluation.result import versions
-from smoe_mt.generation import Decoding, LoadedModel, Translator
+from smoe_mt.generation import Decoding, LoadedModel, RoutingOptions, Translator
+from smoe_mt.search.beam import CONTRAST
 from smoe_mt.tasks.pieces import FolderPieces
 
 MOST_NAMED = 4  # directions in the name of a result
 
 
 def made_from(translator: Translator, decoding: Decoding, ranks: Ranks) -> dict[str, Any]:
-    """All that a translation depends on besides its source; of use on the first rank, and all of them have to ask."""
+    """All that a translation depends on besides its source; of use on the first rank, and all of them have to ask.
+
+    Contrast and another routing are named where there are any: hypotheses of versions that had none stay of use.
+    """
+    usual = asdict(Decoding())
     return {
         "models": [_model(each, ranks) for each in translator.models],
         "precision": str(next(translator.loaded.model.parameters()).dtype),
         "pieces": fingerprint(FolderPieces(translator.loaded.task.spm)),
-        **asdict(decoding),
+        **{name: value for name, value in asdict(decoding).items() if name not in CONTRAST or value != usual[name]},
+        **(
+            {}
+            if translator.routing.changes_nothing
+            else {"routing": [each.as_json() for each in translator.reroutings]}
+        ),
         "smoe_mt": versions()["smoe_mt"],
     }
 
@@ -54,13 +64,26 @@ def weights_checksum(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def variant(directions: Sequence[str], limit: int | None, decoding: Decoding, tokenize: str) -> list[str]:
-    """What is not as usual, in words for the name of a folder: part of the directions or sentences, another search or tokenizer."""
+def variant(
+    directions: Sequence[str],
+    limit: int | None,
+    decoding: Decoding,
+    tokenize: str = AUTO,
+    routing: RoutingOptions | None = None,
+) -> list[str]:
+    """What is not as usual, in words for the name of a folder: part of the directions or sentences, another search, routing or
+    tokenizer."""
     usual = asdict(Decoding())
     parts = [_named(directions)] if directions else []
     parts += [f"first-{limit}"] if limit is not None else []
     parts += [f"{name}-{value}" for name, value in asdict(decoding).items() if value != usual[name]]
+    parts += routing_parts(routing or RoutingOptions())
     return parts + ([f"tokenize-{tokenize}"] if tokenize != AUTO else [])
+
+
+def routing_parts(routing: RoutingOptions) -> list[str]:
+    """Another routing than in training, in words for the name of a folder: "test_top_k-1", "capacity-mean-1.5"."""
+    return [f"{name}-{value}".replace("=", "-") for name, value in routing.given().items()]
 
 
 def _named(directions: Iterable[str]) -> str:

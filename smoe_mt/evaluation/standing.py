@@ -32,6 +32,11 @@ ALIKE = {
     ("lenpen",): "length penalties",
     ("max_len_a",): "limits of length (max_len_a)",
     ("max_len_b",): "limits of length (max_len_b)",
+    ("contrast",): "contrast",
+    ("test_top_k",): "top-k in the test",
+    ("test_top_p",): "top-p in the test",
+    ("test_threshold",): "thresholds in the test",
+    ("capacity",): "capacity",
     ("tokenize",): "tokenizers of BLEU",
     ("text_form",): "normalisations",
 }

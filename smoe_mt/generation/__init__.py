@@ -13,15 +13,27 @@ from smoe_mt.lean_fairseq import import_fairseq
 if TYPE_CHECKING:
     from smoe_mt.generation.checkpoint import LoadedModel, load_model
     from smoe_mt.generation.details import Candidate, Translation, Visits
+    from smoe_mt.generation.routing_options import RoutingOptions
     from smoe_mt.generation.texts import Text
     from smoe_mt.generation.translator import Translator
     from smoe_mt.search.beam import Decoding
 
-__all__ = ["Candidate", "Decoding", "LoadedModel", "Text", "Translation", "Translator", "Visits", "load_model"]
+__all__ = [
+    "Candidate",
+    "Decoding",
+    "LoadedModel",
+    "RoutingOptions",
+    "Text",
+    "Translation",
+    "Translator",
+    "Visits",
+    "load_model",
+]
 
 _HOMES = {
     "smoe_mt.generation.checkpoint": ("LoadedModel", "load_model"),
     "smoe_mt.generation.details": ("Candidate", "Translation", "Visits"),
+    "smoe_mt.generation.routing_options": ("RoutingOptions",),
     "smoe_mt.generation.texts": ("Text",),
     "smoe_mt.generation.translator": ("Translator",),
     "smoe_mt.search.beam": ("Decoding",),

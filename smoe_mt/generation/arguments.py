@@ -6,7 +6,9 @@ import argparse
 
 from smoe_mt.allowed import flags
 from smoe_mt.allowed.keys import GENERATION
+from smoe_mt.allowed.kinds import Real, Whole
 from smoe_mt.devices import DTYPES
+from smoe_mt.generation.routing_options import RoutingOptions
 
 TRANSLATE_EXAMPLES = """examples:
   echo "God morgon." | smoe-mt translate -m runs/nordic -s sv -t fi
@@ -73,6 +75,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         help="how each translation has to begin, line by line of the input",
     )
     add_decoding_arguments(parser)
+    add_routing_arguments(parser)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -107,6 +110,30 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--max-len-b", type=number(GENERATION["max_len_b"]), default=10, metavar="B", help="(default: %(default)s)"
     )
+    contrast = parser.add_argument_group("contrast (SCMoE): the model against itself with a weaker routing")
+    contrast.add_argument(
+        "--contrast",
+        type=number(Real(0, 100)),
+        metavar="BETA",
+        help="score tokens by (1 + BETA) * strong - BETA * weak, where the weak pass sends each token to one expert of lower rank",
+    )
+    contrast.add_argument(
+        "--contrast-rank",
+        type=number(Whole(1, 10**6)),
+        default=2,
+        metavar="K",
+        help="rank of that expert at its gate, from 1 (default: %(default)s)",
+    )
+    contrast.add_argument(
+        "--contrast-alpha",
+        type=number(Real(0, 1)),
+        default=0.1,
+        metavar="A",
+        help="leave out tokens that the strong pass finds less probable than A times the best one; 0: none (default: %(default)s)",
+    )
+    contrast.add_argument(
+        "--contrast-encoder", action="store_true", help="the weak pass reads the source with the weaker routing, too"
+    )
     speed = parser.add_argument_group("speed")
     speed.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
     speed.add_argument(
@@ -118,6 +145,37 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="on a CPU, number of single-threaded processes that share the batches (default: one for each core or "
         "OMP_NUM_THREADS, fewer if memory is short)",
     )
+
+
+def add_routing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of every command that can route otherwise than in training."""
+    routing = parser.add_argument_group("routing, where it is not to be that of the training")
+    routing.add_argument(
+        "--test-top-k", type=flags.of(Whole(1, 10**6)), metavar="N", help="experts of a token at each gate"
+    )
+    routing.add_argument(
+        "--test-top-p",
+        type=flags.of(Real(0, 1)),
+        metavar="P",
+        help="a token takes its best experts until their probabilities sum to P (weights renormalised)",
+    )
+    routing.add_argument(
+        "--test-threshold",
+        type=flags.of(Real(0, 1)),
+        metavar="T",
+        help="models with threshold routing (xmoe): another one",
+    )
+    routing.add_argument(
+        "--capacity",
+        metavar="DIAL",
+        help="models with strata: bias=B (above 0: more visits; below: fewer), visits=N (at most N), or mean=M (the bias that gives "
+        "a mean of M visits on the validation text)",
+    )
+
+
+def routing_of(args: argparse.Namespace) -> RoutingOptions:
+    """The routing that the arguments ask for. UserError for values that contradict each other."""
+    return RoutingOptions(args.test_top_k, args.test_top_p, args.test_threshold, args.capacity)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

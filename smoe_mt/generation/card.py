@@ -39,7 +39,9 @@ def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
         elif scores["directions"]:
             split = scores.get("split")
             name = split if isinstance(split, str) else path.parent.name
-            found[f"{name}, partial: {part}" if (part := scores_file.partial(scores)) else path.parent.name] = scores
+            part, routing = scores_file.partial(scores), scores_file.unusual(scores, scores_file.ROUTING)
+            marked = ", ".join(filter(None, (name, routing, f"partial: {part}")))
+            found[marked if part else path.parent.name] = scores
     return found
 
 

@@ -10,6 +10,7 @@ from typing import BinaryIO, TextIO
 
 from smoe_mt.errors import UserError
 from smoe_mt.files import check_output, output
+from smoe_mt.generation.arguments import routing_of
 from smoe_mt.generation.job import Job, decoding_of
 from smoe_mt.generation.lines import gathered, read_chunks, read_lines
 from smoe_mt.generation.prompt import Prompt
@@ -31,13 +32,18 @@ def run(args: argparse.Namespace) -> None:
     if args.nbest > args.beam:
         raise UserError(f"--nbest {args.nbest}: it must be from 1 to --beam, {args.beam}")
     decoding_of(args)
+    routing = routing_of(args)
     if args.split_sentences:
         check_split(args.nbest, args.routing)
     if args.prefix_file is not None:
         check_not_one_stream({"--prefix-file": args.prefix_file, "input": source})
     prefixes = read_lines(args.prefix_file) if args.prefix_file is not None else None
     keep_freed_memory()
-    translator = Translator.from_pretrained(args.model, args.data, args.device, args.dtype, verify=args.verify)
+    translator = Translator.from_pretrained(
+        args.model, args.data, args.device, args.dtype, verify=args.verify, routing=routing
+    )
+    for line in translator.calibrations:
+        print(line, file=sys.stderr)
     job = Job(translator, _direction(translator, args, typed), args, prefixes=prefixes)
     with _output(args.output) as output:
         if typed:

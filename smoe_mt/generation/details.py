@@ -57,6 +57,14 @@ class Translation:
         return self.candidates[0].score
 
 
+@dataclass(frozen=True)
+class BlockMeans:
+    """Of a MoE block, the mean over tokens of their visits and of the hidden units that they asked for."""
+
+    visits: float
+    units: float
+
+
 @torch.no_grad()
 def visits_of_pairs(
     task: Any, model: Any, sources: Sequence[Tensor], targets: Sequence[Tensor], max_tokens: int
@@ -69,17 +77,44 @@ def visits_of_pairs(
     found: list[tuple[Visits, Visits]] = [(Visits((), {}), Visits((), {}))] * len(sources)
     end = torch.tensor([task.dictionary.eos()])
     read = [torch.cat([end, target]) for target in targets]
-    lengths = [max(len(source), len(target)) for source, target in zip(sources, read)]
-    device = next(model.parameters()).device
-    for batch in batch_by_tokens(lengths, max_tokens):
-        ended = [torch.cat([targets[index], end]) for index in batch]
-        sample = task.collate([sources[index] for index in batch], ended)
-        _, extra = model(**{name: tensor.to(device) for name, tensor in sample["net_input"].items()})
+    for batch, extra in _forced_passes(task, model, sources, targets, max_tokens):
         source_side = _visits(task, model, sources, batch, "encoder", extra)
         target_side = _visits(task, model, read, batch, "decoder", extra)
         for index, pair in zip(batch, zip(source_side, target_side)):
             found[index] = pair
     return found
+
+
+@torch.no_grad()
+def block_means(
+    task: Any, model: Any, sources: Sequence[Tensor], targets: Sequence[Tensor], max_tokens: int = 4096
+) -> dict[str, BlockMeans]:
+    """What the MoE blocks do with these pairs, as `visits_of_pairs` reads them; pairs beyond the model's positions are left out."""
+    most_source, most_target = model.max_positions()
+    fitting = [i for i, source in enumerate(sources) if len(source) <= most_source and len(targets[i]) < most_target]
+    sources, targets = [sources[i] for i in fitting], [targets[i] for i in fitting]
+    sums: dict[str, Tensor] = {}
+    for _, extra in _forced_passes(task, model, sources, targets, max_tokens):
+        routings = (*extra["encoder_routing"], *extra["decoder_routing"])
+        for block, one in zip(blocks_of(model), routings, strict=True):
+            new = torch.stack([(one.visits > 0).sum(), one.visits.sum(), one.units.sum()])
+            sums[str(block)] = sums.get(str(block), 0) + new
+    counts = {block: each.tolist() for block, each in sums.items()}
+    return {block: BlockMeans(visits / tokens, units / tokens) for block, (tokens, visits, units) in counts.items()}
+
+
+def _forced_passes(
+    task: Any, model: Any, sources: Sequence[Tensor], targets: Sequence[Tensor], max_tokens: int
+) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
+    """Indices of the pairs of each batch, and what the model returns besides its scores."""
+    end = torch.tensor([task.dictionary.eos()])
+    lengths = [max(len(source), len(target) + 1) for source, target in zip(sources, targets)]
+    device = next(model.parameters()).device
+    for batch in batch_by_tokens(lengths, max_tokens):
+        ended = [torch.cat([targets[index], end]) for index in batch]
+        sample = task.collate([sources[index] for index in batch], ended)
+        _, extra = model(**{name: tensor.to(device) for name, tensor in sample["net_input"].items()})
+        yield batch, extra
 
 
 def _visits(

@@ -17,7 +17,16 @@ from smoe_mt.search.beam import Decoding
 
 def decoding_of(args: argparse.Namespace) -> Decoding:
     """The settings of the search. UserError for values that contradict each other."""
-    return Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b)
+    return Decoding(
+        args.beam,
+        args.lenpen,
+        args.max_len_a,
+        args.max_len_b,
+        contrast=args.contrast,
+        contrast_rank=args.contrast_rank,
+        contrast_alpha=args.contrast_alpha,
+        contrast_encoder=args.contrast_encoder,
+    )
 
 
 @dataclass

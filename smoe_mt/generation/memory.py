@@ -19,8 +19,9 @@ def bytes_to_search(model: Any, batches: Sequence[tuple[int, int]], decoding: De
     """
     decoder, element = model.decoder, next(model.parameters()).element_size()
     per_token = 2 * len(decoder.layers) * decoder.embed_dim  # keys and values
+    passes = 1 if decoding.contrast is None else 2
     values = (
-        sentences * decoding.beam * (READINGS * len(decoder.dictionary) + GROWTH**2 * length * per_token)
+        passes * sentences * decoding.beam * (READINGS * len(decoder.dictionary) + GROWTH**2 * length * per_token)
         for sentences, length in batches
     )
     weights = sum(parameter.numel() for parameter in model.parameters())

@@ -12,6 +12,7 @@ from smoe_mt.generation.details import Candidate, Translation
 from smoe_mt.generation.job import Job
 from smoe_mt.generation.lines import LONGEST_LINE, decode
 from smoe_mt.language_codes import parse_pair
+from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.tasks.pieces import WORD_START
 from smoe_mt.text import normalise
@@ -139,8 +140,10 @@ def strata_of_visits(job: Job) -> int:
     models = job.translator.models
     if len(models) > 1:
         return 0
-    groups = groups_by_side(models[0].config.model)
-    return max((len(each) for side in groups.values() for each in side), default=0)
+    settings = models[0].config.model
+    groups = groups_by_side(settings)
+    strata = max((len(each) for side in groups.values() for each in side), default=0)
+    return strata * SYSTEMS[str(settings["moe"])].sub_tokens(settings) if strata > 1 else strata
 
 
 def _say(text: str) -> None:

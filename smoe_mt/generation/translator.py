@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from smoe_mt.generation.batching import batch_by_tokens
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.generation.details import Candidate, Translation, visits_of_pairs
 from smoe_mt.generation.memory import bytes_to_search
+from smoe_mt.generation.routing import Rerouting, check_rank, rerouting, weakened
+from smoe_mt.generation.routing_options import RoutingOptions
 from smoe_mt.generation.sentences import SplitText, check_split
 from smoe_mt.generation.texts import Text
 from smoe_mt.processes import map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
-from smoe_mt.search.steps import Ensemble, SingleModel, StepScorer
+from smoe_mt.search.steps import Contrast, Ensemble, SingleModel, StepScorer
 from smoe_mt.text import normalise
 
 Progress = bool | Callable[[int], object] | None
@@ -42,13 +45,16 @@ class Translator:
     routing in the model. `Translator(...)(lines, source, target)` is `translate`.
     """
 
-    def __init__(self, loaded: LoadedModel, *others: LoadedModel) -> None:
-        """`others`: what `loaded` translates together with. UserError where they cannot."""
+    def __init__(self, loaded: LoadedModel, *others: LoadedModel, routing: RoutingOptions | None = None) -> None:
+        """`others`: what `loaded` translates together with; `routing`: another one than in training, of all of them. UserError
+        where they cannot."""
         self.loaded = loaded
         self.models = (loaded, *others)
         self._said: set[str] = set()  # untrained directions that were warned of
         for other in others:
             check_fit_together(loaded, other)
+        self.routing = routing or RoutingOptions()
+        self.reroutings = tuple(rerouting(each, self.routing) for each in self.models)
 
     @classmethod
     def from_pretrained(
@@ -59,6 +65,7 @@ class Translator:
         dtype: str = "fp32",
         expert_parallel_size: int = 1,
         verify: bool = False,
+        routing: RoutingOptions | None = None,
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
         extra `hub`); several of them translate as an ensemble, by the mean of their probabilities. `data`: the data folder,
@@ -67,9 +74,10 @@ class Translator:
         `expert_parallel_size`: number of ranks of torch.distributed that share the experts. Each translates its own sentences,
         and calls `serve` when it has nothing left.
 
-        `verify`: read all of the data folder, even what was found sound before.
+        `verify`: read all of the data folder, even what was found sound before. `routing`: another one than in training, such as
+        `RoutingOptions(test_top_k=1)` or `RoutingOptions(capacity="mean=1.5")`.
 
-        Raises UserError for what cannot be loaded.
+        Raises UserError for what cannot be loaded, or has no such routing.
         """
         paths: list[Any] = list(path) if isinstance(path, (list, tuple)) else [path]
         if not paths:
@@ -77,7 +85,8 @@ class Translator:
         for each in paths:
             if not isinstance(each, (str, Path)):
                 raise UserError(f"path: give the path of a model, or a list of paths, not {type(each).__name__}")
-        return cls(*(load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths))
+        models = [load_model(each, data, device, dtype, expert_parallel_size, verify) for each in paths]
+        return cls(*models, routing=routing)
 
     def __repr__(self) -> str:
         checkpoints = ", ".join(str(each.checkpoint) for each in self.models)
@@ -86,6 +95,11 @@ class Translator:
     def __call__(self, lines: Iterable[str], source: str, target: str, **options: Any) -> list[str]:
         """`translate`."""
         return self.translate(lines, source, target, **options)
+
+    @property
+    def calibrations(self) -> list[str]:
+        """What was measured for a mean of visits, a line for each model."""
+        return [str(each.calibrated) for each in self.reroutings if each.calibrated is not None]
 
     def serve(self) -> None:
         """With experts spread over ranks: compute for the others until all have come here. Else it returns at once."""
@@ -146,19 +160,32 @@ class Translator:
         progress: Progress = None,
         prefix: str | Iterable[str] | None = None,
         split_sentences: bool = False,
+        contrast: float | None = None,
+        contrast_rank: int = 2,
+        contrast_alpha: float = 0.1,
+        contrast_encoder: bool = False,
     ) -> list[str]:
         """Translate each of `lines` from `source` to `target`; a line without text stays empty.
 
         `prefix`: how the translations have to begin, one text for all or one for each line; it may end within a word.
         `split_sentences`: a line may hold several sentences, which are translated one by one and joined again (needs the
-        extra `split`); white space around a line stays.
+        extra `split`); white space around a line stays. `contrast` and what belongs to it: see `Decoding`.
         Batches hold up to `max_tokens` source tokens; what else is in a batch does not change a translation. Lines longer
         than the model's positions are cut, with a warning. `processes` of one thread each share the batches on a CPU (None:
         as many as torch would use threads, where there is memory for them). `progress`: a bar on stderr (None: where a person
         watches a long job), or a function that is told after each batch how many sentences it had. Raises UserError for an
         unknown direction or setting.
         """
-        decoding = Decoding(beam, lenpen, max_len_a, max_len_b)
+        decoding = Decoding(
+            beam,
+            lenpen,
+            max_len_a,
+            max_len_b,
+            contrast=contrast,
+            contrast_rank=contrast_rank,
+            contrast_alpha=contrast_alpha,
+            contrast_encoder=contrast_encoder,
+        )
         found = self.translate_in_detail(
             lines,
             source,
@@ -222,13 +249,16 @@ class Translator:
             _check_number("processes", processes, 1)
         if routing and len(self.models) > 1:
             raise UserError("routing is that of one model: ask each model of the ensemble for its own")
+        if decoding.contrast is not None:
+            for each in self.models:
+                check_rank(each, decoding.contrast_rank)
         lines = [(line, text.target) for text in texts for line in text.lines]
         found = [Translation(line, (Candidate("", 0.0),)) for line, _ in lines]
         places = [place for place, (line, _) in enumerate(lines) if normalise(line)]
         encoded = [self._encode(*lines[place]) for place in places]
         prefixes = self._encode_prefixes(texts, places)
         batches, processes = self._share_out([len(tokens) for tokens in encoded], decoding, max_tokens, processes)
-        decoder = BeamDecoder(self._scorer(), self.loaded.task.dictionary, decoding)
+        decoder = BeamDecoder(self._scorer(decoding), self.loaded.task.dictionary, decoding)
 
         def search(number: int) -> list[tuple[Candidate, ...]]:
             sources = [encoded[index] for index in batches[number]]
@@ -254,8 +284,8 @@ class Translator:
                 stack.enter_context(each.lock)
             yield
 
-    def _scorer(self) -> StepScorer:
-        members = [SingleModel(each.model) for each in self.models]
+    def _scorer(self, decoding: Decoding) -> StepScorer:
+        members = [_member(*each, decoding) for each in zip(self.models, self.reroutings, strict=True)]
         return members[0] if len(members) == 1 else Ensemble(members)
 
     def _share_out(
@@ -285,7 +315,8 @@ class Translator:
         visits: list[Any] = [(None, None)] * len(pairs)
         if routing:
             targets = [hypothesis.tokens for _, hypothesis in pairs]
-            visits = visits_of_pairs(task, self.loaded.model, [source for source, _ in pairs], targets, max_tokens)
+            with self.reroutings[0].opened():
+                visits = visits_of_pairs(task, self.loaded.model, [source for source, _ in pairs], targets, max_tokens)
         candidates = iter(
             Candidate(text, hypothesis.score, *mine) for text, (_, hypothesis), mine in zip(texts, pairs, visits)
         )
@@ -298,7 +329,7 @@ class Translator:
             return []
         lines = [line for text in texts for line in text.prefixes or [""] * len(text.lines)]
         found = [self.loaded.task.encode_prefix(lines[place]) for place in places]
-        longest = self._scorer().longest
+        longest = self._scorer(Decoding()).longest
         for place, tokens in zip(places, found):
             if self.loaded.task.dictionary.unk() in tokens.tolist():
                 raise UserError(f"prefix {lines[place][:30]!r}: the model's vocabulary lacks a letter of it")
@@ -321,6 +352,15 @@ class Translator:
         kept = tokens[:longest].clone()
         kept[-1] = tokens[-1]
         return kept
+
+
+def _member(loaded: LoadedModel, routing: Rerouting, decoding: Decoding) -> StepScorer:
+    """The scores of one model, or of its contrast."""
+    member = SingleModel(loaded.model, routing.opened)
+    if decoding.contrast is None:
+        return member
+    weak = partial(weakened, loaded.model, decoding.contrast_rank)
+    return Contrast(member, weak, decoding.contrast, decoding.contrast_alpha, decoding.contrast_encoder)
 
 
 def _check_number(name: str, value: Any, least: int, most: int | None = None) -> None:

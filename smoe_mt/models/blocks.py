@@ -8,7 +8,7 @@ from fairseq.models.transformer import TransformerConfig
 from torch import Tensor, nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank, MoEBlock, Routing
+from smoe_mt.moe import SYSTEMS, ExpertBank, MoEBlock, Routing
 from smoe_mt.moe.distributed.expert_parallel import shard_experts
 from smoe_mt.moe.shared import with_shared_experts
 
@@ -44,8 +44,7 @@ def build_block(cfg: TransformerConfig, side: str, layer: int) -> nn.Module:
         UserError: settings that the block refuses.
     """
     sizes = getattr(cfg, side)
-    groups = cfg.groups[side][layer // cfg.moe_freq - 1]
-    place = BlockPlace(side, layer, sizes.embed_dim, sizes.ffn_embed_dim, groups)
+    place = cfg.places[side][layer // cfg.moe_freq - 1]
     try:
         block = SYSTEMS[str(cfg.moe)].build(cfg, place)
         if not isinstance(block, MoEBlock):

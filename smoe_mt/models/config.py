@@ -19,7 +19,7 @@ from smoe_mt.moe.kernels.select import BACKENDS
 from smoe_mt.moe.names import SIDES
 from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.routers.bias import WITHIN
-from smoe_mt.moe.structure import groups_by_side
+from smoe_mt.moe.structure import places_by_side
 from smoe_mt.ranges import kinds_of
 
 SYSTEMS.close()
@@ -76,7 +76,7 @@ class SharedSettings(FairseqDataclass):
         default=None,
         metadata={
             "help": "in training an expert serves at most this times tokens / experts slots; 0 drops nothing; "
-            "unset: 2, for switch in the release variant 1"
+            "unset: 2, for switch in the release variant 1, for dynmoe 0"
         },
     )
     eom_p: Optional[float] = field(
@@ -120,6 +120,10 @@ class SharedSettings(FairseqDataclass):
             "triton: own kernels (for GPUs); auto: triton on a GPU, else loop"
         },
     )
+    gate_bias: bool = field(
+        default=False,
+        metadata={"help": "softmax gates have a bias (`smoe-mt checkpoint prune --gate-bias` makes such models)"},
+    )
     moe_debug: bool = field(
         default=False,
         metadata={"help": "stop, naming the gate, when a gate's probabilities are not finite (slower on a GPU)"},
@@ -127,6 +131,12 @@ class SharedSettings(FairseqDataclass):
     init_experts_from: Optional[str] = field(
         default=None,
         metadata={"help": "start from this checkpoint of a dense model of the same size: each expert is its FFN"},
+    )
+    train_only: ChoiceEnum(["all", "experts"]) = field(  # type: ignore[valid-type]
+        default="all",
+        metadata={
+            "help": "experts: train experts and gates alone, and leave all other weights as they are at the start"
+        },
     )
     expert_init: ChoiceEnum(["independent", "equal"]) = field(  # type: ignore[valid-type]
         default="independent",
@@ -153,8 +163,8 @@ else:
 
 
 def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> TransformerConfig:
-    """The settings as fairseq's transformer reads them; ours stay on it as attributes, ``groups`` as well: the experts of each
-    block by side, the first block first.
+    """The settings as fairseq's transformer reads them; ours stay on it as attributes; ``places`` as well, where each block
+    stands, by side, the first block first, and ``groups``, its experts.
 
     Raises:
         UserError: settings that make no sense, each named.
@@ -167,11 +177,12 @@ def transformer_config(cfg: SMoETransformerConfig | DictConfig | Namespace) -> T
     # A checkpoint of an earlier version lacks the options of systems that have come since.
     flat = asdict(SMoETransformerConfig()) | flat
     _check(flat)
-    groups = groups_by_side(flat)
+    places = places_by_side(flat)
     # fairseq fills these two in before it knows the embedding dimension.
     flat |= {"decoder_input_dim": flat["decoder_embed_dim"], "decoder_output_dim": flat["decoder_embed_dim"]}
     nested = TransformerConfig.from_namespace(Namespace(**flat))
-    nested.groups = groups
+    nested.places = places
+    nested.groups = {side: tuple(place.groups for place in each) for side, each in places.items()}
     return nested
 
 

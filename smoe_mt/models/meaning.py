@@ -9,10 +9,9 @@ from typing import Any
 from smoe_mt.models.config import SharedSettings
 from smoe_mt.moe import SYSTEMS, System
 from smoe_mt.moe.registry import DENSE
-from smoe_mt.moe.system import NUM_EXPERTS, STRATA
 
 #: Shared settings of blocks that their outputs in evaluation depend on.
-SHARED = ("top_k", "variant", "second_choice", "eom_p")
+SHARED = ("top_k", "variant", "second_choice", "eom_p", "gate_bias")
 DEFAULTS = {each.name: each.default for each in fields(SharedSettings)} | {"eom_p": 0.0}
 
 
@@ -38,10 +37,9 @@ def meaning(model: Mapping[str, Any]) -> dict[str, str]:
         if name not in trained_only:
             value = model.get(name)
             found[name] = str(defaults[name] if value is None else value)
-    for name in (NUM_EXPERTS, STRATA):
-        if name in found:
-            found[name] = found[name].strip("[]()").replace(" ", "")
-    return found
+    return {
+        name: value.strip("[]()").replace(" ", "") for name, value in found.items()
+    }  # of lists, given as text or not
 
 
 def _options(system: System) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe.experts.base import ExpertBank
 from smoe_mt.moe.shared import SharedExperts
+from smoe_mt.moe.strata import expected_rows
 
 #: Mean hidden units of a token in each block of a side, by "encoder" and "decoder".
 Units = Mapping[str, Sequence[float]]
@@ -17,16 +18,21 @@ Units = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class BankUse:
-    """An expert bank of a block: rows a token, under uniform routing, and the mean FLOPs of a row."""
+    """An expert bank of a block, and the rows of a token in each of its experts under uniform routing."""
 
     bank: ExpertBank
     groups: tuple[int, ...]
-    rows: float
+    rows: tuple[float, ...]
 
     @property
-    def flops_a_row(self) -> float:
-        flops = self.bank.flops_per_row()
-        return sum(flops) / len(flops)
+    def flops(self) -> float:
+        """Of a token."""
+        return sum(rows * flops for rows, flops in zip(self.rows, self.bank.flops_per_row()))
+
+    @property
+    def units(self) -> float:
+        """Hidden units that a token asks for."""
+        return sum(rows * size for rows, size in zip(self.rows, self.bank.hidden_sizes))
 
 
 def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...], ...]]:
@@ -59,7 +65,20 @@ def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...
     assert system is not None
     parts = [(size,) for size in groups] if len(banks) > 1 else [groups]
     rows = system.rows_per_token(model.cfg, groups)
-    return tuple(BankUse(bank, part, each) for bank, part, each in zip(banks, parts, rows, strict=True))
+    return tuple(
+        BankUse(bank, part, _rows_of_experts(model, part, each))
+        for bank, part, each in zip(banks, parts, rows, strict=True)
+    )
+
+
+def _rows_of_experts(model: SMoETransformerModel, groups: tuple[int, ...], rows: float) -> tuple[float, ...]:
+    """The rows of a token in each expert of a bank, ``rows`` together: of later strata, more gates see them."""
+    system = model.system
+    assert system is not None
+    if not system.nested:
+        return (rows / sum(groups),) * sum(groups)
+    each = expected_rows(groups, lambda visible: system.rows_per_token(model.cfg, (visible,))[0])
+    return tuple(one * rows / sum(each) for one in each)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -67,9 +86,10 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
     here = sum(p.numel() for bank in banks for p in bank.parameters())
     elsewhere = sum(
-        bank.parameters_per_expert() * (bank.num_experts - len(bank.local_experts))
+        parameters
         for bank in banks
-        if bank.local_experts is not None
+        for e, parameters in enumerate(bank.parameters_of_experts())
+        if bank.local_experts is not None and e not in bank.local_experts
     )
     return sum(p.numel() for p in model.parameters()) + elsewhere, here + elsewhere
 
@@ -85,8 +105,8 @@ def activated_parameters(model: SMoETransformerModel, units: Units | None = None
     for side, blocks in banks_of(model).items():
         measured = list(units[side]) if units else [None] * len(blocks)
         for block, each, shared in zip(blocks, measured, beside[side], strict=True):
-            own = sum(use.bank.parameters_per_expert() * use.bank.num_experts for use in block)
+            own = sum(sum(use.bank.parameters_of_experts()) for use in block)
             hidden = sum(sum(use.bank.hidden_sizes) for use in block)
-            expected = sum(use.rows * sum(use.bank.hidden_sizes) / use.bank.num_experts for use in block)
+            expected = sum(use.units for use in block)
             total -= own * (1 - (expected if each is None else each - shared) / hidden)
     return round(total)

@@ -21,7 +21,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig, transformer_config
 from smoe_mt.models.layers import DecoderLayer, EncoderLayer, MoEDecoderLayer, MoEEncoderLayer, collect_routing
 from smoe_mt.models.padding import may_ask, padding_mask
-from smoe_mt.moe import SYSTEMS, Router, System
+from smoe_mt.moe import SYSTEMS, ExpertBank, Router, System
 from smoe_mt.moe.registry import DENSE
 
 
@@ -102,6 +102,20 @@ class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
         return torch.full((T, T), float("-inf"), dtype=tensor.dtype, device=tensor.device).triu_(1)
 
 
+def freeze_all_but_experts(model: nn.Module) -> None:
+    """Leave experts, what they share, and gates alone to the optimiser. UserError for a model without them."""
+    trained = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, (ExpertBank, Router))
+        for parameter in module.parameters()
+    }
+    if not trained:
+        raise UserError("train_only=experts leaves nothing to train, this model has no experts: set train_only=all")
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+
+
 def cpu_computes_bf16() -> bool:
     """Whether bfloat16 products are faster than float32 here; without AVX512-BF16 they are emulated, 100 x slower."""
     return bool(torch.cpu._is_avx512_bf16_supported())
@@ -133,6 +147,8 @@ class SMoETransformerModel(TransformerModelBase):
         for name, module in model.named_modules():
             if isinstance(module, Router):
                 module.where = f"{name}, {module.where}"
+        if str(nested.train_only) == "experts":
+            freeze_all_but_experts(model)
         return model
 
     @classmethod

@@ -16,8 +16,10 @@ Shape letters used in all modules of this package, as suffixes of tensor names:
 from smoe_mt.moe.block import GateLoad, MoEBlock, Routing
 from smoe_mt.moe.experts import ExpertBank, Experts, FFNBank
 from smoe_mt.moe.routers import (
+    BiasedStrata,
     ForcedVisits,
     Gate,
+    MostVisits,
     RankK,
     Router,
     Selection,
@@ -40,6 +42,7 @@ from smoe_mt.moe.torch_compile import keep_blocks_out_of_graphs
 
 __all__ = [
     "SYSTEMS",
+    "BiasedStrata",
     "BlockPlace",
     "ConditionalMoE",
     "ExpertBank",
@@ -52,6 +55,7 @@ __all__ = [
     "MoE",
     "MoEBlock",
     "ModelLoss",
+    "MostVisits",
     "RankK",
     "Router",
     "Routing",

@@ -34,6 +34,7 @@ class Routing:
     entropy         per gate, mean entropy of its distribution in nats; 0 at a gate that no token reached
     units_of_visit  hidden units asked of the experts: of every visit, or int64 of each token; read ``units``
     sums            scalars that a loss over all blocks of a model adds up, by name
+    measures        per gate, what its router has for the log (``Router.measures``): means over the gate's tokens, by name
     """
 
     losses: Mapping[str, Tensor]
@@ -42,6 +43,7 @@ class Routing:
     entropy: tuple[Tensor, ...]
     units_of_visit: int | Tensor = 0
     sums: Mapping[str, Tensor] = field(default_factory=dict)
+    measures: tuple[Mapping[str, Tensor], ...] = ()
 
     @property
     def gate_sum(self) -> Tensor | None:

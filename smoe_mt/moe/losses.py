@@ -38,3 +38,22 @@ def mean_over(values: Tensor, active_T: Tensor | None) -> Tensor:
         return values.mean(dim=0) if values.size(0) else values.sum(dim=0)
     active = active_T.view(-1, *[1] * (values.dim() - 1))
     return torch.where(active, values, 0.0).sum(dim=0) / active_T.sum().clamp(min=1)
+
+
+def size_penalty(probs_TE: Tensor, asked_E: Tensor, sizes_E: Tensor, active_T: Tensor | None = None) -> Tensor:
+    """E * sum_e M_e p_e, HMoE's P-penalty: load weighs as much as the expert is large; scalar, 0 without tokens.
+
+    M_e is the mean over the tokens of the hidden units of e that they ask for, relative to the mean of ``sizes_E``, int64 [E].
+    ``asked_E`` counts the choices of e, first or not, before the capacity limit. With equal sizes it is the balance loss over
+    all choices: K at its balance with K choices.
+    """
+    tokens, experts = probs_TE.shape
+    count = max(tokens, 1) if active_T is None else active_T.sum().clamp(min=1)
+    relative_E = sizes_E.to(probs_TE.dtype) * experts / sizes_E.sum()
+    return experts * (asked_E.to(probs_TE.dtype) / count * relative_E * mean_over(probs_TE, active_T)).sum()
+
+
+def entropy_loss(probs_TE: Tensor, active_T: Tensor | None = None) -> Tensor:
+    """Mean entropy of the gate's distribution, in nats, with a gradient that stays finite where a probability is 0."""
+    smallest = torch.finfo(probs_TE.dtype).tiny
+    return mean_over(-(probs_TE * probs_TE.clamp(min=smallest).log()).sum(dim=1), active_T)

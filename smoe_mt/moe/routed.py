@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from smoe_mt.moe.block import GateLoad
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
-from smoe_mt.moe.losses import mean_entropy
-from smoe_mt.moe.routers.base import Choices, Router, combine_weights, count_leads
+from smoe_mt.moe.routers.base import Choices, Router, count_leads
 
 VARIANTS = ("paper", "release")
 ROUNDING = 1e-9  # so that a product that is an integer but for rounding is not counted as one more
@@ -48,7 +47,8 @@ class RoutedOptions:
 class RoutedOutput:
     """What passing one gate gave: y_TD, who leads each token (int64 [T]) and the gate's share of Routing.
 
-    units  hidden units asked for a token: of all, or int64 [T]
+    units     hidden units asked for a token: of all, or int64 [T]
+    measures  ``Router.measures``
     """
 
     y_TD: Tensor
@@ -57,6 +57,7 @@ class RoutedOutput:
     load: GateLoad
     entropy: Tensor
     units: int | Tensor
+    measures: Mapping[str, Tensor]
 
 
 class ExpertOutputMask(nn.Module):
@@ -121,14 +122,15 @@ def routed(
     if router.training and router.statistic_names and not _computed_again():
         with torch.no_grad():
             router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)
-    weights_TK = mask(combine_weights(probs_TE, choices.experts_TK, plan.kept_TK, weighting, choices.complete))
+    weights_TK = mask(router.combine(probs_TE, choices, plan.kept_TK, weighting))
     return RoutedOutput(
         y_TD=experts(x_TD, weights_TK, plan, first_expert),
         lead_T=choices.lead_T,
         losses=router.losses(x_TD, probs_TE, choices, lead_E, active_T),
         load=GateLoad(asked=plan.asked_E, served=plan.served_E, tokens=lead_E),
-        entropy=mean_entropy(probs_TE, active_T),
+        entropy=router.entropy(probs_TE, choices, active_T),
         units=_units(choices, visible, first_expert, sizes),
+        measures=router.measures(probs_TE, choices, active_T),
     )
 
 

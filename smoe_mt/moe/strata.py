@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -67,10 +67,35 @@ def _integers(value: Any) -> tuple[int, ...]:
         return ()
 
 
+def expected_rows(strata: Sequence[int], choices: Callable[[int], float]) -> tuple[float, ...]:
+    """Rows of a token in each expert of a stratified block under uniform routing, where a gate that sees n experts makes
+    ``choices(n)`` choices, and one of the n, drawn evenly, leads; with one choice they add up to ``expected_visits``."""
+    arriving, rows = [1.0] + [0.0] * len(strata), [0.0] * len(strata)
+    for i in range(len(strata)):
+        visible = sum(strata[i:])
+        for j in range(i, len(strata)):
+            rows[j] += arriving[i] * choices(visible) / visible
+            arriving[j + 1] += arriving[i] * strata[j] / visible
+    return tuple(rows[j] for j, size in enumerate(strata) for _ in range(size))
+
+
+def visible_experts(strata: Sequence[int]) -> list[int]:
+    """Experts that each gate of a stratified block sees: those of its own stratum and of all later ones."""
+    return [sum(strata[gate:]) for gate in range(len(strata))]
+
+
 def expected_visits(strata: Sequence[int]) -> float:
     """Visits of a token to a stratified block under uniform routing: V(i) = 1 + sum_g P(i -> g) V(g)."""
-    ahead = [0.0]  # V of the gate after the last stratum, where a token has left
+    return expected_sum(strata, lambda visible: 1)
+
+
+def expected_sum(strata: Sequence[int], of_visit: Callable[[int], float]) -> float:
+    """Of what a visit to a gate amounts to, over the visits of a token under uniform routing.
+
+    of_visit  number of experts that the gate sees -> amount
+    """
+    ahead = [0.0]  # of the gate after the last stratum, where a token has left
     for i in reversed(range(len(strata))):
         visible = sum(strata[i:])
-        ahead.insert(0, 1 + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
+        ahead.insert(0, of_visit(visible) + sum(size / visible * v for size, v in zip(strata[i:], ahead)))
     return ahead[0]

@@ -28,6 +28,7 @@ class BlockPlace:
     side    "encoder" or "decoder"
     layer   number of its layer there, from 1
     groups  its experts: of each stratum or layer, or of its one gate
+    units   hidden units of an expert, where ``System.resize`` chose them; 0: the block decides
     """
 
     side: str
@@ -35,6 +36,7 @@ class BlockPlace:
     embed_dim: int
     ffn_dim: int
     groups: tuple[int, ...]
+    units: int = 0
 
     @property
     def strata(self) -> tuple[int, ...]:
@@ -73,7 +75,11 @@ class System:
     loss_options     a dataclass: settings of the criterion for ``model_loss``; NAME_weight weighs the loss called NAME.
                      Metadata: ``help``, ``range``
     model_loss       (routing of all blocks, settings of the criterion) -> what no single block can compute
-    dense_ffns       FFNs of the layer's size that every token passes besides the experts
+    dense_ffns       FFNs of the layer's size that every token passes besides the experts, or (settings, place, rows of a token
+                     in the block's banks) -> as many as cost what else every token passes
+    resize           (settings, place) -> the place with the experts that the block gets in place of those that the settings
+                     say; None: they stay. Raises ValueError for settings that make no sense
+    sub_tokens       settings -> the parts of a token that walk through a block on their own: each makes visits
     experts_setting  NUM_EXPERTS: one gate; STRATA: one for each entry
     nested           gate i sees the experts of all later strata
     rows_vary        the rows of a token depend on what the gates decide
@@ -94,7 +100,9 @@ class System:
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     loss_options: type | None = None
     model_loss: Callable[[Sequence[Routing], Any], ModelLoss] | None = None
-    dense_ffns: float = 0
+    dense_ffns: float | Callable[[ModelSettings, BlockPlace, float], float] = 0
+    resize: Callable[[Mapping[str, Any], BlockPlace], BlockPlace] | None = None
+    sub_tokens: Callable[[Mapping[str, Any]], int] = lambda settings: 1
     experts_setting: str = NUM_EXPERTS
     nested: bool = False
     rows_vary: bool = True
@@ -125,6 +133,10 @@ class System:
             return strata_of_blocks(settings[STRATA], blocks)
         return tuple((experts,) for experts in experts_of_blocks(settings[NUM_EXPERTS], blocks))
 
+    def dense_ffns_of(self, settings: ModelSettings, place: BlockPlace, rows: float) -> float:
+        """``dense_ffns`` of a block at ``place`` in which a token takes ``rows`` rows of its banks."""
+        return self.dense_ffns(settings, place, rows) if callable(self.dense_ffns) else self.dense_ffns
+
     def title_in_figures(self, groups: tuple[int, ...]) -> str:
         """Such as SMoE-4-12."""
         if self.figure_title is not None:
@@ -146,5 +158,6 @@ def common_settings(cfg: ModelSettings, place: BlockPlace, eom_p: float = 0.0) -
         "eom_p": eom_p if cfg.eom_p is None else cfg.eom_p,
         "second_choice": cfg.second_choice,
         "debug": cfg.moe_debug,
+        "gate_bias": cfg.gate_bias,
         "load_bias": LoadBias(cfg.balance_bias, cfg.balance_within) if getattr(cfg, "balance_bias", 0) else None,
     }

@@ -66,7 +66,7 @@ class Code:
 class Sentences:
     """Sentences with the visits of each token.
 
-    runs  name of a run -> {"strata": L, "blocks": [...], "directions": {direction: as in sentences.json}}
+    runs  name of a run -> {"strata": most visits of a token, "blocks": [...], "directions": {direction: as in sentences.json}}
     """
 
     kind: ClassVar[str] = "sentences"

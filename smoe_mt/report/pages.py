@@ -15,6 +15,8 @@ from smoe_mt.report.curve_figures import curve_pictures, load_picture
 from smoe_mt.report.curves import Curves
 from smoe_mt.report.examples import examples
 from smoe_mt.report.outputs import differences
+from smoe_mt.report.public_context import public_context
+from smoe_mt.report.quality import points_of, quality_picture, quality_table
 from smoe_mt.report.run import Run
 from smoe_mt.report.strata import Analysis
 from smoe_mt.report.tables import overview, pairs_table, paper_table, scores_table, signatures, sources_table, summary
@@ -34,6 +36,8 @@ def sections(
         Section("Result", _result(runs, analyses, split)),
         Section("Scores", _scores(runs)),
         *([Section("Beside the paper", paper)] if (paper := _paper(runs, split)) else []),
+        *([Section("Public scores, for context", public)] if (public := public_context(runs, split)) else []),
+        *([Section("Quality and cost", quality)] if (quality := _quality(runs, split)) else []),
         Section("Translations", examples(runs, split)),
         Section("Training curves", _curves(runs, curves)),
         Section("What the gates do", _gates(analyses, split)),
@@ -105,6 +109,13 @@ def _paper(runs: Sequence[Run], split: str) -> Blocks:
         if not any(split in run.scores for run in mine):
             blocks.append(Text(f"No run of this report was evaluated on split {split}.", missing=True))
     return blocks
+
+
+def _quality(runs: Sequence[Run], split: str) -> Blocks:
+    """Nothing for runs with a result each: the first table says as much."""
+    points = points_of(runs, split)
+    settings = {point.setting for point in points}
+    return [quality_picture(points), quality_table(points)] if settings - {""} else []
 
 
 def _curves(runs: Sequence[Run], curves: Mapping[str, Curves | None]) -> Blocks:

@@ -25,6 +25,7 @@ NUMBERS_FORM = {
     "ranks": str,
     "min_count": int,
     "strata": int,
+    "sub_tokens?": int,
     "collapsed": [str],
     "blocks": Named(dict),
 }
@@ -60,8 +61,9 @@ class Analysis:
         if any(len(visits) != len(side["tokens"]) for side in sides for visits in side["visits"].values()):
             raise UserError(f"{path}: has not a number for each token; remove it or write it again")
         directions = {name: [_written(one) for one in lines] for name, lines in shown["directions"].items()}
+        strata = self.numbers["strata"]
         return {
-            "strata": self.numbers["strata"],
+            "strata": strata * self.numbers.get("sub_tokens", 1) if strata > 1 else 1,
             "blocks": list(self.numbers["blocks"]),
             **shown,
             "directions": directions,

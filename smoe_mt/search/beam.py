@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 
 import torch
 from fairseq.data import Dictionary
@@ -21,6 +22,8 @@ from smoe_mt.errors import UserError
 from smoe_mt.search.steps import StepScorer
 
 FREE = -1  # in place of a token: the search may choose it
+CONTRAST = ("contrast", "contrast_rank", "contrast_alpha", "contrast_encoder")
+MOST_CONTRAST = 100
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Decoding:
     its end.
 
     `lenpen` is the exponent of the length by which a hypothesis' log-probability is divided.
+
+    `contrast`: beta of ``steps.Contrast``, None for none; the weak pass takes the expert of rank `contrast_rank`, counted from
+    1, and tokens below `contrast_alpha` times the best one's probability are left out (0: none); `contrast_encoder`: the
+    weak pass reads the source by itself.
     """
 
     beam: int = 5
@@ -36,20 +43,40 @@ class Decoding:
     max_len_a: float = 2.0
     max_len_b: int = 10
     min_len: int = 1
+    contrast: float | None = None
+    contrast_rank: int = 2
+    contrast_alpha: float = 0.1
+    contrast_encoder: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("beam", "max_len_b", "min_len"):
-            least, value = int(name == "beam"), getattr(self, name)
+        for name in ("beam", "max_len_b", "min_len", "contrast_rank"):
+            least, value = int(name in ("beam", "contrast_rank")), getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{name} is {value!r}: it must be a whole number of {least} or more")
-        for name in ("lenpen", "max_len_a"):
+        for name in ("lenpen", "max_len_a", "contrast", "contrast_alpha"):
             value = getattr(self, name)
+            if name == "contrast" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise UserError(f"{name} is {value!r}: it must be a finite number")
         if self.max_len_a < 0 or self.max_len_b < 0 or self.max_len_a + self.max_len_b == 0:
             raise UserError(
                 f"max_len_a {self.max_len_a} and max_len_b {self.max_len_b} leave no room for an output; raise one of them"
             )
+        self._check_contrast()
+
+    def _check_contrast(self) -> None:
+        if not isinstance(self.contrast_encoder, bool):
+            raise UserError(f"contrast_encoder is {self.contrast_encoder!r}: it must be True or False")
+        if not 0 <= self.contrast_alpha <= 1:
+            raise UserError(f"contrast_alpha is {self.contrast_alpha}: it must be from 0 (all tokens are valid) to 1")
+        if self.contrast is None:
+            usual = {field.name: field.default for field in fields(self)}
+            given = [name for name in CONTRAST[1:] if getattr(self, name) != usual[name]]
+            if given:
+                raise UserError(f"{given[0]} is of use with contrast alone: set contrast, such as 0.5, too")
+        elif not 0 <= self.contrast <= MOST_CONTRAST:
+            raise UserError(f"contrast is {self.contrast}: beta must be from 0 to {MOST_CONTRAST}")
 
     def limit(self, source_tokens: int) -> int:
         """Longest output, in tokens, for a source of `source_tokens` (tag and end of sentence counted)."""
@@ -124,7 +151,8 @@ class BeamDecoder:
         forced_BP = _forced(prefixes, self.scorer.device)
         finished = Finished(k, [[] for _ in sources])
         while True:
-            logprobs_BKV = self._allowed(self.scorer.log_probs(beams.tokens, state), beams, forced_BP)
+            forbid = partial(self._allowed, beams=beams, forced_BP=forced_BP)
+            logprobs_BKV = self.scorer.log_probs(beams.tokens, state, forbid)
             candidates = self._candidates(beams, logprobs_BKV)
             ended_B = self._collect(beams, candidates, finished)
             beams, order = self._advance(beams, candidates, ended_B)
@@ -183,8 +211,9 @@ class BeamDecoder:
     def _collect(self, beams: Beams, found: Candidates, finished: Finished) -> Tensor:
         """Keep the hypotheses that end among the best K candidates; returns which sentences are finished, bool [B]."""
         k = self.decoding.beam
-        ends_BK = (found.token_BC[:, :k] == self.eos) & (found.scores_BC[:, :k] > -math.inf)
-        ended_B = beams.limit_B <= beams.step
+        ends_BC, real_BC = found.token_BC == self.eos, found.scores_BC > -math.inf
+        ends_BK = (ends_BC & real_BC)[:, :k]
+        ended_B = (beams.limit_B <= beams.step) | ~(real_BC & ~ends_BC).any(dim=1)
         places = ends_BK.nonzero()
         if len(places):
             rows, columns = places.unbind(dim=1)

@@ -82,7 +82,7 @@ def _training(plan: Plan, item: Item, setup: Setup) -> Job:
     if item.made is None:
         command: tuple[str, ...] = (
             *("train", "--config", plan.config, *item.overrides, f"common.seed={item.seed}", f"task.data={data}"),
-            *(f"checkpoint.save_dir={folder}", *setup.extra),
+            *("task.eval_bleu=false", f"checkpoint.save_dir={folder}", *setup.extra),
         )
         updates = int(_compose(plan, item, setup).optimization.max_update)
     else:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from smoe_mt.errors import UserError
-from smoe_mt.training.expert_parallel import expert_counts
+from smoe_mt.training.expert_parallel import stack_members
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ OPTIMISER_BYTES = 8  # of each trained parameter: two float32 moments, as Adam k
 def checkpoint_bytes(model: nn.Module, with_optimiser: bool) -> int:
     """Size of one checkpoint, with the experts of all ranks, but for some kilobytes."""
     weights = {id(parameter): parameter for parameter in model.parameters()}
-    experts = expert_counts(model)
+    members = stack_members(model)
     size = 0
     for key, weight in weights.items():
-        numbers = weight[0].numel() * experts[key] if key in experts else weight.numel()
+        numbers = weight.shape[1:].numel() * len(members[key]) if key in members else weight.numel()
         size += numbers * (weight.element_size() + (OPTIMISER_BYTES if with_optimiser and weight.requires_grad else 0))
     return size
 

@@ -6,7 +6,6 @@ that share experts make of it, so it is added up over the replicas alone, and di
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +33,8 @@ class ExpertDataParallel(LegacyDistributedDataParallel):
         super().all_reduce_grads()
         if self.accumulate_grads:
             return
-        gradients = [p.grad for p in self.module.parameters() if hasattr(p, "expert") and p.grad is not None]
+        own = (p.grad for p in self.module.parameters() if hasattr(p, "expert") and p.grad is not None)
+        gradients = [grad for grad in own if grad.numel()]  # a rank may have none of a stack's experts
         torch._foreach_div_(gradients, self.world_size)
         replicas = self.ranks.mesh["replica"]
         if replicas.size() > 1:
@@ -79,11 +79,13 @@ def add_expert_norm(norm: Tensor, parameters: Iterator[nn.Parameter], ranks: Exp
     return (norm**2 + square).sqrt()
 
 
-def experts_to_load(state: dict[str, Any], optimizer: torch.optim.Optimizer, ranks: ExpertRanks) -> dict[str, Any]:
+def experts_to_load(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ranks: ExpertRanks
+) -> dict[str, Any]:
     """This rank's part of an optimiser's state of all experts, in the form of torch.optim's."""
-    parameters = _numbered(optimizer)
+    members, copies = stack_members(model), _copies(model, optimizer)
     mine = {
-        number: {key: _own(value, parameters[number], ranks) for key, value in entry.items()}
+        number: {key: _own(value, members.get(copies.get(number, 0)), ranks) for key, value in entry.items()}
         for number, entry in state["state"].items()
     }
     return {**state, "state": mine}
@@ -95,8 +97,8 @@ def whole_experts(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Exp
     """
     if ranks.mesh["replica"].get_local_rank() != 0:
         return None
-    sizes = expert_counts(model)
-    weights = {name: _gathered(parameter, sizes[id(parameter)], ranks) for name, parameter in _experts_of(model)}
+    members = stack_members(model)
+    weights = {name: _gathered(parameter, members[id(parameter)], ranks) for name, parameter in _experts_of(model)}
     of_optimizer: dict[int, dict[str, Tensor | None]] = {}
     copies = _copies(model, optimizer)
     for number, parameter in _numbered(optimizer).items():
@@ -104,7 +106,7 @@ def whole_experts(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Exp
             continue
         state = optimizer.state.get(parameter, {})
         of_optimizer[number] = {
-            key: _gathered(value, sizes[copies[number]], ranks)
+            key: _gathered(value, members[copies[number]], ranks)
             for key, value in state.items()
             if isinstance(value, Tensor) and value.shape == parameter.shape
         }
@@ -122,10 +124,10 @@ def put_whole_experts(state: dict[str, Any], whole: Mapping[str, Any]) -> None:
         state["last_optimizer_state"] = {**optimizer, "state": entries}
 
 
-def expert_counts(model: nn.Module) -> dict[int, int]:
-    """Experts of the block that each stacked parameter belongs to, by the parameter's id."""
+def stack_members(model: nn.Module) -> dict[int, Sequence[int]]:
+    """Numbers of the experts that each stacked parameter has entries of, on all ranks, by the parameter's id."""
     banks = [module for module in model.modules() if isinstance(module, ExpertBank)]
-    return {id(stack): bank.num_experts for bank in banks for stack in bank.stacks().values()}
+    return {id(stack): bank.members(name) for bank in banks for name, stack in bank.stacks().items()}
 
 
 def _experts_of(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -144,25 +146,23 @@ def _copies(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, int
     return {number: id(parameter) for number, parameter in zip(_numbered(optimizer), trained)}
 
 
-def _own(value: Any, parameter: nn.Parameter, ranks: ExpertRanks) -> Any:
-    whole = isinstance(value, Tensor) and value.dim() > 0 and hasattr(parameter, "expert")
-    if not whole or value.shape == parameter.shape:
-        return value
-    return value[ranks.local_experts(value.size(0))]
+def _own(value: Any, members: Sequence[int] | None, ranks: ExpertRanks) -> Any:
+    """`members`: of the stack that the value is of; None: all ranks have that parameter."""
+    whole = members is not None and isinstance(value, Tensor) and value.dim() > 0 and value.size(0) == len(members)
+    return value[ranks.places(members or ())] if whole else value
 
 
-def _gathered(own: Tensor, num_experts: int, ranks: ExpertRanks) -> Tensor | None:
-    """A stack of all experts from each rank's, [E, ...]; on the first rank of those that share them."""
+def _gathered(own: Tensor, members: Sequence[int], ranks: ExpertRanks) -> Tensor | None:
+    """A stack of these experts from each rank's, [E', ...]; on the first rank of those that share them."""
     own = own.detach()
-    most = math.ceil(num_experts / ranks.size)
-    padded = own.new_zeros(most, *own.shape[1:])
+    places = [ranks.places_of(rank, members) for rank in range(ranks.size)]
+    padded = own.new_zeros(max(map(len, places)), *own.shape[1:])
     padded[: own.size(0)] = own
     parts = [torch.empty_like(padded) for _ in range(ranks.size)] if ranks.rank == 0 else None
     distributed.gather(padded, parts, dst=distributed.get_global_rank(ranks.group, 0), group=ranks.group)
     if parts is None:
         return None
-    whole = own.new_empty(num_experts, *own.shape[1:])
-    for rank, part in enumerate(parts):
-        places = range(rank, num_experts, ranks.size)
-        whole[rank :: ranks.size] = part[: len(places)]
+    whole = own.new_empty(len(members), *own.shape[1:])
+    for mine, part in zip(places, parts):
+        whole[mine] = part[: len(mine)]
     return whole.cpu()

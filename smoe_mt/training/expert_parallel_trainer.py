@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,9 @@ from smoe_mt.moe.distributed.expert_parallel import ranks_of
 from smoe_mt.moe.distributed.placement import ExpertRanks
 from smoe_mt.training.expert_parallel import (
     add_expert_norm,
-    expert_counts,
     experts_to_load,
     put_whole_experts,
+    stack_members,
     whole_experts,
     wrapped,
 )
@@ -57,7 +58,7 @@ class ExpertParallelTrainer(Trainer):
         ranks = self._expert_ranks
         if ranks is not None:
             self.optimizer.optimizer.register_load_state_dict_pre_hook(
-                lambda optimizer, state: experts_to_load(state, optimizer, ranks)
+                lambda optimizer, state: experts_to_load(state, self._model, optimizer, ranks)
             )
 
     def consolidate_optimizer(self) -> None:
@@ -127,17 +128,25 @@ class ExpertParallelTrainer(Trainer):
     def _sharded_saving(self) -> ShardedSaving:
         check_sharded(self.cfg)
         named = [*self._model.named_parameters(), *self._criterion.named_parameters()]
-        blocks = expert_counts(self._model)
         return ShardedSaving(
             rank=self.data_parallel_rank,
             ranks=self.data_parallel_world_size,
             parameters=[name for name, parameter in named if parameter.requires_grad],
             mine=self._own_experts,
-            counts={name: blocks[id(parameter)] for name, parameter in named if id(parameter) in blocks},
+            counts={name: len(members) for name, members in self._members.items()},
         )
 
-    def _own_experts(self, num_experts: int) -> Sequence[int]:
-        return range(num_experts) if self._expert_ranks is None else self._expert_ranks.local_experts(num_experts)
+    @cached_property
+    def _members(self) -> dict[str, Sequence[int]]:
+        """Numbers of the experts that a stack has entries of, by the parameter's name."""
+        found = stack_members(self._model)
+        return {name: found[id(each)] for name, each in self._model.named_parameters() if id(each) in found}
+
+    def _own_experts(self, name: str, entries: int) -> Sequence[int]:
+        """Of the entries of a stack those that are here, as ``checkpoints.sharded`` asks."""
+        if self._expert_ranks is None:
+            return range(entries)
+        return self._expert_ranks.places(self._members.get(name, range(entries)))
 
     def saving_together(self) -> AbstractContextManager[None]:
         """Around fairseq's saving of a checkpoint, on all ranks."""

@@ -58,7 +58,7 @@ class ShardedSaving:
 
     def _check_optimiser(self, state: Mapping[str, Any]) -> None:
         """UserError where its states cannot be told to be those of experts, of which other ranks have others."""
-        spread = any(len(self.mine(count)) < count for count in self.counts.values())
+        spread = any(len(self.mine(name, count)) < count for name, count in self.counts.items())
         groups = (state.get(OPTIMISER) or {}).get("param_groups", ())
         if spread and groups and sum(len(group["params"]) for group in groups) != len(self.parameters):
             raise UserError(

@@ -48,6 +48,7 @@ from smoe_mt.training.disk import check_room
 from smoe_mt.training.expert_parallel_trainer import ExpertParallelTrainer
 from smoe_mt.training.finished import stop_if_finished
 from smoe_mt.training.fit import differences, misfits, refusal, warning
+from smoe_mt.training.full_precision import take_over_changes
 from smoe_mt.training.fused_adam import mark_experts
 from smoe_mt.training.jobs import claim_folder, early_stopping_state, forget_previous_job, restore_early_stopping
 from smoe_mt.training.last_epoch import LastEpoch
@@ -255,7 +256,8 @@ class SMoETrainer(ExpertParallelTrainer):
         if self._routers_changed_at != self.get_num_updates():
             self._routers_changed_at = self.get_num_updates()
             group = self.data_parallel_process_group if self.data_parallel_world_size > 1 else None
-            after_update(self._model, group)
+            if after_update(self._model, group):
+                take_over_changes(self.optimizer)
 
     def _wait_for_the_others(self) -> None:
         if self.data_parallel_world_size > 1:

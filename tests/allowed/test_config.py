@@ -18,6 +18,7 @@ from smoe_mt.allowed.overrides import checked, first_of_sweeps
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig
+from smoe_mt.moe import SYSTEMS
 from smoe_mt.paths import configs
 from smoe_mt.ranges import ranges_of
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
@@ -105,6 +106,7 @@ def test_every_setting_of_ours_is_in_the_table(keys: Any, dataclass: type) -> No
         "train_subset",
     }  # its choices, or keys of its own
     declared = {field.name for field in fields(dataclass) if "range" in field.metadata or field.type is str}
+    declared |= {field.name for system in SYSTEMS.values() if system.options for field in fields(system.options)}
     assert {field.name for field in fields(dataclass)} - by_fairseq - declared <= set(keys)
 
 

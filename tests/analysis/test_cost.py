@@ -127,6 +127,30 @@ def test_and_for_sparse_ones_but_for_the_gates(
     assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_and_for_sub_tokens_with_their_projections(
+    counted: Callable[[SMoETransformerConfig, int], int], heads: int
+) -> None:
+    tokens, cfg = 12, tiny(moe="mhmoe", num_experts=3, mhmoe_heads=heads)
+    gates = 4 * 2 * 16 * 3 * tokens
+    assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + gates
+
+
+@pytest.mark.parametrize(("moe", "gates"), [("pesc", 3), ("stratified_pesc", 3)])
+def test_and_for_adapters_over_an_ffn(
+    counted: Callable[[SMoETransformerConfig, int], int], moe: str, gates: int
+) -> None:
+    tokens, cfg = 12, tiny(moe=moe, num_experts=3, strata="3", pesc_width=4)
+    left_out = 4 * 2 * 16 * gates * tokens
+    assert counted(cfg, tokens) == tokens * cost_of(cfg, VOCABULARY, context=tokens).flops_per_token + left_out
+
+
+def test_what_is_trained_is_counted_apart() -> None:
+    cost = cost_of(tiny(moe="pesc", num_experts=3, pesc_width=4, train_only="experts"), 50)
+    assert cost.trained_parameters == 4 * 3 * (2 * 16 * 4 + 16)
+    assert cost_of(tiny(moe="pesc"), 50).trained_parameters == cost_of(tiny(moe="pesc"), 50).total_parameters
+
+
 @pytest.mark.parametrize("moe", ["vanilla", "switch", "stacking", "stratified"])
 def test_shared_experts_are_what_torch_counts_beside(
     counted: Callable[[SMoETransformerConfig, int], int], moe: str
@@ -148,14 +172,30 @@ def test_shared_experts_are_what_torch_counts_beside(
 
 
 def test_an_unknown_system_is_an_error_and_no_guess() -> None:
-    with pytest.raises(UserError, match="unknown system 'hmoe'"):
-        cost_of(tiny(moe="hmoe"), 50)
+    with pytest.raises(UserError, match="unknown system 'pile'"):
+        cost_of(tiny(moe="pile"), 50)
 
 
 def test_narrow_experts_cost_their_share_of_an_ffn() -> None:
     """Four blocks of 8 experts with half the units; uniform probabilities reach 0.5 with 4 of them: 2 FFNs."""
     cost = cost_of(tiny(moe="xmoe", num_experts=8, xmoe_threshold=0.5), 50)
     assert sum(term.amount for term in cost.flops if "MoE" in term.name) == 4 * 2 * 4 * 16 * 24
+
+
+def test_large_experts_cost_more_where_more_gates_see_them() -> None:
+    """Of two experts of 12 and 36 units all tokens meet the second: the first is asked by half of them."""
+    cfg = tiny(moe="stratified_hmoe", strata="1,1", hmoe_sizes="1,3", hmoe_routing="top_k", top_k=1)
+    assert sum(term.amount for term in cost_of(cfg, 50).flops if "MoE" in term.name) == 4 * (0.5 * 12 + 36) * 4 * 16
+    assert activated_parameters(skeleton(cfg, 50)) == pytest.approx(
+        cost_of(cfg, 50).total_parameters - 4 * 0.5 * 12 * (2 * 16 + 1), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("moe", ["hmoe", "stratified_hmoe"])
+def test_experts_of_different_sizes_have_the_parameters_of_equal_ones(moe: str) -> None:
+    equal = {"hmoe": "vanilla", "stratified_hmoe": "stratified"}[moe]
+    costs = [cost_of(tiny(moe=each, strata="2,2", num_experts=4), 50) for each in (moe, equal)]
+    assert costs[0].total_parameters == costs[1].total_parameters
 
 
 def test_blocks_may_differ() -> None:

@@ -21,6 +21,7 @@ from smoe_mt.analysis.scaling import (
     Forecast,
     Setup,
     busiest,
+    expert_flops,
     expert_loads,
     facts,
     forecast,
@@ -74,6 +75,15 @@ def test_bytes_and_parameters_are_those_of_real_ranks(way: Way) -> None:
         assert (expected.shared_parameters + expected.expert_parameters) / 1e6 == held["held M"]
         assert expected.optimizer_bytes / MIB == held["optimiser MiB"]
         assert expected.buffer_bytes == 4 * buffer
+
+
+def test_ranks_hold_the_parameters_of_their_own_sizes() -> None:
+    settings = {"moe": "hmoe", "num_experts": 4, "hmoe_sizes": "1,2,3,6", "hmoe_routing": "top_k", "top_k": 1}
+    model = facts(tiny(**settings), VOCABULARY, SETUP.length)  # d 16; four blocks of 96 units: 8, 16, 24, 48
+    assert model.held(1)[1] == 4 * (96 * 33 + 4 * 16)
+    assert model.held(2)[1] == 4 * (64 * 33 + 2 * 16)
+    assert sum(model.stacks_held(1)) == model.held(1)[1]
+    assert expert_flops(model, 1) == 4 * 24 * 4 * 16 and expert_flops(model, 2) == 4 * 2 * 16 * 4 * 16
 
 
 # --- loads of ranks ---

@@ -57,6 +57,7 @@ def build(case: dict[str, Any], block: Block) -> nn.Module:
         eom_p=None,
         second_choice="argmax",
         moe_debug=False,
+        gate_bias=False,
         cmr_gate_dropout=0.0,
         moe_freq=1,
         encoder=Namespace(embed_dim=8, ffn_embed_dim=16),

@@ -84,6 +84,8 @@ def test_a_sound_state_stays_as_it_is() -> None:
         ("cfg/model/moe", "hmoe"),
         ("cfg/model/xmoe_threshold", 2.0),
         ("cfg/model/mpoe_bond", -1),
+        ("cfg/model/mhmoe_parity", "x"),
+        ("cfg/model/mhmoe_residual", "yes"),
         ("cfg/model/init_experts_from", "${oc.env:HOME}"),
         ("cfg/model/moe_backend", Namespace(a=1)),
         ("cfg/model/another_setting", 1),

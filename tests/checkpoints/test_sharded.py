@@ -25,8 +25,8 @@ STACK = "encoder.layers.1.block.experts.w_in"
 PARAMETERS = ["embed", STACK, "norm"]
 
 
-def mine_of(rank: int, ranks: int) -> Callable[[int], Sequence[int]]:
-    return lambda experts: range(rank, experts, ranks)
+def mine_of(rank: int, ranks: int) -> Callable[[str, int], Sequence[int]]:
+    return lambda name, entries: range(rank, entries, ranks)
 
 
 def whole_state() -> dict[str, Any]:
@@ -53,7 +53,7 @@ def whole_state() -> dict[str, Any]:
 def state_of(rank: int, ranks: int) -> dict[str, Any]:
     """What a rank has of it: experts `rank`, `rank + ranks`, ..."""
     state = whole_state()
-    numbers = list(mine_of(rank, ranks)(EXPERTS))
+    numbers = list(mine_of(rank, ranks)(STACK, EXPERTS))
     state["model"][STACK] = state["model"][STACK][numbers]
     moments = state[OPTIMISER]["state"][1]
     moments |= {key: moments[key][numbers] for key in ("exp_avg", "exp_avg_sq")}

@@ -69,3 +69,18 @@ def test_missing_and_damaged_files_are_named(make_model: Make, tmp_path: Path) -
     (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:200])
     with pytest.raises(UserError, match="not a whole fairseq checkpoint"):
         upcycle_from(tmp_path / "cut.pt", smoe)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"moe": "pesc", "num_experts": 3}, {"moe": "stratified_pesc", "strata": "2,2"}],
+    ids=["pesc", "stratified_pesc"],
+)
+def test_a_dense_model_with_adapters_computes_what_it_did(make_model: Make, settings: dict[str, object]) -> None:
+    dense, adapted = make_model(moe="none").eval(), make_model(**settings).eval()
+    adapted.load_state_dict(upcycled_state(dense.state_dict(), adapted, "dense"))
+    tokens = {"src_tokens": torch.tensor([[5, 6, 7, 8, 2], [9, 10, 2, 1, 1]]), "src_lengths": torch.tensor([5, 3])}
+    before = torch.tensor([[2, 11, 12, 13], [2, 14, 1, 1]])
+    got, want = (model(**tokens, prev_output_tokens=before)[0][before != 1] for model in (adapted, dense))
+    torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+    assert got.argmax(-1).equal(want.argmax(-1))

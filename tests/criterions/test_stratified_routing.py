@@ -119,6 +119,24 @@ def test_metrics_are_what_the_routing_says(task: SimpleNamespace) -> None:
     assert 0 < values["gate_entropy/encoder.layers.1/gate1"] <= round(math.log(4), 3)
 
 
+def test_what_routers_tell_besides_is_logged_for_each_gate_and_over_all(task: SimpleNamespace) -> None:
+    model = make_model(task, moe="stratified_dynmoe", dynmoe_start=1).eval()
+    _, _, log = criterion(task)(model, SAMPLE)
+    _, extra = model(**SAMPLE["net_input"])
+    values = reduced([log, log])
+    blocks = [*extra["encoder_routing"], *extra["decoder_routing"]]
+    silent, tokens = 0.0, 0
+    for block, name in zip(blocks, ("encoder.layers.1", "decoder.layers.1"), strict=True):
+        for gate, (load, measures) in enumerate(zip(block.load, block.measures, strict=True), start=1):
+            if load.tokens.any():
+                asked = (load.asked.sum() / load.tokens.sum()).item()
+                assert values[f"experts_chosen/{name}/gate{gate}"] == pytest.approx(asked, abs=1e-4)
+                silent += (measures["chose_nobody"] * load.tokens.sum()).item()
+        tokens += int(sum(load.tokens.sum() for load in block.load))
+    assert values["experts_active/encoder.layers.1/gate1"] == 2
+    assert values["chose_nobody"] == pytest.approx(silent / tokens, abs=1e-3)
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_gate_entropy_is_the_mean_over_tokens_whatever_the_number_of_choices(task: SimpleNamespace, top_k: int) -> None:
     model = make_model(task, top_k=top_k).eval()

@@ -22,6 +22,7 @@ from smoe_mt.evaluation.ranks import Ranks
 from smoe_mt.generation import Decoding, Text, Translation, Translator
 from tests.conftest import TrainedRun
 
+ANOTHER = {"contrast_alpha": 0.2, "contrast_encoder": True}
 DIRECTIONS = ["aa-en", "en-aa", "bb-en", "en-bb"]
 
 
@@ -227,10 +228,10 @@ def test_an_exported_model_on_text_of_ones_own(trained_run: TrainedRun, tmp_path
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Decoding)])
 def test_hypotheses_of_another_search_are_not_reused(field: str, trained_run: TrainedRun) -> None:
     translator = Translator.from_pretrained(trained_run.folder, device="cpu")
-    usual = Decoding()
-    other = dataclasses.replace(usual, **{field: getattr(usual, field) + 1})
+    usual = Decoding(contrast=0.3 if field.startswith("contrast_") else None)
+    other = dataclasses.replace(usual, **{field: ANOTHER.get(field, 1 + (getattr(usual, field) or 0))})
     made = [made_from(translator, decoding, Ranks()) for decoding in (usual, other)]
-    assert made[0] != made[1] and made[0] == made_from(translator, Decoding(), Ranks())
+    assert made[0] != made[1] and made[0] == made_from(translator, dataclasses.replace(usual), Ranks())
 
 
 @pytest.fixture

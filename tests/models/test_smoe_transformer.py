@@ -210,3 +210,19 @@ def test_debug_names_the_gate_by_its_place_in_the_model(make_model: Make, net_in
     model.decoder.layers[1].block.gates[0].weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"^decoder\.layers\.1\.block\.gates\.0, the gate of stratum 1: "):
         model(**net_input)
+
+
+@pytest.mark.parametrize("moe", ["pesc", "stratified"])
+def test_experts_and_gates_alone_can_be_trained(make_model: Make, net_input: Input, moe: str) -> None:
+    model = make_model(moe=moe, strata="2,2", num_experts=3, train_only="experts").train()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    model(**net_input)[0].square().mean().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if ".experts." in name or ".gate" in name}
+
+
+def test_a_dense_model_has_no_experts_to_train_alone(make_model: Make) -> None:
+    with pytest.raises(UserError, match="train_only=experts leaves nothing to train"):
+        make_model(moe="none", train_only="experts")

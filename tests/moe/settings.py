@@ -18,6 +18,7 @@ SHARED: dict[str, Any] = {
     "eom_p": None,
     "second_choice": "argmax",
     "moe_debug": False,
+    "gate_bias": False,
 }
 
 

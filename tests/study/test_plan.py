@@ -42,7 +42,7 @@ def test_another_plans_runs_are_used_where_they_lie() -> None:
         ("seeds: [1, 2, 3]", "seeds: [1, 1]", "seeds must be"),
         ("corpus: m4-8k", "corpus: m5", "no corpus 'm5'"),
         ("corpus: m4-8k", "corpus: m4-8k\nmeasure: speed", "measure must be scores or loss"),
-        ("config: narrow", "config: [narrow]", "of the forms"),
+        ("config: quickstart", "config: [quickstart]", "of the forms"),
         ("  vanilla: [", "  ../vanilla: [", "letters, digits"),
     ],
 )
@@ -60,7 +60,7 @@ def test_overrides_of_a_plan_hold_for_all_of_its_systems() -> None:
 
 
 MADE = """
-config: narrow
+config: quickstart
 corpus: m4-8k
 seeds: [1]
 classes: {}

@@ -169,6 +169,7 @@ WORKING = {
     "checkpoint inspect": "run",
     "checkpoint convert": "run out/converted.pt",
     "checkpoint average": "run/checkpoint_best.pt run/checkpoint_last.pt --out out/mean.pt",
+    "checkpoint moefy": "run --measure --data data --subset test --sentences 4",
     "export": "run out/export --data data",
     "evaluate": "run --data data --limit 1 --beam 1 --processes 1 --out out/evaluation",
     "analyse": "run --data data --limit 1 --out out/analysis",

@@ -33,6 +33,9 @@ MORE = {
     "vanilla-by block": ["--num-experts", "4,3", "--top-k", "3"],
     "xmoe": ["--xmoe-threshold", "0.6"],
     "mpoe": ["--mpoe-central-mask", "0.3"],
+    "hmoe": ["--hmoe-sizes", "1,2,2,4", "--balance-weight", "0"],
+    "stratified_hmoe": ["--hmoe-routing", "top_k", "--balance-weight", "0"],
+    "dynmoe": ["--dynmoe-start", "2", "--dynmoe-adapt-every", "10", "--dynmoe-adapt-window", "5"],
 }
 
 

@@ -34,6 +34,10 @@ KINDS = {
     "stacking": "--strata 4,4",
     "xmoe": "--num-experts 5 --xmoe-threshold 0.6",
     "mpoe": "--num-experts 5 --mpoe-central-mask 0.5",
+    "stratified_mhmoe": "--strata 2,3",
+    "stratified_pesc": "--strata 2,3 --pesc-dropout 0",
+    "stratified_hmoe": "--strata 2,3 --hmoe-sizes 1,2,1,1,4",  # of one size neither rank has two, of another one rank has none
+    "dynmoe": "--num-experts 5 --dynmoe-start 2 --dynmoe-adapt-every 2 --dynmoe-adapt-window 2",
 }
 Way = tuple[int, int]  # ranks, and how many of them share experts
 WAYS: Mapping[Way, Sequence[str]] = {

@@ -20,7 +20,7 @@ def bars(
         panel.annotate(label, (place, mean), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
 
 
-def visits_axis(panel: Axes, strata: int) -> None:
-    """1 to L, with room for the labels of the bars."""
-    panel.set_ylim(1, strata + 0.15 * (strata - 1))
-    panel.set_yticks(range(1, strata + 1))
+def visits_axis(panel: Axes, most: int) -> None:
+    """1 to the most visits of a token, with room for the labels of the bars."""
+    panel.set_ylim(1, most + 0.15 * (most - 1))
+    panel.set_yticks(range(1, most + 1))

@@ -27,10 +27,10 @@ def draw(report: CapacityReport) -> Drawing:
     labels = [f"{mean:.2f}" + ("\ncollapsed" if block in collapsed else "") for block, mean in zip(blocks, means)]
     names = [axis_name(block) for block in blocks]
     bars(panel, names, means, [COLOURS[block.side] for block in blocks], labels)
-    visits_axis(panel, report.visits.strata)
+    visits_axis(panel, report.visits.most)
     tidy(panel)
     panel.set_xlabel("Block")
-    panel.set_ylabel(f"Mean visits per token (1 to {report.visits.strata})")
+    panel.set_ylabel(f"Mean visits per token (1 to {report.visits.most})")
     return drawing
 
 

@@ -38,7 +38,7 @@ def draw(report: CapacityReport) -> Drawing:
         means = [report.visits.side_mean(side, direction) for direction in line]
         bars(panel, line, means, [COLOURS[side]] * len(means), [f"{mean:.2f}" for mean in means])
         panel.set_xlim(-0.7, len(lines[0]) - 0.3)
-        visits_axis(panel, report.visits.strata)
+        visits_axis(panel, report.visits.most)
         tidy(panel)
         panel.tick_params(axis="x", rotation=90)
         if line is lines[0]:
@@ -46,7 +46,7 @@ def draw(report: CapacityReport) -> Drawing:
         if line is lines[-1]:
             panel.set_xlabel("Direction (source-target)")
         if stacked or not place:
-            panel.set_ylabel(f"Mean visits per token\n(1 to {report.visits.strata})", fontsize=9)
+            panel.set_ylabel(f"Mean visits per token\n(1 to {report.visits.most})", fontsize=9)
     return drawing
 
 

@@ -25,13 +25,13 @@ def draw(report: CapacityReport) -> Drawing:
     from matplotlib import colormaps
     from matplotlib.ticker import PercentFormatter
 
-    blocks, strata = report.visits.blocks, report.visits.strata
+    blocks, most = report.visits.blocks, report.visits.most
     drawing = canvas(width=6.5, height=1.6 + 0.42 * len(blocks))
     panel = drawing.subplots()
     shares = [report.visits.histogram(block) for block in blocks]
     start = [0.0] * len(blocks)
-    for visits in range(1, strata + 1):
-        place = 1 - (visits - 1) / max(strata - 1, 1)  # light for few, dark for many
+    for visits in range(1, most + 1):
+        place = 1 - (visits - 1) / max(most - 1, 1)  # light for few, dark for many
         part = [share[visits - 1] for share in shares]
         panel.barh(range(len(blocks)), part, left=start, color=colormaps[HEAT](place), label=str(visits), height=0.7)
         for y, (width, left) in enumerate(zip(part, start)):

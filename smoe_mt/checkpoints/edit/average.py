@@ -35,7 +35,8 @@ class Summary:
     loss: float | None
     #: Whether a higher `loss` is better: the run chose its best checkpoint by another metric, such as BLEU.
     higher_is_better: bool
-    averaged: bool
+    #: Whether it was made of other checkpoints, and not by training.
+    derived: bool
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]
     vocabulary: str | None
@@ -87,11 +88,11 @@ def _badness(one: Summary) -> float:
 
 
 def checkpoints_of(run_folder: Path) -> list[Summary]:
-    """A checkpoint for each number of updates that the run has one of, by updates; means of earlier are no candidates."""
+    """A checkpoint for each number of updates that the run has one of, by updates; what was made of others is no candidate."""
     found: dict[int, Summary] = {}
     for path in sorted(run_folder.glob("*.pt")):
         one = summarise(path)
-        if not one.averaged:
+        if not one.derived:
             found.setdefault(one.updates, one)
     return [found[updates] for updates in sorted(found)]
 
@@ -106,7 +107,7 @@ def summarise(path: Path) -> Summary:
         updates=updates_of(state),
         loss=view.validation_loss,
         higher_is_better=bool((settings.get("checkpoint") or {}).get("maximize_best_checkpoint_metric")),
-        averaged=view.mean_of is not None,
+        derived=view.mean_of is not None or view.pruned_from is not None,
         shapes={name: tuple(tensor.shape) for name, tensor in weights.items()},
         tied=tied_names(state),
         vocabulary=(view.vocabulary or {}).get("sha256"),

@@ -8,6 +8,7 @@ An exchange of tokens begins with a message to each rank: which block this one i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,15 @@ class ExpertRanks:
 
     def local_experts(self, num_experts: int) -> list[int]:
         """This rank's experts of a block, in order; its n-th one is number ``rank + n * size`` of the block."""
-        return list(range(self.rank, num_experts, self.size))
+        return self.places(range(num_experts))
+
+    def places(self, members: Sequence[int]) -> list[int]:
+        """Places in a stack that has entries of these experts of a block, of those that are this rank's."""
+        return self.places_of(self.rank, members)
+
+    def places_of(self, rank: int, members: Sequence[int]) -> list[int]:
+        """The same of another rank."""
+        return [place for place, e in enumerate(members) if e % self.size == rank]
 
     def join(self, bank: ExpertBank) -> int:
         """Take part in the exchanges; returns the number of the block. All ranks let theirs join in the same order."""

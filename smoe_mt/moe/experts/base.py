@@ -47,7 +47,8 @@ class RemoteBinder(Protocol):
 class ExpertBank(nn.Module):
     """``num_experts`` experts that map rows [S, D] to rows [S, D].
 
-    Each parameter is a stack with one entry an expert, [E, ...]; what experts share lies in a submodule ``shared``.
+    Each parameter is a stack with one entry an expert, [E, ...], or one for each of some experts (``members``); what experts
+    share lies in a submodule ``shared``.
 
     num_experts    of the block, wherever they live
     local_experts  numbers of those whose parameters are here; None: all of them
@@ -88,13 +89,28 @@ class ExpertBank(nn.Module):
         """The parameters with an entry for each local expert, by name."""
         return {name: p for name, p in self.named_parameters() if not name.startswith(f"{SHARED}.")}
 
-    def parameters_per_expert(self) -> int:
-        """Parameters that belong to one expert alone."""
-        return sum(stack[0].numel() for stack in self.stacks().values())
+    def members(self, name: str) -> Sequence[int]:
+        """Numbers of the block's experts that a stack has entries of, in their order, wherever they live; by default all."""
+        return range(self.num_experts)
+
+    def parameters_of_experts(self) -> tuple[int, ...]:
+        """Parameters that belong to each expert of the block alone, [E]."""
+        totals = [0] * self.num_experts
+        for name, stack in self.stacks().items():
+            for e in self.members(name):
+                totals[e] += stack.shape[1:].numel()
+        return tuple(totals)
 
     def slices(self, e: int) -> Mapping[str, Tensor]:
         """What belongs to the e-th local expert alone, by parameter name."""
-        return {name: stack[e] for name, stack in self.stacks().items()}
+        number = e if self.local_experts is None else self.local_experts[e]
+        here = {name: self._members_here(name) for name in self.stacks()}
+        return {name: stack[here[name].index(number)] for name, stack in self.stacks().items() if number in here[name]}
+
+    def _members_here(self, name: str) -> list[int]:
+        """Of the experts that a stack has entries of, those that are here."""
+        members = self.members(name)
+        return [e for e in members if self.local_experts is None or e in self.local_experts]
 
     def from_dense(self, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Mapping[str, Tensor]:
         """State of a bank whose experts all compute this FFN: [F, D], [F], [D, F], [D].
@@ -108,9 +124,11 @@ class ExpertBank(nn.Module):
 
     def keep(self, numbers: Sequence[int], remote: RemoteBinder) -> None:
         """Keep these experts alone. Their parameters get the mark ``expert``: no other rank has the same ones."""
+        own = set(numbers)
         for name, stack in self.stacks().items():
             owner, _, leaf = name.rpartition(".")
-            kept = nn.Parameter(stack.detach()[list(numbers)], requires_grad=stack.requires_grad)
+            places = [place for place, e in enumerate(self.members(name)) if e in own]
+            kept = nn.Parameter(stack.detach()[places], requires_grad=stack.requires_grad)
             kept.expert = True  # type: ignore[attr-defined]
             setattr(self.get_submodule(owner), leaf, kept)
         self.local_experts, self.remote = tuple(numbers), remote
@@ -118,8 +136,10 @@ class ExpertBank(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Of a whole block's stacks a rank takes its own."""
         if self.local_experts is not None:
+            own = set(self.local_experts)
             for name in self.stacks():
-                given = state_dict.get(prefix + name)
-                if given is not None and given.size(0) == self.num_experts:
-                    state_dict[prefix + name] = given[list(self.local_experts)]
+                given, members = state_dict.get(prefix + name), self.members(name)
+                if given is not None and given.size(0) == len(members):
+                    places = [place for place, e in enumerate(members) if e in own]
+                    state_dict[prefix + name] = given[places]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

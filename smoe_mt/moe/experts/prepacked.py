@@ -32,10 +32,10 @@ class PackedWeights:
             self._packed, self._version = {}, version
 
     def of(self, e: int, w_in: Tensor, w_out: Tensor) -> tuple[Tensor, Tensor]:
-        """Packed w_in[e], w_out[e] of the version last checked; [E, F, D] and [E, D, F] given."""
+        """Packed weights of expert ``e`` of the version last checked; w_in [F, D] and w_out [D, F] given."""
         if e not in self._packed:
             pack = torch.ops.mkldnn._reorder_linear_weight
-            self._packed[e] = pack(w_in[e].detach(), MOST_ROWS), pack(w_out[e].detach(), MOST_ROWS)
+            self._packed[e] = pack(w_in.detach(), MOST_ROWS), pack(w_out.detach(), MOST_ROWS)
         return self._packed[e]
 
     def drop(self) -> None:

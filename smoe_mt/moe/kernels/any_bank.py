@@ -1,4 +1,4 @@
-"""Kernel for banks whose experts are not FFNs of one size: expert by expert, with autograd's own backward pass.
+"""Kernel for banks whose experts are not FFNs: expert by expert, with autograd's own backward pass.
 
 Slower than the FFN kernels and keeps every expert's intermediate tensors, but right for whatever ``expert_output`` computes.
 """
@@ -46,5 +46,10 @@ def bind_any_bank(bank: ExpertBank, dtype: torch.dtype, backend: str, dropout: f
         UserError: ``grouped``, which computes FFNs of one size.
     """
     if backend == "grouped":
-        raise UserError(f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto")
+        raise UserError(one_size_only(bank))
     return BoundBank(bank, dtype, dropout)
+
+
+def one_size_only(bank: ExpertBank) -> str:
+    """Why the kernel ``grouped`` refuses a bank."""
+    return f"backend grouped computes FFNs of one size, and {type(bank).__name__} has others; choose auto"

@@ -10,7 +10,8 @@
 ``auto``     triton on a GPU, where it was the fastest at every size measured (docs/cost.md); else loop, which is the faster
              one on a CPU, where torch's grouped product is itself a loop over experts.
 
-Banks that are no FFNs of one size are computed expert by expert (``any_bank``). ``bound.kernel`` names what runs.
+FFNs of several sizes are computed by ``loop``, banks of other experts one by one (``any_bank``). ``bound.kernel`` names what
+runs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from smoe_mt.errors import UserError
 from smoe_mt.moe.dispatch import Plan
 from smoe_mt.moe.experts.activations import activation
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
-from smoe_mt.moe.experts.ffn import FFNBank, FFNWeights
+from smoe_mt.moe.experts.ffn import FFNBank, FFNs
 from smoe_mt.moe.experts.prepacked import PackedWeights, packable
-from smoe_mt.moe.kernels.any_bank import bind_any_bank
+from smoe_mt.moe.kernels.any_bank import bind_any_bank, one_size_only
 from smoe_mt.moe.kernels.grouped import grouped_call, grouped_ffn, grouped_refuses
-from smoe_mt.moe.kernels.loop import LoopCall, WeightGradients, loop_ffn, share_gradients
+from smoe_mt.moe.kernels.loop import LoopCall, Places, WeightGradients, Weights, loop_ffn, share_gradients
 
 BACKENDS = ("auto", "loop", "grouped", "triton")
 
@@ -80,7 +81,7 @@ def bind_local(bank: ExpertBank, dtype: torch.dtype, backend: str, dropout: floa
     Raises:
         ValueError: a backend that cannot compute this bank.
     """
-    if isinstance(bank, FFNBank):
+    if isinstance(bank, FFNs):
         return bind_ffn(bank, dtype, backend, dropout)
     return bind_any_bank(bank, dtype, backend, dropout)
 
@@ -92,14 +93,16 @@ class BoundFFNs:
     never_syncs  nothing may be read back from the device: plans have a row for every slot
     dropout      on each expert's output, before the combination
     packed       the weights once more, packed for few rows; None where they are of no use
+    places       where each expert's weights are, if there are several sizes
     """
 
-    bank: FFNBank
-    weights: FFNWeights
+    bank: FFNs
+    weights: Weights
     kernel: str
     dropout: float
     sink: WeightGradients | None = None
     packed: PackedWeights | None = None
+    places: Places = None
     skips_empty_gates: bool = True
 
     @property
@@ -115,22 +118,31 @@ class BoundFFNs:
         act = activation(self.bank.activation)
         if self.kernel == "grouped":
             grouped = grouped_call(plan, first_expert, self.weights[0].size(0), act, drop_SD)
-            return grouped_ffn(x_TD, weights_TK, self.weights, grouped)
+            w_in, b_in, w_out, b_out = self.weights
+            return grouped_ffn(x_TD, weights_TK, (w_in, b_in, w_out, b_out), grouped)
         counts = plan.served_E.tolist()
-        call = LoopCall(plan, counts, first_expert, act, drop_SD, self.sink, self.packed)
+        call = LoopCall(plan, counts, first_expert, act, drop_SD, self.sink, self.packed, self.places)
         return loop_ffn(x_TD, weights_TK, self.weights, call)
 
 
-def bind_ffn(bank: FFNBank, dtype: torch.dtype, backend: str, dropout: float = 0.0) -> BoundFFNs:
-    """As ``bind_local``, with the kernels for FFNs of one size."""
-    kernel = choose_backend(backend, dtype, bank.embed_dim, bank.ffn_dim, bank_device(bank))
-    weights = bank.weights(dtype)
+def bind_ffn(bank: FFNs, dtype: torch.dtype, backend: str, dropout: float = 0.0) -> BoundFFNs:
+    """As ``bind_local``, with the kernels for FFNs: ``loop`` for any sizes, ``grouped`` for one."""
+    kernel = _kernel_for(bank, dtype, backend)
+    weights, places = bank.weight_stacks(dtype), bank.places()
     if kernel == "grouped":
         return BoundFFNs(bank, weights, kernel, dropout)
     if torch.is_grad_enabled():
-        sink = WeightGradients()
-        return BoundFFNs(bank, share_gradients(weights, sink), kernel, dropout, sink)
-    return BoundFFNs(bank, weights, kernel, dropout, packed=_packed(bank, weights))
+        sink = WeightGradients(places)
+        return BoundFFNs(bank, share_gradients(weights, sink), kernel, dropout, sink, places=places)
+    return BoundFFNs(bank, weights, kernel, dropout, packed=_packed(bank, weights), places=places)
+
+
+def _kernel_for(bank: FFNs, dtype: torch.dtype, backend: str) -> str:
+    if isinstance(bank, FFNBank):
+        return choose_backend(backend, dtype, bank.embed_dim, bank.ffn_dim, bank_device(bank))
+    if backend == "grouped":
+        raise UserError(one_size_only(bank))
+    return "loop"
 
 
 def bank_device(bank: ExpertBank) -> str:
@@ -138,7 +150,7 @@ def bank_device(bank: ExpertBank) -> str:
     return next(bank.parameters()).device.type
 
 
-def _packed(bank: FFNBank, weights: FFNWeights) -> PackedWeights | None:
+def _packed(bank: FFNs, weights: Weights) -> PackedWeights | None:
     """In training weights change with every step, so packing them does not pay."""
     w_in = weights[0]
     if bank.training or w_in.dtype is not torch.float32 or not packable(w_in):

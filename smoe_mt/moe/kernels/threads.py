@@ -17,13 +17,19 @@ WEIGHTS_AS_ROWS = 32  # what reading an expert's weights costs, in rows of its p
 MOST_IDLE = 1.25  # time of the busiest thread to that of an even share, above which experts are not shared out
 
 
-def for_each_expert(work: Callable[[int], None], rows: Sequence[int], device: torch.device) -> None:
+def for_each_expert(
+    work: Callable[[int], None], rows: Sequence[int], device: torch.device, sizes: Sequence[int] | None = None
+) -> None:
     """``work(e)`` for each expert that has rows; rows[e] is how many. ``work`` writes its results into tensors given.
+
+    ``sizes[e]``: its hidden units; None: all have as many.
 
     Inside, no gradients are recorded. The order is not defined; what ``work`` computes must not depend on it.
     """
     asked = [e for e, count in enumerate(rows) if count]
-    shares = shared_out({e: rows[e] + WEIGHTS_AS_ROWS for e in asked}, free_threads(device))
+    shares = shared_out(
+        {e: (rows[e] + WEIGHTS_AS_ROWS) * (sizes[e] if sizes else 1) for e in asked}, free_threads(device)
+    )
     if len(shares) < 2:
         _in_turn(work, asked, torch.is_inference_mode_enabled())
         return

@@ -2,6 +2,7 @@
 
 from smoe_mt.moe.losses import mean_over
 from smoe_mt.moe.routers.base import Choices, Gate, MakeRouter, Router, Selection, Weighting, at_least_float32
+from smoe_mt.moe.routers.capacity import BiasedStrata, MostVisits
 from smoe_mt.moe.routers.forced_visits import ForcedVisits
 from smoe_mt.moe.routers.override import routing_override
 from smoe_mt.moe.routers.threshold import Threshold
@@ -9,10 +10,12 @@ from smoe_mt.moe.routers.top_k import RankK, TopK
 from smoe_mt.moe.routers.updates import after_update, forget_passes
 
 __all__ = [
+    "BiasedStrata",
     "Choices",
     "ForcedVisits",
     "Gate",
     "MakeRouter",
+    "MostVisits",
     "RankK",
     "Router",
     "Selection",

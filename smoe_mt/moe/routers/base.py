@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.losses import balance_loss, z_loss
+from smoe_mt.moe.losses import balance_loss, mean_entropy, z_loss
 from smoe_mt.moe.routers.bias import LoadBias, bias_step
 
 
@@ -57,11 +57,12 @@ class Selection(Protocol):
 
 
 class Weighting(Enum):
-    """What a served choice weighs: its probability, that over the sum of the served ones, or 1 over their number."""
+    """What a served choice weighs: its probability, that over the sum of the served ones, 1 over their number, or 1."""
 
     RAW = "raw"
     RENORMALISED = "renormalised"
     UNIFORM = "uniform"
+    ONE = "one"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,10 @@ class Router(nn.Module):
 
     #: Names of the losses that ``losses`` returns.
     loss_names: tuple[str, ...] = ("balance",)
+    #: Names of what it keeps with an entry for each expert that it sees, [E, ...]. Experts can be merged where that is all.
+    row_names: tuple[str, ...] = ()
+    #: Names of what ``measures`` returns.
+    measure_names: tuple[str, ...] = ()
     #: Names of those that it computes where it is asked to (``request_losses``), for they cost something.
     on_request: tuple[str, ...] = ()
     #: Buffers that ``observe`` adds to (``add_statistic``).
@@ -138,6 +143,18 @@ class Router(nn.Module):
         lead_E    int64 [E], counts ``choices.lead_T`` of the active tokens
         """
         return {"balance": balance_loss(probs_TE, lead_E, active_T)}
+
+    def combine(self, probs_TE: Tensor, choices: Choices, kept_TK: Tensor | None, weighting: Weighting) -> Tensor:
+        """Weight of each choice, once it is known which ones are served (``combine_weights``); [T, K]."""
+        return combine_weights(probs_TE, choices.experts_TK, kept_TK, weighting, choices.complete)
+
+    def entropy(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Tensor:
+        """Mean entropy of the gate's distribution, in nats; scalar without gradient."""
+        return mean_entropy(probs_TE, active_T)
+
+    def measures(self, probs_TE: Tensor, choices: Choices, active_T: Tensor | None) -> Mapping[str, Tensor]:
+        """What the log shows of this gate besides: means over the active tokens by name, ``measure_names``; no gradient."""
+        return {}
 
     def request_losses(self, names: Sequence[str]) -> None:
         """Compute these of the losses ``on_request`` from now on, and no others of them.
@@ -196,8 +213,9 @@ class Router(nn.Module):
         """
 
     def after_update(self) -> None:
-        """Change the router's own buffers. Called once after each step of the optimiser: the statistics are the sums over
-        all passes of the update, on all ranks, and 0 afterwards. What is done here has to be the same on all ranks.
+        """Change the router's own buffers, or its parameters in place. Called once after each step of the optimiser: the
+        statistics are the sums over all passes of the update, on all ranks, and 0 afterwards. What is done here has to be
+        the same on all ranks.
         """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
@@ -246,7 +264,9 @@ MakeRouter = Callable[[int], Router]
 
 
 class Gate(Router):
-    """G = softmax(W x): ``weight`` [E, D], no bias (eq. 5), starting at U(-1/sqrt(D), 1/sqrt(D)).
+    """G = softmax(W x): ``weight`` [E, D], starting at U(-1/sqrt(D), 1/sqrt(D)); eq. 5.
+
+    bias  G = softmax(W x + b), ``bias`` [E], starting at 0: an expert that stands for n alike ones has log n there
 
     Where its load is balanced by a bias, that is the buffer ``selection_bias``, and ``load`` counts choices.
     """
@@ -262,14 +282,17 @@ class Gate(Router):
         weighting: Weighting,
         where: str = "the gate",
         debug: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__(num_experts, selection, weighting, where, debug)
         self.weight = nn.Parameter(torch.empty(num_experts, embed_dim))
         nn.init.uniform_(self.weight, -1 / math.sqrt(embed_dim), 1 / math.sqrt(embed_dim))
+        self.bias = nn.Parameter(torch.zeros(num_experts)) if bias else None
+        self.row_names = ("weight", "bias") if bias else ("weight",)
 
     def scores(self, x_TD: Tensor) -> Tensor:
         """G over the visible experts; [T, E], at least float32."""
-        return gate_probabilities(x_TD, self.weight)
+        return gate_probabilities(x_TD, self.weight, self.bias)
 
     def losses(
         self, x_TD: Tensor, probs_TE: Tensor, choices: Choices, lead_E: Tensor, active_T: Tensor | None
@@ -278,7 +301,7 @@ class Gate(Router):
         found = super().losses(x_TD, probs_TE, choices, lead_E, active_T)
         if "z" not in self.loss_names:
             return found
-        return {**found, "z": z_loss(gate_logits(x_TD, self.weight), active_T)}
+        return {**found, "z": z_loss(gate_logits(x_TD, self.weight, self.bias), active_T)}
 
     def balance_load(self, bias: LoadBias, groups: Sequence[int]) -> None:
         self._bias, self._groups = bias, tuple(groups)
@@ -305,10 +328,11 @@ def gate_or(
     weighting: Weighting,
     where: str,
     debug: bool,
+    bias: bool = False,
     load_bias: LoadBias | None = None,
     strata: Sequence[int] = (),
 ) -> Router:
-    """The router of a block: what ``make_router`` makes, by default a ``Gate`` with this selection and weighting.
+    """The router of a block: what ``make_router`` makes, by default a ``Gate`` with this selection, weighting and bias.
 
     strata  experts of each stratum that it sees; none: of the only one
 
@@ -317,7 +341,7 @@ def gate_or(
     """
     router: Router
     if make_router is None:
-        router = Gate(embed_dim, num_experts, selection, weighting, where, debug)
+        router = Gate(embed_dim, num_experts, selection, weighting, where, debug, bias)
     else:
         router = make_router(num_experts)
         if router.num_experts != num_experts:
@@ -333,16 +357,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def gate_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """W x, without bias; [T, E], at least float32."""
+def gate_logits(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """W x, or W x + b; [T, E], at least float32."""
     with torch.autocast(x_TD.device.type, enabled=False):
         x_TD = at_least_float32(x_TD)
-        return F.linear(x_TD, weight_ED.to(x_TD.dtype))
+        bias_E = None if bias_E is None else bias_E.to(x_TD.dtype)
+        return F.linear(x_TD, weight_ED.to(x_TD.dtype), bias_E)
 
 
-def gate_probabilities(x_TD: Tensor, weight_ED: Tensor) -> Tensor:
-    """G = softmax(W x) over the experts that the gate sees, without bias (eq. 5); [T, E], at least float32."""
-    return gate_logits(x_TD, weight_ED).softmax(dim=-1)
+def gate_probabilities(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
+    """G = softmax(W x) over the experts that the gate sees (eq. 5), or softmax(W x + b); [T, E], at least float32."""
+    return gate_logits(x_TD, weight_ED, bias_E).softmax(dim=-1)
 
 
 def count_leads(lead_T: Tensor, experts: int, active_T: Tensor | None = None) -> Tensor:
@@ -371,9 +396,9 @@ def combine_weights(
     kept_TK   bool [T, K], None: all; False wherever choices_TK names no expert
     complete  there is no such place
     """
-    if weighting is Weighting.UNIFORM:
+    if weighting in (Weighting.UNIFORM, Weighting.ONE):
         served_TK = probs_TE.new_ones(choices_TK.shape) if kept_TK is None else kept_TK.to(probs_TE.dtype)
-        return served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
+        return served_TK if weighting is Weighting.ONE else served_TK / served_TK.sum(dim=1, keepdim=True).clamp(min=1)
     weights_TK = probs_TE.gather(1, choices_TK if complete else choices_TK.clamp(max=probs_TE.size(1) - 1))
     if kept_TK is not None:
         weights_TK = weights_TK * kept_TK

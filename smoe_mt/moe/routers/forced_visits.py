@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smoe_mt.moe.routers.base import Choices
 from smoe_mt.moe.routers.top_k import choose
-from smoe_mt.moe.strata import parse_strata
+from smoe_mt.moe.strata import parse_strata, visible_experts
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,13 @@ class ForcedVisits:
         return Choices(experts_TK, experts_TK[:, 0])
 
     def check(self, visible: int, where: str) -> None:
-        if visible not in self._visible():
+        if visible not in visible_experts(parse_strata(self.strata)):
             raise ValueError(f"{where} sees {visible} experts, which is no gate of strata {parse_strata(self.strata)}")
-
-    def _visible(self) -> list[int]:
-        """Experts that each gate sees."""
-        strata = parse_strata(self.strata)
-        return [sum(strata[i:]) for i in range(len(strata))]
 
     def _allowed(self, visible: int) -> tuple[int, int]:
         """Of a gate that sees so many experts: the first that it may choose, and how many."""
         strata = parse_strata(self.strata)
-        gate = self._visible().index(visible)
+        gate = visible_experts(strata).index(visible)
         if gate < self.visits - 1:
             return 0, strata[gate]
         return visible - strata[-1], strata[-1]

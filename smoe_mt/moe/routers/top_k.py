@@ -11,6 +11,8 @@ from torch import Tensor
 from smoe_mt.moe.routers.base import Choices
 
 SECOND_CHOICES = ("argmax", "gumbel")
+# Choices up to which argmax is repeated; a sort gives the same, at a cost that does not grow with their number.
+MOST_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,11 @@ def choose(probs_TE: Tensor, top_k: int, second_choice: str = "argmax") -> Tenso
     """The ``top_k`` most probable experts of each token, best first; ties go to the lowest index; int64 [T, K].
 
     ``second_choice`` "gumbel": after the first one, the largest of log G plus Gumbel noise, as in the released code.
-    Repeated argmax rather than ``topk``, whose order among equals is not defined.
+    Repeated argmax or a stable sort rather than ``topk``, whose order among equals is not defined.
     """
     left_TE = probs_TE.detach()
+    if top_k > MOST_PASSES and second_choice == "argmax":
+        return left_TE.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
     choices: list[Tensor] = []
     for k in range(top_k):
         if k == 1 and second_choice == "gumbel":

@@ -13,17 +13,21 @@ from smoe_mt.moe.routers.base import Router
 
 
 @torch.no_grad()
-def after_update(model: nn.Module, group: distributed.ProcessGroup | None = None) -> None:
+def after_update(model: nn.Module, group: distributed.ProcessGroup | None = None) -> bool:
     """Once after every step of the optimiser, in a training loop of your own too: let the routers of ``model`` change.
 
     group  ranks that trained on parts of the batch, which all call this; None: there is one rank
+
+    Returns whether a router has changed parameters of its own: an optimiser that keeps copies of them has to be told.
     """
     routers = _with_statistics(model)
     if group is not None:
         _add_up([statistic for router in routers for statistic in router.statistics()], group)
+    before = _versions(routers)
     for router in routers:
         router.after_update()
     forget_passes(model)
+    return _versions(routers) != before
 
 
 def forget_passes(model: nn.Module) -> None:
@@ -31,6 +35,10 @@ def forget_passes(model: nn.Module) -> None:
     for router in _with_statistics(model):
         for statistic in router.statistics():
             statistic.zero_()
+
+
+def _versions(routers: list[Router]) -> list[int]:
+    return [parameter._version for router in routers for parameter in router.parameters()]
 
 
 def _with_statistics(model: nn.Module) -> list[Router]:

@@ -2,7 +2,21 @@
 
 from smoe_mt.moe.registry import Systems
 from smoe_mt.moe.system import System
-from smoe_mt.moe.systems import cmr, eom, mpoe, stacking, stratified, switch, vanilla, xmoe
+from smoe_mt.moe.systems import (
+    cmr,
+    dynmoe,
+    eom,
+    hmoe,
+    mhmoe,
+    moefied,
+    mpoe,
+    pesc,
+    stacking,
+    stratified,
+    switch,
+    vanilla,
+    xmoe,
+)
 
 SYSTEMS = Systems(
     vanilla.SYSTEM,
@@ -13,6 +27,15 @@ SYSTEMS = Systems(
     stratified.SYSTEM,
     xmoe.SYSTEM,
     mpoe.SYSTEM,
+    moefied.SYSTEM,
+    mhmoe.SYSTEM,
+    mhmoe.STRATIFIED,
+    pesc.SYSTEM,
+    pesc.STRATIFIED,
+    hmoe.SYSTEM,
+    hmoe.STRATIFIED,
+    dynmoe.SYSTEM,
+    dynmoe.STRATIFIED,
 )
 
 

@@ -58,6 +58,7 @@ class Stacking(MoEBlock):
             load=tuple(load for routing in routings for load in routing.load),
             entropy=tuple(entropy for routing in routings for entropy in routing.entropy),
             units_of_visit=_units(routings),
+            measures=tuple(measures for routing in routings for measures in routing.measures),
         )
 
 

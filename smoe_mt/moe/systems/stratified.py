@@ -41,9 +41,9 @@ class StratifiedMoE(MoEBlock):
     eom_p            expert output masking at each visit; 0: none
     second_choice    "argmax", or "gumbel": drawn with noise in training and evaluation, as the released code does
     debug            a gate with probabilities that are not finite raises FloatingPointError
-    selection, weighting, experts, router, load_bias   as in ``MoE``; ``router`` makes the gate of each stratum
+    selection, weighting, experts, router, gate_bias, load_bias   as in ``MoE``; ``router`` makes the gate of each stratum
 
-    Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``experts`` numbered stratum by stratum.
+    Parameters: ``norms.{i}``, ``gates.{i}.weight`` [E_i, D], ``gates.{i}.bias`` if they have one, ``experts`` numbered stratum by stratum.
 
     Raises:
         ValueError: settings that make no sense, each named.
@@ -70,6 +70,7 @@ class StratifiedMoE(MoEBlock):
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
+        gate_bias: bool = False,
         load_bias: LoadBias | None = None,
     ) -> None:
         super().__init__()
@@ -95,6 +96,7 @@ class StratifiedMoE(MoEBlock):
                 weighting,
                 f"the gate of stratum {i + 1}",
                 debug,
+                gate_bias,
                 load_bias,
                 self.strata[i:],
             )
@@ -109,7 +111,7 @@ class StratifiedMoE(MoEBlock):
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
         x_ND = x.reshape(-1, x.size(-1))
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
-        fused = fused_pass(self._parts(), x, padding_mask, self.backend)
+        fused = self._fused(x, padding_mask)
         if fused is not None:
             y, routing = fused
             return (self._exit(y.view_as(x_ND), padding_N).view_as(x) if self.release else y), routing
@@ -123,9 +125,9 @@ class StratifiedMoE(MoEBlock):
         units = done.units.view(x.shape[:-1]) if isinstance(done.units, Tensor) else done.units
         return y_ND.view_as(x), self._routing(done.passes, done.visits_N.view(x.shape[:-1]), units)
 
-    def _parts(self) -> BlockParts:
-        """What a kernel for whole blocks wants to know."""
-        return BlockParts(
+    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
+        """The way through all strata by one kernel; None where there is none for this block."""
+        parts = BlockParts(
             bank=self.experts,
             routers=[self._gate(i) for i in range(len(self.strata))],
             first_experts=self.first_experts,
@@ -135,6 +137,7 @@ class StratifiedMoE(MoEBlock):
             next_gate=self.next_gate,
             dropout=self.dropout,
         )
+        return fused_pass(parts, x, padding_mask, self.backend)
 
     def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
         """The released code's norm for tokens that leave; padding stays as it is."""
@@ -147,11 +150,17 @@ class StratifiedMoE(MoEBlock):
     def _visit(self, i: int, x_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> GateOutput:
         """The tokens at stratum i through its gate: x_j = y + x_i (eq. 4-7)."""
         normed_TD = self.norms[i](x_TD)
+        return self._moved(i, x_TD, normed_TD, self._routed(i, normed_TD, active_T, bound))
+
+    def _routed(self, i: int, normed_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> RoutedOutput:
         first = self.first_experts[i]
-        out = routed(normed_TD, active_T, self._gate(i), bound, first, self.unit_sizes, self.mask, self.settings)
+        return routed(normed_TD, active_T, self._gate(i), bound, first, self.unit_sizes, self.mask, self.settings)
+
+    def _moved(self, i: int, x_TD: Tensor, normed_TD: Tensor, out: RoutedOutput) -> GateOutput:
+        """What the experts made of the tokens, with its residual, and where they go."""
         residual_TD = normed_TD if self.release and i else x_TD
         moved_TD = residual_TD + F.dropout(out.y_TD, self.dropout, self.training).to(x_TD.dtype)
-        return GateOutput(moved_TD, self.next_gate[first + out.lead_T], out)
+        return GateOutput(moved_TD, self.next_gate[self.first_experts[i] + out.lead_T], out)
 
     def _gate(self, i: int) -> Router:
         return cast(Router, self.gates[i])
@@ -168,7 +177,10 @@ class StratifiedMoE(MoEBlock):
             for name in self._gate(0).loss_names
         }
         entropy = tuple(zero if p is None else p.entropy for p in passes)
-        return Routing(losses, visits, load, entropy, units)
+        measures = tuple(
+            dict.fromkeys(self._gate(i).measure_names, zero) if p is None else p.measures for i, p in enumerate(passes)
+        )
+        return Routing(losses, visits, load, entropy, units, measures=measures)
 
 
 def _build(cfg: ModelSettings, place: BlockPlace) -> StratifiedMoE:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe.block import MoEBlock, Routing
-from smoe_mt.moe.experts.base import ExpertBank
+from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
-from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, empty_load, routed, unit_sizes
+from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
 from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.top_k import TopK
@@ -35,6 +35,7 @@ class MoESettings(TypedDict, total=False):
     weighting: Weighting | None
     experts: ExpertBank | None
     router: MakeRouter | None
+    gate_bias: bool
     load_bias: LoadBias | None
 
 
@@ -52,9 +53,10 @@ class MoE(MoEBlock):
     weighting        None: the gate's probability for one choice, renormalised over the served ones for more
     experts          a bank in place of ``num_experts`` FFNs of ``ffn_dim`` hidden units
     router           number of experts -> a router in place of the softmax gate, its selection and its weighting
+    gate_bias        the softmax gate has a bias
     load_bias        balance the load of the experts by biases that change after each update; None: do not
 
-    Parameters: ``gate.weight`` [E, D] and those of ``experts``.
+    Parameters: ``gate.weight`` [E, D], ``gate.bias`` [E] if it has one, and those of ``experts``.
 
     Raises:
         ValueError: settings that make no sense, each named.
@@ -78,6 +80,7 @@ class MoE(MoEBlock):
         weighting: Weighting | None = None,
         experts: ExpertBank | None = None,
         router: MakeRouter | None = None,
+        gate_bias: bool = False,
         load_bias: LoadBias | None = None,
     ) -> None:
         super().__init__()
@@ -89,18 +92,19 @@ class MoE(MoEBlock):
         self.experts = experts_or(experts, num_experts, embed_dim, ffn_dim, activation)
         self.unit_sizes = unit_sizes(self.experts)
         weighting = default_weighting(top_k) if weighting is None else weighting
-        self.gate = gate_or(router, embed_dim, num_experts, selection, weighting, "the gate", debug, load_bias)
+        self.gate = gate_or(
+            router, embed_dim, num_experts, selection, weighting, "the gate", debug, gate_bias, load_bias
+        )
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
-        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
-        fused = fused_pass(parts, x, padding_mask, self.backend)
+        fused = self._fused(x, padding_mask)
         if fused is not None:
             return fused
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
 
         def gate(_gate: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
-            out = routed(x_TD, active_T, self.gate, bound, 0, self.unit_sizes, self.mask, self.settings)
+            out = self._routed(x_TD, active_T, bound)
             return GateOutput(out.y_TD, torch.ones_like(out.lead_T), out)
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
@@ -113,8 +117,21 @@ class MoE(MoEBlock):
         if out is None:
             zero = torch.zeros((), device=x.device)
             losses = dict.fromkeys(self.gate.loss_names, zero)
-            return y_ND.view_as(x), Routing(losses, visits, (empty_load(self.gate, x.device),), (zero,), units)
-        return y_ND.view_as(x), Routing(out.losses, visits, (out.load,), (out.entropy,), units)
+            measures = (dict.fromkeys(self.gate.measure_names, zero),)
+            load = (empty_load(self.gate, x.device),)
+            return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
+        return y_ND.view_as(x), Routing(
+            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
+        )
+
+    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
+        """The whole pass by one kernel; None where there is none for this block."""
+        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
+        return fused_pass(parts, x, padding_mask, self.backend)
+
+    def _routed(self, x_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> RoutedOutput:
+        """The tokens at the gate through it and the experts."""
+        return routed(x_TD, active_T, self.gate, bound, 0, self.unit_sizes, self.mask, self.settings)
 
 
 def default_weighting(top_k: int) -> Weighting:

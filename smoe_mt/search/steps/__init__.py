@@ -1,7 +1,8 @@
-"""Where the scores of the next token come from: one model or an ensemble."""
+"""Where the scores of the next token come from: one model, an ensemble, or a model against itself."""
 
 from smoe_mt.search.steps.base import StepScorer
+from smoe_mt.search.steps.contrast import Contrast
 from smoe_mt.search.steps.ensemble import Ensemble
 from smoe_mt.search.steps.single import SingleModel
 
-__all__ = ["Ensemble", "SingleModel", "StepScorer"]
+__all__ = ["Contrast", "Ensemble", "SingleModel", "StepScorer"]

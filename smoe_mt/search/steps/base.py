@@ -1,14 +1,21 @@
-"""What a search asks for at every step. A new way to score the next token (another ensemble, a contrast of two passes) is a
-class with these methods.
-"""
+"""What a search asks for at every step. A new way to score the next token is a class with these methods."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+#: Puts the scores of tokens that must not come, float32 [B, K, V], to -inf, in place, and returns them.
+Forbid = Callable[[Tensor], Tensor]
+
+
+def nothing(log_probs: Tensor) -> Tensor:
+    """Forbids nothing."""
+    return log_probs
 
 
 class StepScorer(Protocol):
@@ -34,9 +41,9 @@ class StepScorer(Protocol):
         """Read the sources, int64 [B, source tokens], padded at the end; returns the state before the first step."""
         ...
 
-    def log_probs(self, prefixes: Tensor, state: Any) -> Tensor:
+    def log_probs(self, prefixes: Tensor, state: Any, forbid: Forbid = nothing) -> Tensor:
         """Log-probabilities of the next token after `prefixes`, int64 [B, K, tokens so far]: float32 [B, K, V], the caller's to
-        change.
+        change. What `forbid` forbids has -inf; where it leaves any token, at least one has more than that.
         """
         ...
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from smoe_mt.search.steps.base import Forbid, nothing
 
 
 @dataclass
@@ -21,10 +23,11 @@ class ModelState:
 
 
 class SingleModel:
-    """Scores with one model."""
+    """Scores with one model; `routing`: opened around every search, another routing than the model's own."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, routing: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self.model = model
+        self.routing = routing
 
     @property
     def device(self) -> torch.device:
@@ -46,7 +49,8 @@ class SingleModel:
         self.model.eval()
         self.model.decoder.set_beam_size(beam)
         try:
-            yield
+            with self.routing():
+                yield
         finally:
             self.model.decoder.set_beam_size(1)
 
@@ -56,13 +60,13 @@ class SingleModel:
         rows = torch.arange(len(lengths_B), device=self.device).repeat_interleave(beam)
         return ModelState(self.model.encoder.reorder_encoder_out(encoded, rows), len(rows))
 
-    def log_probs(self, prefixes: Tensor, state: ModelState) -> Tensor:
+    def log_probs(self, prefixes: Tensor, state: ModelState, forbid: Forbid = nothing) -> Tensor:
         """A step of the decoder."""
         output, _ = self.model.decoder(
             prefixes.flatten(0, 1), encoder_out=state.encoded, incremental_state=state.incremental
         )
         log_probs = torch.log_softmax(output[:, -1], dim=-1, dtype=torch.float32)
-        return log_probs.view(*prefixes.shape[:2], -1)
+        return forbid(log_probs.view(*prefixes.shape[:2], -1))
 
     def reorder(self, state: ModelState, rows: Tensor) -> ModelState:
         """The encoded sources stay as they are until a sentence has ended: beams of one sentence share its source."""

@@ -161,9 +161,9 @@ def test_the_mask_is_drawn_for_each_pass_where_nobody_counts_updates() -> None:
 
 def test_parameters_are_the_centre_once_and_the_rest_for_each_expert() -> None:
     one, three = (sum(p.numel() for p in bank(n).parameters()) for n in (1, 3))
-    assert three - one == 2 * bank(1).parameters_per_expert()
+    assert three - one == 2 * bank(1).parameters_of_experts()[0]
     shared = sum(p.numel() for p in bank(1).shared.parameters())
-    assert one == shared + bank(1).parameters_per_expert()
+    assert one == shared + bank(1).parameters_of_experts()[0]
 
 
 def test_evaluation_keeps_the_weights_until_a_factor_changes() -> None:

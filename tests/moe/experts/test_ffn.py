@@ -32,13 +32,13 @@ def test_without_biases_is_with_biases_of_zero(backend: str) -> None:
 
 def test_without_biases_has_none_as_parameters() -> None:
     assert [name for name, _ in Experts(3, D, F, bias=False).named_parameters()] == ["w_in", "w_out"]
-    assert Experts(3, D, F, bias=False).parameters_per_expert() == 2 * D * F
+    assert Experts(3, D, F, bias=False).parameters_of_experts() == (2 * D * F,) * 3
 
 
 def test_sizes_and_flops_are_those_of_two_products() -> None:
     bank = Experts(3, D, F)
     assert bank.hidden_sizes == (F,) * 3 and bank.flops_per_row() == (4 * D * F,) * 3
-    assert bank.parameters_per_expert() == 2 * D * F + D + F
+    assert bank.parameters_of_experts() == (2 * D * F + D + F,) * bank.num_experts
 
 
 def test_slices_of_an_expert_are_its_rows_of_the_stacks() -> None:

@@ -267,7 +267,7 @@ def test_autocast_computes_in_half_precision_and_keeps_float32_weights(name: str
 
 
 def test_what_a_pass_keeps_is_one_hidden_activation() -> None:
-    """No gathered rows and no experts' outputs: of what autograd saves, one tensor alone has a row for every slot."""
+    """No gathered rows and no experts' outputs: of what autograd saves, one tensor alone is as large as a row for every slot."""
     block: Any = MoE(DIM, FFN, 4, capacity_factor=0, backend="loop")
     sizes: list[torch.Size] = []
 
@@ -277,7 +277,7 @@ def test_what_a_pass_keeps_is_one_hidden_activation() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         block(torch.randn(50, DIM, requires_grad=True))
-    assert [shape for shape in sizes if shape[:1] == (100,)] == [(100, FFN)]
+    assert [shape.numel() for shape in sizes if shape.numel() >= 100 * DIM] == [100 * FFN]
 
 
 @pytest.mark.parametrize(("backend", "want"), [("auto", "loop"), ("loop", "loop"), ("grouped", "grouped")])

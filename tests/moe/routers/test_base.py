@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
+from smoe_mt.moe import ConditionalMoE, Gate, MoE, Stacking, StratifiedMoE, TopK
+from smoe_mt.moe.kernels.fused import _block_refuses
 from smoe_mt.moe.routers.base import Weighting, combine_weights
 from smoe_mt.moe.routers.top_k import choose
 
@@ -99,3 +100,41 @@ def test_uniform_weights_are_1_over_the_number_served() -> None:
 def test_a_token_that_lost_all_its_slots_has_weights_of_0() -> None:
     for weighting in Weighting:
         assert weights(weighting, torch.zeros(2, 2, dtype=torch.bool)) == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_gates_have_a_bias_where_it_is_asked_for_and_zeros_change_nothing(name: str) -> None:
+    x, blocks = torch.randn(6, 8), []
+    for gate_bias in (False, True):
+        torch.manual_seed(0)
+        blocks.append(BLOCKS[name](gate_bias=gate_bias).eval())
+    without, biased = blocks
+    added = biased.state_dict().keys() - without.state_dict().keys()
+    assert added and all(each.endswith("bias") and ("gate." in each or "gates." in each) for each in added)
+    biased.load_state_dict({**biased.state_dict(), **without.state_dict()})
+    assert biased(x)[0].equal(without(x)[0])
+
+
+def test_a_bias_is_added_to_the_logits_and_gets_a_gradient() -> None:
+    gate = Gate(8, 4, TopK(2), Weighting.RENORMALISED, bias=True).double()
+    assert gate.bias is not None
+    nn.init.normal_(gate.bias)
+    x = torch.randn(6, 8, dtype=torch.double)
+    torch.testing.assert_close(gate(x), torch.softmax(x @ gate.weight.t() + gate.bias, dim=1))
+    gate(x)[:, 0].sum().backward()
+    assert gate.bias.grad is not None and gate.bias.grad.abs().min() > 0
+
+
+def test_a_bias_is_computed_in_float32_whatever_the_model_computes_in() -> None:
+    gate = Gate(8, 4, TopK(2), Weighting.RENORMALISED, bias=True)
+    x = torch.randn(6, 8)
+    want = gate(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gate(x).equal(want)
+    assert gate.bfloat16()(x.bfloat16()).dtype is torch.float
+
+
+def test_blocks_whose_gates_have_a_bias_are_left_to_other_kernels() -> None:
+    block = StratifiedMoE(8, 8, (2, 2), gate_bias=True)
+    assert "the gate of stratum 1 has a bias" in str(_block_refuses(block._parts()))
+    assert _block_refuses(StratifiedMoE(8, 8, (2, 2))._parts()) is None
