@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import cast
 
 import pytest
@@ -95,3 +96,16 @@ def test_kernels_for_whole_blocks_leave_it_to_others() -> None:
         router.request_losses(("z",))
     parts = BlockParts(block.experts, routers(block), block.first_experts, block.settings, block.mask)
     assert kernel_name(parts, torch.randn(3, D), "triton") == "loop"
+
+
+@every_system
+def test_every_system_has_a_z_loss_or_says_that_it_has_none(name: str) -> None:
+    block = make(name)
+    try:
+        for router in routers(block):
+            router.request_losses(("z",))
+    except ValueError as error:
+        assert re.search("has no loss 'z'", str(error))
+        assert name in ("dynmoe", "stratified_dynmoe", "moefied")
+        return
+    assert float(block(tokens(4, 3))[1].losses["z"].detach()) > 0

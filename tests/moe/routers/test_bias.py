@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from typing import Any, cast
 
 import pytest
@@ -32,6 +33,8 @@ from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.moe.kernels.fused import BlockParts, kernel_name
 from smoe_mt.moe.routers.base import Choices
 from smoe_mt.moe.routers.bias import bias_step
+from tests.moe.test_conformance import every_system, make, routers
+from tests.moe.test_conformance import tokens as conformance_tokens
 
 D, F, E = 8, 16, 5
 BIAS = LoadBias(0.01)
@@ -264,3 +267,20 @@ def with_expert_parallelism(rank: int) -> None:
 
 def test_ranks_that_share_experts_have_one_bias() -> None:
     on_ranks(2, with_expert_parallelism)
+
+
+@every_system
+def test_every_system_balances_its_load_or_says_that_it_cannot(name: str) -> None:
+    try:
+        block = make(name, balance_bias=0.01, balance_within="stratum").train()
+    except ValueError as error:
+        assert re.search("balance_bias is of softmax gates, and .* is none", str(error))
+        assert name in ("dynmoe", "stratified_dynmoe", "moefied")
+        return
+    _, routing = block(conformance_tokens(20, 3))
+    after_update(block)
+    for router, load in zip(routers(block), routing.load, strict=True):
+        assert router.selection_bias is not None
+        assert bool(router.selection_bias.any()) or load.asked.unique().numel() <= 2
+    block.eval()
+    assert block(conformance_tokens(4, 3))[0].isfinite().all()
