@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from smoe_mt.moe.routers.base import Choices, Selection
+from smoe_mt.moe.routers.base import Choices, Selection, select, takes_order
 from smoe_mt.moe.strata import parse_strata, visible_experts
 
 
@@ -39,19 +38,18 @@ class BiasedStrata:
 
     @property
     def takes_order(self) -> bool:
-        """As the selection inside."""
-        return getattr(self.selection, "takes_order", False)
+        return takes_order(self.selection)
 
     def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         if not self.bias:
-            return _choose(self.selection, probs_TE, may_sync, order_TE)
+            return select(self.selection, probs_TE, may_sync, order_TE)
         # In float64: a large bias must not make all of the far experts 0, and so alike.
         change_E = torch.tensor(self._ahead(probs_TE.size(1)), dtype=torch.float64) * -self.bias
         weighed_TE = probs_TE.double() * (change_E - change_E.max()).exp().to(probs_TE.device)
         weighed_TE = weighed_TE / weighed_TE.sum(dim=1, keepdim=True)
         if order_TE is not None:
             order_TE = weighed_TE + (order_TE - probs_TE)
-        return _choose(self.selection, weighed_TE, may_sync, order_TE)
+        return select(self.selection, weighed_TE, may_sync, order_TE)
 
     def check(self, visible: int, where: str) -> None:
         _check_gate(visible, self.strata, where)
@@ -87,33 +85,20 @@ class MostVisits:
 
     @property
     def takes_order(self) -> bool:
-        """As the selection inside."""
-        return getattr(self.selection, "takes_order", False)
+        return takes_order(self.selection)
 
     def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         strata, visible = parse_strata(self.strata), probs_TE.size(1)
         first = visible - strata[-1]
         if visible_experts(strata).index(visible) < self.most - 1 or not first:
-            return _choose(self.selection, probs_TE, may_sync, order_TE)
+            return select(self.selection, probs_TE, may_sync, order_TE)
         last_TE = probs_TE[:, first:]
         tiny = torch.finfo(last_TE.dtype).tiny
         last_TE = last_TE / last_TE.sum(dim=1, keepdim=True).clamp(min=tiny)
-        found = _choose(self.selection, last_TE, may_sync, None if order_TE is None else order_TE[:, first:])
+        found = select(self.selection, last_TE, may_sync, None if order_TE is None else order_TE[:, first:])
         # "No choice" is the number of experts: it stays that.
         return found._replace(experts_TK=found.experts_TK + first, lead_T=found.lead_T + first)
 
     def check(self, visible: int, where: str) -> None:
         _check_gate(visible, self.strata, where)
         self.selection.check(parse_strata(self.strata)[-1], where)
-
-
-def _choose(selection: Selection, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None) -> Choices:
-    """What ``selection`` chooses, by another order of the experts where there is one."""
-    if order_TE is None:
-        return selection(probs_TE, may_sync)
-    return cast(Any, selection)(probs_TE, may_sync, order_TE)  # type: ignore[no-any-return]
-
-
-def _check_gate(visible: int, strata: Sequence[int], where: str) -> None:
-    if visible not in visible_experts(parse_strata(strata)):
-        raise ValueError(f"{where} sees {visible} experts, which is no gate of strata {parse_strata(strata)}")

@@ -132,3 +132,15 @@ def test_more_choices_than_the_last_stratum_has_are_refused() -> None:
         MostVisits((4, 2), 1, TopK(3)).check(6, "the gate")
     with pytest.raises(ValueError, match="at least 1 visit, not 0"):
         MostVisits((4, 2), 0, TopK(1))
+
+
+def test_gates_that_are_balanced_by_biases_keep_them() -> None:
+    probs = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.2, 0.6]])
+    order = probs + torch.tensor([0.0, 0.0, 0.3, -0.2])
+    top = TopK(1)
+    for dial in (BiasedStrata((2, 2), 0.0, top), MostVisits((2, 2), 2, top)):
+        assert dial(probs, True, order).lead_T.tolist() == top(probs, True, order).lead_T.tolist() == [2, 2]
+    assert MostVisits((2, 2), 1, top)(probs, True, order).lead_T.tolist() == [2, 2]
+    assert MostVisits((2, 2), 1, top)(probs, True).lead_T.tolist() == [2, 3]
+    assert BiasedStrata((2, 2), 50.0, top)(probs, True, order).lead_T.tolist() == [0, 0]  # a tie
+    assert not MostVisits((2, 2), 1, TopK(2, "gumbel")).takes_order
