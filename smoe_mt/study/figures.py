@@ -20,6 +20,8 @@ def draw_all(plan: Plan, content: Mapping[str, Any], folder: Path) -> list[Path]
     losses = content["validation_loss"]
     curves = {system: [losses[f"{system}/seed{seed}"] for seed in content["seeds"]] for system in plan.systems}
     drawings = {"learning_curves": learning_curves(curves), "gains": gains(plan, content)}
+    if "costs" in content:
+        drawings["quality_and_cost"] = quality_and_cost(content)
     for name, drawing in drawings.items():
         save(drawing, folder / name)
     return [folder / f"{name}.{kind}" for name in drawings for kind in FORMATS]
@@ -43,6 +45,26 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]])
     panel.xaxis.set_major_formatter("{x:,.0f}")
     tidy(panel)
     panel.legend(frameon=False, fontsize=8)
+    return drawing
+
+
+def quality_and_cost(content: Mapping[str, Any]) -> Drawing:
+    """chrF++, its interval over seeds and sentences, against the measured FLOPs of a token; systems without the latter are left out."""
+    drawing = canvas(7.0, 5.0)
+    panel = drawing.subplots()
+    known = [(system, one["flops"] / 1e6) for system, one in content["costs"].items() if one["flops"]]
+    for number, (system, flops) in enumerate(known):
+        score = content["scores"]["chrf"][system]["all"]
+        ends = [[max(0.0, score["mean"] - score["low"])], [max(0.0, score["high"] - score["mean"])]]
+        colour = PALETTE[number % len(PALETTE)]
+        panel.errorbar([flops], [score["mean"]], yerr=ends, fmt="o", markersize=4, linewidth=0.6, color=colour)
+        panel.annotate(
+            system, (flops, score["mean"]), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour
+        )
+    panel.set_xlabel("MFLOPs of a token, measured")
+    panel.set_ylabel("chrF++ (95% interval over seeds and sentences)")
+    panel.margins(x=0.12, y=0.1)
+    tidy(panel, "both")
     return drawing
 
 

@@ -10,6 +10,7 @@ measure      what systems are compared by: "scores" (default), translations of t
 systems      name -> overrides of the config; or the name of a plan whose runs are used; or what is made of the runs of another
              system: {from: SYSTEM, edit: [VERB, OPTIONS ...], evaluate: [OPTIONS ...]}, `edit` by smoe-mt checkpoint VERB (none:
              the checkpoint as it is), `evaluate` for smoe-mt evaluate
+costs        whether the results say what each system costs (optional)
 classes      name -> languages; a direction that has one of them belongs to the class
 comparisons  [system, baseline, what it asks]
 gap          [system, baseline, class, other class, what it asks]: is the gain larger in the one class? (optional)
@@ -35,6 +36,7 @@ FORM = {
     "corpus": str,
     "overrides?": [str],
     "measure?": str,
+    "costs?": bool,
     "seeds": [int],
     "systems": Named(([str], str, {"from": str, "edit?": [str], "evaluate?": [str]})),
     "classes": Named([str]),
@@ -110,6 +112,7 @@ class Plan:
     classes: Mapping[str, tuple[str, ...]]
     comparisons: tuple[Comparison, ...]
     gap: Gap | None
+    costs: bool = False
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -178,6 +181,7 @@ def read_plan(name: str) -> Plan:
         classes={name: tuple(languages) for name, languages in content["classes"].items()},
         comparisons=tuple(Comparison(*_of_length(path, "comparisons", one, 3)) for one in content["comparisons"]),
         gap=Gap(*_of_length(path, "gap", content["gap"], 5)) if "gap" in content else None,
+        costs=content.get("costs", False),
     )
     _check_names(path, plan)
     return plan

@@ -17,6 +17,8 @@ from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, o
 from smoe_mt.evaluation.significance import check_same_text
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
+from smoe_mt.study.costs import as_markdown as costs_table
+from smoe_mt.study.costs import costs_of
 from smoe_mt.study.figures import draw_all
 from smoe_mt.study.losses import validation_losses
 from smoe_mt.study.pages import write_section
@@ -55,6 +57,8 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
     content["not_tested"] = sorted(planned.questions - plan.questions)
     needed = {item.name: item.folder(setup.runs) / "analysis" / SPLIT / "needed_capacity.json" for item in runs}
     content["needed_capacity"] = {name: read_json_object(path) for name, path in needed.items() if path.is_file()}
+    if plan.costs:
+        content["costs"] = costs_of(planned, runs, setup)
     folder = setup.runs / plan.name
     write_json(folder / "results.json", content)
     text = as_markdown(plan, content)
@@ -159,6 +163,7 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
             "",
             markdown_table(head, rows, numbers=True),
             "",
+            *([costs_table(content["costs"]), ""] if "costs" in content else []),
             "Differences of mean chrF++; intervals over seeds and sentences, and over seeds alone (t); p over both.",
             "",
             markdown_table(test_head, tests, numbers=True),
