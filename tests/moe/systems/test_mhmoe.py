@@ -155,7 +155,7 @@ def test_sub_tokens_of_a_token_make_different_numbers_of_visits() -> None:
 
 
 def test_projections_start_as_in_the_paper() -> None:
-    block = SYSTEMS["mhmoe"].build(settings_of("mhmoe"), BlockPlace("encoder", 2, 256, 64, (4,)))
+    block: Any = SYSTEMS["mhmoe"].build(settings_of("mhmoe"), BlockPlace("encoder", 2, 256, 64, (4,)))
     bound = (6 / 512) ** 0.5  # Xavier
     for projection, gain in ((block.head, 2**-0.5), (block.merge, 1.0)):
         assert projection.weight.abs().max().item() == pytest.approx(gain * bound, rel=0.01)

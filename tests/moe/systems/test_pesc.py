@@ -66,11 +66,13 @@ def reference(block: Any, token: Tensor) -> Tensor:
     i, x, u = 0, token, token
     ends = [sum(block.strata[: j + 1]) for j in range(len(block.strata))]
     while i < len(block.strata):
-        h = F.layer_norm(x, x.shape, block.norms[i].weight, block.norms[i].bias)
+        norm: Any = block.norms[i]
+        h = F.layer_norm(x, x.shape, norm.weight, norm.bias)
         added = i == 0 or block.each_visit
         u = f(block, h) if added else u
         first = ends[i] - block.strata[i]
-        y, best = mixed(block, block.gates[i].weight, h, u, first)
+        gate: Any = block.gates[i]
+        y, best = mixed(block, gate.weight, h, u, first)
         x = x + y + (u if added else 0)
         i = next(j for j, end in enumerate(ends) if first + best < end) + 1
     return x
