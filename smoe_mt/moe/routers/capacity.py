@@ -1,7 +1,8 @@
 """The capacity dial: a trained stratified block that spends more or less on its tokens, without another training.
 
 Both selections stand around a block's own one (or around another that replaces it) and change which strata a token visits.
-Weights of the chosen experts stay those of the unchanged probabilities. What happens to a token depends on itself alone.
+Weights of the chosen experts stay those of the unchanged probabilities. What happens to a token depends on itself alone. The bias
+of a gate whose load is balanced by one (``bias.py``) is added to what the dial makes of the probabilities.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoe_mt.moe.routers.base import Choices, Selection
+from smoe_mt.moe.routers.base import Choices, Selection, select, takes_order
 from smoe_mt.moe.strata import parse_strata, visible_experts
 
 
@@ -35,13 +36,20 @@ class BiasedStrata:
     def __post_init__(self) -> None:
         parse_strata(self.strata)
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
+    @property
+    def takes_order(self) -> bool:
+        return takes_order(self.selection)
+
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         if not self.bias:
-            return self.selection(probs_TE, may_sync)
+            return select(self.selection, probs_TE, may_sync, order_TE)
         # In float64: a large bias must not make all of the far experts 0, and so alike.
         change_E = torch.tensor(self._ahead(probs_TE.size(1)), dtype=torch.float64) * -self.bias
         weighed_TE = probs_TE.double() * (change_E - change_E.max()).exp().to(probs_TE.device)
-        return self.selection(weighed_TE / weighed_TE.sum(dim=1, keepdim=True), may_sync)
+        weighed_TE = weighed_TE / weighed_TE.sum(dim=1, keepdim=True)
+        if order_TE is not None:
+            order_TE = weighed_TE + (order_TE - probs_TE)
+        return select(self.selection, weighed_TE, may_sync, order_TE)
 
     def check(self, visible: int, where: str) -> None:
         _check_gate(visible, self.strata, where)
@@ -75,22 +83,22 @@ class MostVisits:
         if self.most < 1:
             raise ValueError(f"a token makes at least 1 visit, not {self.most}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
+    @property
+    def takes_order(self) -> bool:
+        return takes_order(self.selection)
+
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         strata, visible = parse_strata(self.strata), probs_TE.size(1)
         first = visible - strata[-1]
         if visible_experts(strata).index(visible) < self.most - 1 or not first:
-            return self.selection(probs_TE, may_sync)
+            return select(self.selection, probs_TE, may_sync, order_TE)
         last_TE = probs_TE[:, first:]
         tiny = torch.finfo(last_TE.dtype).tiny
-        found = self.selection(last_TE / last_TE.sum(dim=1, keepdim=True).clamp(min=tiny), may_sync)
+        last_TE = last_TE / last_TE.sum(dim=1, keepdim=True).clamp(min=tiny)
+        found = select(self.selection, last_TE, may_sync, None if order_TE is None else order_TE[:, first:])
         # "No choice" is the number of experts: it stays that.
         return found._replace(experts_TK=found.experts_TK + first, lead_T=found.lead_T + first)
 
     def check(self, visible: int, where: str) -> None:
         _check_gate(visible, self.strata, where)
         self.selection.check(parse_strata(self.strata)[-1], where)
-
-
-def _check_gate(visible: int, strata: Sequence[int], where: str) -> None:
-    if visible not in visible_experts(parse_strata(strata)):
-        raise ValueError(f"{where} sees {visible} experts, which is no gate of strata {parse_strata(strata)}")

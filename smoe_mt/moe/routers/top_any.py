@@ -59,7 +59,8 @@ class TopAny:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """When experts leave and join: after every ``every`` updates, by what the last ``window`` of them counted; 0: never.
+    """When experts leave and join: after every ``every`` updates, by what the last ``window`` of them counted; 0: never. After ``until`` updates
+    nobody leaves or joins any more; 0: no end.
 
     Raises:
         ValueError: a negative ``every``, or a window that is not between 1 and ``every``.
@@ -67,6 +68,7 @@ class Adaptation:
 
     every: int = 900
     window: int = 300
+    until: int = 0
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -253,7 +255,7 @@ class TopAnyGate(Router):
         """Count what passed if a window is open; at its end let experts leave and join."""
         every, window = self.adaptation.every, self.adaptation.window
         done = self._count_update()
-        if not every:
+        if not every or done > (self.adaptation.until or done):
             return
         if (done - 1) % every >= every - window:
             self.counts += self.passed_counts

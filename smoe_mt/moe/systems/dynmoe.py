@@ -49,6 +49,14 @@ class DynMoEOptions:
             "training_only": True,
         },
     )
+    dynmoe_adapt_until: int = field(
+        default=0,
+        metadata={
+            "help": "dynmoe: updates after which nobody leaves or joins any more; 0: no end",
+            "range": (0, 1_000_000_000),
+            "training_only": True,
+        },
+    )
     dynmoe_scale: float = field(
         default=1.0,
         metadata={
@@ -100,7 +108,7 @@ def _router(cfg: ModelSettings, place: BlockPlace) -> MakeRouter:
             place.embed_dim,
             seen[visible],
             start=cfg.dynmoe_start,
-            adaptation=Adaptation(cfg.dynmoe_adapt_every, cfg.dynmoe_adapt_window),
+            adaptation=Adaptation(cfg.dynmoe_adapt_every, cfg.dynmoe_adapt_window, cfg.dynmoe_adapt_until),
             scale=cfg.dynmoe_scale,
             learn_scale=cfg.dynmoe_learn_scale,
             extra=cfg.dynmoe_extra_losses,

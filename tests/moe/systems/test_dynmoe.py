@@ -353,8 +353,10 @@ def test_a_window_counts_the_last_updates_alone() -> None:
     assert made.gate.updates == 8
 
 
-def test_without_adaptation_nobody_leaves() -> None:
-    made = block(dynmoe_adapt_every=0)
+@pytest.mark.parametrize("options", [{"dynmoe_adapt_every": 0}, {"dynmoe_adapt_until": 1}])
+def test_nobody_leaves_without_adaptation_or_after_its_end(options: dict[str, int]) -> None:
+    made = block(**options)
+    made.gate.updates.fill_(1)
     made.gate.threshold.data[0] = torch.inf
     made(tokens(6))
     after_update(made)
