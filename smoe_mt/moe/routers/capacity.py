@@ -1,8 +1,7 @@
 """The capacity dial: a trained stratified block that spends more or less on its tokens, without another training.
 
 Both selections stand around a block's own one (or around another that replaces it) and change which strata a token visits.
-Weights of the chosen experts stay those of the unchanged probabilities. What happens to a token depends on itself alone. The bias
-of a gate whose load is balanced by one (``bias.py``) is added to what the dial makes of the probabilities.
+Weights of the chosen experts stay those of the unchanged probabilities. What happens to a token depends on itself alone.
 """
 
 from __future__ import annotations
@@ -102,3 +101,8 @@ class MostVisits:
     def check(self, visible: int, where: str) -> None:
         _check_gate(visible, self.strata, where)
         self.selection.check(parse_strata(self.strata)[-1], where)
+
+
+def _check_gate(visible: int, strata: Sequence[int], where: str) -> None:
+    if visible not in visible_experts(parse_strata(strata)):
+        raise ValueError(f"{where} sees {visible} experts, which is no gate of strata {parse_strata(strata)}")
