@@ -27,6 +27,9 @@ MEANINGLESS = {
     "variant": "paper",
     "eom_p": None,
     "capacity_factor": None,
+    "shared_experts": 0,
+    "balance_bias": 0.0,
+    "gate_bias": False,
     "init_experts_from": None,
 }
 DEFAULTS = {each.name: each.default for each in fields(SMoETransformerConfig)}

@@ -59,6 +59,16 @@ def test_merged_it_is_the_original_bit_for_bit(dense: Path, dtype: torch.dtype) 
     assert "last_optimizer_state" not in cut and cut["optimizer_history"] == state["optimizer_history"]
 
 
+def test_settings_of_experts_that_a_dense_model_does_not_read_do_not_reach_the_cut_one(
+    dense: Path, tmp_path: Path
+) -> None:
+    state = read_checkpoint(dense)
+    state["cfg"]["model"] |= {"eom_p": 0.5, "shared_experts": 2, "gate_bias": True, "variant": "release"}
+    state["cfg"]["model"] |= {"capacity_factor": 1.0, "balance_bias": 0.001, "moe_freq": 2}
+    write(cut_state(state, cuts(), 1.0, "mlp"), tmp_path / "cut.pt")
+    torch.testing.assert_close(logits(tmp_path / "cut.pt"), logits(dense), rtol=0, atol=1e-12)
+
+
 def test_biases_move_with_their_units(dense: Path) -> None:
     state, made = read_checkpoint(dense), cuts()
     weights = cut_state(state, made, 0.3, "mlp")["model"]

@@ -211,5 +211,5 @@ SYSTEM = System(
     row_name=lambda cfg: "moefied",
     options=MoefiedOptions,
     rows_vary=False,
-    ignores=("top_k", "second_choice"),
+    ignores=("top_k", "second_choice", "gate_bias"),
 )
