@@ -119,7 +119,8 @@ def test_the_small_scale_is_one_for_all_benchmarks(name: str) -> None:
     "file", sorted(configs().rglob("model/*.yaml")) + sorted(configs().rglob("scale/*.yaml")), ids=str
 )
 def test_every_key_of_a_row_has_a_comment(file: Path) -> None:
-    lines = [line for line in file.read_text().splitlines() if re.match(r" *\w+: \S", line)]
+    inside = " *" if file.parent.name == "model" else ""  # of a row that sets other parts too
+    lines = [line for line in file.read_text().splitlines() if re.match(rf"{inside}\w+: \S", line)]
     assert all("#" in line for line in lines), file
 
 

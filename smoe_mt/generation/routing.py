@@ -143,7 +143,7 @@ def _routers(loaded: LoadedModel, asked: str) -> dict[Router, tuple[int, ...]]:
 
 def _check(loaded: LoadedModel, selection: Selection, router: Router) -> None:
     try:
-        selection.check(router.num_experts, router.where)
+        router.check_selection(selection)
     except ValueError as error:
         raise UserError(f"{loaded.checkpoint}: {error}") from None
 

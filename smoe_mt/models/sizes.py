@@ -27,12 +27,12 @@ class BankUse:
     @property
     def flops(self) -> float:
         """Of a token."""
-        return sum(rows * flops for rows, flops in zip(self.rows, self.bank.flops_per_row()))
+        return sum(rows * flops for rows, flops in zip(self.rows, self.bank.flops_per_row(), strict=True))
 
     @property
     def units(self) -> float:
         """Hidden units that a token asks for."""
-        return sum(rows * size for rows, size in zip(self.rows, self.bank.hidden_sizes))
+        return sum(rows * size for rows, size in zip(self.rows, self.bank.hidden_sizes, strict=True))
 
 
 def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...], ...]]:
@@ -66,17 +66,19 @@ def _banks(model: SMoETransformerModel, block: nn.Module, groups: tuple[int, ...
     parts = [(size,) for size in groups] if len(banks) > 1 else [groups]
     rows = system.rows_per_token(model.cfg, groups)
     return tuple(
-        BankUse(bank, part, _rows_of_experts(model, part, each))
+        BankUse(bank, part, _rows_of_experts(model, bank, part, each))
         for bank, part, each in zip(banks, parts, rows, strict=True)
     )
 
 
-def _rows_of_experts(model: SMoETransformerModel, groups: tuple[int, ...], rows: float) -> tuple[float, ...]:
+def _rows_of_experts(
+    model: SMoETransformerModel, bank: ExpertBank, groups: tuple[int, ...], rows: float
+) -> tuple[float, ...]:
     """The rows of a token in each expert of a bank, ``rows`` together: of later strata, more gates see them."""
     system = model.system
     assert system is not None
     if not system.nested:
-        return (rows / sum(groups),) * sum(groups)
+        return (rows / bank.num_experts,) * bank.num_experts
     each = expected_rows(groups, lambda visible: system.rows_per_token(model.cfg, (visible,))[0])
     return tuple(one * rows / sum(each) for one in each)
 

@@ -23,7 +23,7 @@ from smoe_mt.files import output_file, write_json
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.models.sizes import activated_parameters, count_parameters
 from smoe_mt.moe.names import SIDES
-from smoe_mt.pruning.gate_inputs import GateInputs
+from smoe_mt.pruning.expert_inputs import ExpertInputs
 from smoe_mt.pruning.layout import check_biases, check_blocks, layouts_of, setting_of, wanted_sizes
 from smoe_mt.pruning.merging import group_biases, merged_state
 from smoe_mt.pruning.plan import COUNTS, OUTPUTS, Rule, SetPlan, make_plan
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
         check_biases(layouts)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
 
-    inputs = GateInputs(layouts, args.tokens, args.seed)
-    with inputs.watched(loaded.model):
+    inputs = ExpertInputs(layouts, args.tokens, args.seed)
+    with inputs.watched():
         before = measured(loaded, request)
     plans = make_plan(layouts, sizes, rule, before.report.load, inputs)
     settings = {system.experts_setting: setting_of(sizes, system)} | ({"gate_bias": True} if args.gate_bias else {})

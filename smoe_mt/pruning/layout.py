@@ -23,14 +23,14 @@ class Layout:
     Only experts of one set are merged: those of another stratum see other tokens and lead elsewhere.
 
     sizes    experts of each set
-    nested   one bank has all sets, and gate i sees those from set i on; else each set has its own bank and gate
+    system   whose blocks are nested: one bank has all sets, and gate i sees those from set i on; else each set has its own
     banks    by name in the block
     routers  by name in the block, one for each set
     """
 
     block: Block
     sizes: tuple[int, ...]
-    nested: bool
+    system: System
     banks: dict[str, ExpertBank]
     routers: dict[str, Router]
 
@@ -40,7 +40,15 @@ class Layout:
         modules = list(module.named_modules())
         banks = {name: one for name, one in modules if isinstance(one, ExpertBank)}
         routers = {name: one for name, one in modules if isinstance(one, Router)}
-        return cls(block, sizes, system.nested, banks, routers)
+        return cls(block, sizes, system, banks, routers)
+
+    @property
+    def nested(self) -> bool:
+        return self.system.nested
+
+    def expert_shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """Of each bank the shapes of what an expert has."""
+        return [{name: tuple(stack.shape[1:]) for name, stack in bank.stacks().items()} for bank in self.banks.values()]
 
     def bank(self, number: int) -> tuple[ExpertBank, range]:
         """The bank of set `number`, and which of its experts they are."""
@@ -80,6 +88,8 @@ def refusal(layout: Layout) -> str | None:
     sets = len(layout.sizes)
     if len(layout.routers) != sets or len(layout.banks) != (1 if layout.nested else sets):
         return f"{layout.block} has {len(layout.banks)} expert banks and {len(layout.routers)} gates"
+    if sum(bank.num_experts for bank in layout.banks.values()) != sum(layout.sizes):
+        return "blocks have other numbers of experts than the settings say"
     for bank in layout.banks.values():
         if set(bank.state_dict()) != set(bank.stacks()):
             return f"their weights are made of parts that {type(bank).__name__} shares among them"
@@ -144,15 +154,20 @@ def check_biases(layouts: Sequence[Layout]) -> None:
 
 
 def check_blocks(model: Any, layouts: Sequence[Layout], sizes: Sequence[tuple[int, ...]], text: str) -> None:
-    """UserError, naming `--experts text`, where no block can have these numbers, such as fewer experts than a token chooses."""
+    """UserError, naming `--experts text`, where no block can have these numbers, such as fewer experts than a token chooses, or
+    has other experts then."""
     for layout, wanted in zip(layouts, sizes):
         side = getattr(model.cfg, layout.block.side)
         place = BlockPlace(layout.block.side, layout.block.layer, side.embed_dim, side.ffn_embed_dim, wanted)
         try:
             with torch.device("meta"):
-                model.system.build(model.cfg, place)
+                built = Layout.of(model.system.build(model.cfg, place), layout.block, wanted, layout.system)
         except ValueError as error:
             raise UserError(f"--experts {text}: {layout.block}: {error}") from None
+        if built.expert_shapes() != layout.expert_shapes():
+            raise UserError(
+                f"--experts {text}: {layout.block}: with these settings, the size of an expert depends on their number"
+            )
 
 
 def _joined(sizes: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smoe_mt.analysis.load import ExpertLoad
-from smoe_mt.pruning.gate_inputs import GateInputs
+from smoe_mt.pruning.expert_inputs import ExpertInputs
 from smoe_mt.pruning.groups import Groups, most_used, partition, random_partition, shares
 from smoe_mt.pruning.layout import Layout
 from smoe_mt.pruning.similarity import MEASURES
@@ -58,7 +58,7 @@ def make_plan(
     sizes: Sequence[Sequence[int]],
     rule: Rule,
     load: ExpertLoad,
-    inputs: GateInputs,
+    inputs: ExpertInputs,
 ) -> list[list[SetPlan]]:
     """A plan for each set of each block. `sizes`: the experts that remain."""
     generator = torch.Generator().manual_seed(rule.seed)
@@ -74,7 +74,7 @@ def _plan_of(
     want: int,
     rule: Rule,
     load: ExpertLoad,
-    inputs: GateInputs,
+    inputs: ExpertInputs,
     generator: torch.Generator,
 ) -> SetPlan:
     bank, experts = layout.bank(number)

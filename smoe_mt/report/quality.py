@@ -17,19 +17,22 @@ from smoe_mt.scores_file import ROUTING, SEARCH, partial, unusual
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
+MILLION = 10**6
 TITLE = "Quality and cost"
 CAPTION = (
     "chrF++ (mean over the directions) against the FLOPs of a token, as each evaluation measured its routing on sources and "
-    "outputs. A line joins the settings of one run; the filled point is the routing of its training. With contrast both passes count."
+    "outputs. Colours are runs. The filled point is the routing of the training; a line joins it with the settings of one dial. With contrast both passes count."
 )
 
 
 @dataclass(frozen=True)
 class Point:
-    """A result: `setting` in words, empty for the routing of the training; FLOPs of a token; mean chrF++."""
+    """A result: `setting` in words and `dial`, the names of what it sets, both empty for the routing of the training; FLOPs of a
+    token; mean chrF++."""
 
     run: str
     setting: str
+    dial: tuple[str, ...]
     flops: int
     chrf: float
 
@@ -45,7 +48,8 @@ def points_of(runs: Sequence[Run], split: str) -> list[Point]:
             flops = flops_of_result(run.model, run.vocabulary, scores)
             chrf = as_number((scores.get("mean") or {}).get("chrf"))
             if flops is not None and chrf is not None and _comparable(scores, split):
-                found.append(Point(run.name, unusual(scores, ROUTING), flops, chrf))
+                dial = tuple(name for name, usual in ROUTING.items() if scores.get(name, usual) != usual)
+                found.append(Point(run.name, unusual(scores, ROUTING), dial, flops, chrf))
     names = [run.name for run in runs]
     return sorted(found, key=lambda point: (names.index(point.run), point.flops, point.setting))
 
@@ -62,9 +66,10 @@ def quality_picture(points: Sequence[Point]) -> Picture:
 def quality_table(points: Sequence[Point]) -> Table:
     """The numbers of the figure."""
     rows = [
-        [point.run, point.setting or "as trained", f"{point.flops / 1e9:.4f}", f"{point.chrf:.2f}"] for point in points
+        [point.run, point.setting or "as trained", f"{point.flops / MILLION:,.3f}M", f"{point.chrf:.2f}"]
+        for point in points
     ]
-    return Table(("Run", "Routing", "GFLOPs a token", "chrF++"), rows, name="quality and cost")
+    return Table(("Run", "Routing", "FLOPs a token", "chrF++"), rows, name="quality and cost")
 
 
 def _draw(points: Sequence[Point]) -> Drawing:
@@ -73,15 +78,20 @@ def _draw(points: Sequence[Point]) -> Drawing:
     for number, name in enumerate(dict.fromkeys(point.run for point in points)):
         mine = [point for point in points if point.run == name]
         colour = PALETTE[number % len(PALETTE)]
-        x, y = [point.flops / 1e9 for point in mine], [point.chrf for point in mine]
-        panel.plot(x, y, color=colour, label=name, linewidth=1.0, marker="o", markersize=5, markerfacecolor="white")
-        for point, across, up in zip(mine, x, y, strict=True):
-            if not point.setting:
-                panel.plot([across], [up], color=colour, marker="o", markersize=6)
-            panel.annotate(
-                point.setting, (across, up), xytext=(3, 4), textcoords="offset points", fontsize=7, color=colour
+        label: str | None = name
+        for dial in dict.fromkeys(point.dial for point in mine):
+            line = [point for point in mine if point.dial in ((), dial)]
+            x, y = [point.flops / MILLION for point in line], [point.chrf for point in line]
+            panel.plot(
+                x, y, color=colour, label=label, linewidth=1.0, marker="o", markersize=5, markerfacecolor="white"
             )
-    panel.set_xlabel("GFLOPs of a token")
+            label = None
+        for point in mine:
+            place = (point.flops / MILLION, point.chrf)
+            if not point.dial:
+                panel.plot(*place, color=colour, marker="o", markersize=6)
+            panel.annotate(point.setting, place, xytext=(3, 4), textcoords="offset points", fontsize=7, color=colour)
+    panel.set_xlabel("FLOPs of a token, in millions")
     panel.set_ylabel("chrF++")
     panel.margins(x=0.15, y=0.15)
     tidy(panel, "both")

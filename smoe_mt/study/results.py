@@ -17,6 +17,7 @@ from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, o
 from smoe_mt.evaluation.significance import check_same_text
 from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
+from smoe_mt.study.capacity import capacity_tables
 from smoe_mt.study.costs import as_markdown as costs_table
 from smoe_mt.study.costs import costs_of
 from smoe_mt.study.figures import draw_all
@@ -168,28 +169,9 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
             "",
             markdown_table(test_head, tests, numbers=True),
             "",
-            *_capacity(content["needed_capacity"]),
+            *capacity_tables(content["needed_capacity"]),
         ]
     )
-
-
-def _capacity(needed: Mapping[str, Any]) -> list[str]:
-    """Requested and needed capacity of the decoder: of each run with strata, by frequency class and by direction."""
-    lines = []
-    for kind, title in (("frequency_ranks", "frequency rank of the target token"), ("directions", "direction")):
-        names = [*next(iter(needed.values()))[kind]] if needed else []
-        rows = []
-        for run, content in needed.items():
-            of_classes = [content[kind][name] for name in names]
-            rows.append([f"{run}, visits", *(f"{one['requested']['decoder']:.2f}" for one in of_classes)])
-            rows.append([f"{run}, lost at one visit", *(f"{one['lost']['decoder: 1']:.2f}" for one in of_classes)])
-        if rows:
-            lines += [
-                f"Decoder, by {title}: visits that tokens request, and nats a token that are lost where each makes one visit.",
-                "",
-            ]
-            lines += [markdown_table(["", *names], rows, numbers=True), ""]
-    return lines
 
 
 def _gaps(content: Mapping[str, Any]) -> list[str]:

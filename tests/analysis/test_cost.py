@@ -183,11 +183,11 @@ def test_narrow_experts_cost_their_share_of_an_ffn() -> None:
 
 
 def test_large_experts_cost_more_where_more_gates_see_them() -> None:
-    """Of two experts of 12 and 36 units all tokens meet the second: the first is asked by half of them."""
-    cfg = tiny(moe="stratified_hmoe", strata="1,1", hmoe_sizes="1,3", hmoe_routing="top_k", top_k=1)
-    assert sum(term.amount for term in cost_of(cfg, 50).flops if "MoE" in term.name) == 4 * (0.5 * 12 + 36) * 4 * 16
+    """Of two experts of 16 and 32 units all tokens meet the second; the first is asked by half of them."""
+    cfg = tiny(moe="stratified_hmoe", strata="1,1", hmoe_sizes="1,2", hmoe_routing="top_k", top_k=1)
+    assert sum(term.amount for term in cost_of(cfg, 50).flops if "MoE" in term.name) == 4 * (0.5 * 16 + 32) * 4 * 16
     assert activated_parameters(skeleton(cfg, 50)) == pytest.approx(
-        cost_of(cfg, 50).total_parameters - 4 * 0.5 * 12 * (2 * 16 + 1), rel=0.01
+        cost_of(cfg, 50).total_parameters - 4 * 0.5 * 16 * (2 * 16 + 1), rel=0.01
     )
 
 

@@ -102,6 +102,14 @@ def test_the_dial_reaches_every_block(of_system: Callable[..., LoadedModel]) -> 
         assert len(routings) == 4 and all((routing.visits == expected).all() for routing in routings)
 
 
+def test_a_gate_balanced_by_a_bias_is_dialled_too_and_refuses_what_it_cannot_take(
+    of_system: Callable[..., LoadedModel],
+) -> None:
+    one = of_system("stratified", strata="2,2", balance_bias=0.001)
+    assert not output(one, capacity="bias=20").equal(output(one))
+    assert output(one, test_top_k=2).equal(output(one))
+
+
 def test_blocks_of_different_strata_have_each_their_own_dial(of_system: Callable[..., LoadedModel]) -> None:
     one = of_system("stratified", strata="2,2,2;4")
     tokens = torch.randint(4, 24, (3, 7))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -31,9 +31,9 @@ def ffn(made: SharedExperts, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
         scale = (centred.square().mean(-1, keepdim=True) + made.norm.eps).sqrt()
         x = centred / scale * made.norm.weight + made.norm.bias
-    fc1, fc2 = made.shared["fc1"], made.shared["fc2"]
-    hidden = (x @ fc1.weight.T + fc1.bias).clamp(min=0)  # type: ignore[operator, union-attr]
-    return hidden @ fc2.weight.T + fc2.bias  # type: ignore[operator, union-attr]
+    fc1, fc2 = (cast(nn.Linear, made.shared[name]) for name in ("fc1", "fc2"))
+    hidden = (x @ fc1.weight.T + fc1.bias).clamp(min=0)
+    return hidden @ fc2.weight.T + fc2.bias
 
 
 @every_system
@@ -96,7 +96,9 @@ def test_padding_changes_nothing_whatever_lies_there(name: str, there: float) ->
     mask[:, 5:] = True
     y, _ = made(x)
     (y.sin().sum()).backward()
-    want = [made.shared["fc1"].weight.grad.clone(), x.grad.clone()]  # type: ignore[union-attr, operator]
+    fc1 = cast(nn.Linear, made.shared["fc1"])
+    assert fc1.weight.grad is not None and x.grad is not None
+    want = [fc1.weight.grad.clone(), x.grad.clone()]
     made.zero_grad()
     padded = torch.cat([x.detach(), torch.full((2, 2, D), there, dtype=torch.double)], dim=1).requires_grad_()
     y_padded, _ = made(padded, mask)
@@ -104,8 +106,9 @@ def test_padding_changes_nothing_whatever_lies_there(name: str, there: float) ->
     rest = y_padded[:, 5:].detach()
     assert rest.equal(padded[:, 5:]) or rest.isnan().all() if made.has_residual else not rest.any()
     y_padded[:, :5].sin().sum().backward()
-    torch.testing.assert_close(made.shared["fc1"].weight.grad, want[0])
-    torch.testing.assert_close(padded.grad[:, :5], want[1])  # type: ignore[index]
+    torch.testing.assert_close(fc1.weight.grad, want[0])
+    assert padded.grad is not None
+    torch.testing.assert_close(padded.grad[:, :5], want[1])
 
 
 @every_system

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import cast
 
 import pytest
 import torch
@@ -30,7 +32,8 @@ def test_it_is_the_mean_over_the_gates_of_the_mean_squared_log_of_the_sum(name: 
         router.request_losses(("z",))
         router.register_forward_hook(lambda router, args, _: inputs.update({router: args[0].detach()}))
     loss = block(x)[1].losses["z"]
-    want = [by_hand(inputs[router], router.weight.detach()) if router in inputs else 0.0 for router in routers(block)]  # type: ignore[arg-type, operator]
+    gates = [cast(Gate, router) for router in routers(block)]
+    want = [by_hand(inputs[gate], gate.weight.detach()) if gate in inputs else 0.0 for gate in gates]
     assert float(loss.detach()) == pytest.approx(sum(want) / len(want))
 
 
@@ -44,13 +47,13 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
 
 def test_it_makes_logits_smaller() -> None:
     block, x = make("vanilla"), tokens(50)
-    (gate,) = routers(block)
+    gate = cast(Gate, routers(block)[0])
     gate.request_losses(("z",))
     sizes = []
     for _ in range(30):
         loss = block(x)[1].losses["z"]
-        (grad,) = torch.autograd.grad(loss, [gate.weight])  # type: ignore[list-item]
-        gate.weight.data -= 0.05 * grad  # type: ignore[operator, union-attr]
+        (grad,) = torch.autograd.grad(loss, [gate.weight])
+        gate.weight.data -= 0.05 * grad
         sizes.append(float(loss.detach()))
     assert sizes[-1] < 0.7 * sizes[0]
 
@@ -93,3 +96,16 @@ def test_kernels_for_whole_blocks_leave_it_to_others() -> None:
         router.request_losses(("z",))
     parts = BlockParts(block.experts, routers(block), block.first_experts, block.settings, block.mask)
     assert kernel_name(parts, torch.randn(3, D), "triton") == "loop"
+
+
+@every_system
+def test_every_system_has_a_z_loss_or_says_that_it_has_none(name: str) -> None:
+    block = make(name)
+    try:
+        for router in routers(block):
+            router.request_losses(("z",))
+    except ValueError as error:
+        assert re.search("has no loss 'z'", str(error))
+        assert name in ("dynmoe", "stratified_dynmoe", "moefied")
+        return
+    assert float(block(tokens(4, 3))[1].losses["z"].detach()) > 0

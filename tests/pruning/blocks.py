@@ -20,17 +20,17 @@ BLOCK = Block("encoder", 2)
 PREFIX = f"{BLOCK}.block."
 
 
-def plain(experts: int, **settings: Any) -> MoE:
+def plain(experts: int, **settings: Any) -> Any:
     """A plain layer with gates that send tokens different ways."""
     return _ready(MoE(D, F, experts, capacity_factor=0.0, **settings))
 
 
-def stratified(*strata: int, **settings: Any) -> StratifiedMoE:
+def stratified(*strata: int, **settings: Any) -> Any:
     return _ready(StratifiedMoE(D, F, strata, capacity_factor=0.0, **settings))
 
 
-def of_system(name: str, groups: tuple[int, ...], seed: int = 0) -> MoEBlock:
-    cfg = settings_of(name, capacity_factor=0.0)
+def of_system(name: str, groups: tuple[int, ...], seed: int = 0, **settings: Any) -> Any:
+    cfg = settings_of(name, capacity_factor=0.0, **settings)
     return _ready(SYSTEMS[name].build(cfg, BlockPlace("encoder", 2, D, F, groups)), seed)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe import SYSTEMS, TopK, Weighting
+from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.system import STRATA
 from smoe_mt.pruning.groups import Groups, partition, shares
 from smoe_mt.pruning.layout import Layout, refusal
@@ -54,7 +55,8 @@ def test_fewer_experts_of_any_system_make_a_block_that_computes_or_the_system_is
     own = next(iter(layout.banks.values())).parameters_of_experts()[0]
     rows = sum(sum(sizes[i:]) - sum(fewer[i:]) for i in range(len(sizes))) if layout.nested else lost
     before, after = (sum(p.numel() for p in each.parameters()) for each in (block, smaller))
-    assert before - after == lost * own + rows * D
+    width = layout.router(0).weight.size(1)  # type: ignore[operator, union-attr]
+    assert before - after == lost * own + rows * width
 
 
 def test_the_systems_of_the_paper_can_be_pruned_and_shared_tensors_cannot() -> None:
@@ -200,11 +202,10 @@ def test_layers_of_a_stack_are_merged_each_with_its_own_gate() -> None:
     block = of_system("stacking", (3, 2))
     groups: tuple[Groups, ...] = (((0, 1), (2,)), ((0,), (1,)))
     layout = layout_of(block, "stacking", (3, 2))
-    fewer: Any = pruned(block, of_system("stacking", (2, 2), seed=5), layout, mean_of(*groups))
-    first: Any = block
-    torch.testing.assert_close(fewer.layers[0].gate.weight[0], first.layers[0].gate.weight[:2].mean(dim=0))
-    torch.testing.assert_close(fewer.layers[0].experts.w_out[0], first.layers[0].experts.w_out[:2].mean(dim=0))
-    assert fewer.layers[1].gate.weight.equal(first.layers[1].gate.weight)
+    fewer = pruned(block, of_system("stacking", (2, 2), seed=5), layout, mean_of(*groups))
+    torch.testing.assert_close(fewer.layers[0].gate.weight[0], block.layers[0].gate.weight[:2].mean(dim=0))
+    torch.testing.assert_close(fewer.layers[0].experts.w_out[0], block.layers[0].experts.w_out[:2].mean(dim=0))
+    assert fewer.layers[1].gate.weight.equal(block.layers[1].gate.weight)
 
 
 def test_permuted_hidden_units_merge_badly() -> None:
@@ -255,3 +256,21 @@ def test_a_layout_knows_its_sets() -> None:
     layout: Layout = layout_of(stratified(3, 2), "stratified", (3, 2))
     assert layout.bank(1)[1] == range(3, 5) and layout.router(1).num_experts == 2
     assert layout.name(1) == "stratum 2 of encoder.layers.1"
+
+
+def test_biases_that_balance_the_load_are_merged_with_the_rows() -> None:
+    balanced = {"balance_bias": 0.01, "balance_within": "gate"}
+    block = of_system("vanilla", (4,), **balanced)
+    block.gate.selection_bias.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+    smaller = of_system("vanilla", (2,), **balanced)
+    fewer = pruned(block, smaller, layout_of(block, "vanilla", (4,)), mean_of(((0, 2), (1, 3))))
+    assert fewer.gate.selection_bias.tolist() == [1.0, 1.5]
+
+
+def test_shared_experts_stay_as_they_are() -> None:
+    block, smaller = (SharedExperts(plain(experts), 1, D).double() for experts in (3, 2))
+    layout = layout_of(block, "vanilla", (3,))
+    assert refusal(layout) is None
+    fewer = pruned(block, smaller, layout, mean_of(((0, 1), (2,))))
+    kept = {name: weight for name, weight in fewer.state_dict().items() if name.startswith("shared.")}
+    assert kept and all(weight.equal(block.state_dict()[name]) for name, weight in kept.items())

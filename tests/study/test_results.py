@@ -45,16 +45,6 @@ def test_systems_without_scores_are_left_out_and_their_tests_still_count() -> No
     assert all(one["p_corrected"] == 1.0 for one in content["comparisons"])  # type: ignore[attr-defined]
 
 
-def test_the_page_shows_requested_beside_needed_capacity() -> None:
-    plan = read_plan("claim").of_systems({"dense", "vanilla"})
-    one = {"requested": {"decoder": 1.24}, "lost": {"decoder: 1": 0.205}}
-    needed = {"smoe_4_4/seed1": {"frequency_ranks": {"1-10": one}, "directions": {"en-nso": one}}}
-    content = concluded(plan, 1.0) | {"left_out": [], "not_tested": [], "unfinished": {}, "needed_capacity": needed}
-    text = as_markdown(plan, content)
-    assert "| smoe_4_4/seed1, visits | 1.24 |" in text
-    assert "| smoe_4_4/seed1, lost at one visit | 0.20 |" in text
-
-
 def test_the_page_names_what_is_missing_or_unfinished() -> None:
     plan = read_plan("claim").of_systems({"dense", "vanilla"})
     content = concluded(plan, 1.0)

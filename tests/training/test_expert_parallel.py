@@ -36,7 +36,7 @@ KINDS = {
     "mpoe": "--num-experts 5 --mpoe-central-mask 0.5",
     "stratified_mhmoe": "--strata 2,3",
     "stratified_pesc": "--strata 2,3 --pesc-dropout 0",
-    "stratified_hmoe": "--strata 2,3 --hmoe-sizes 1,2,1,1,4",  # of one size neither rank has two, of another one rank has none
+    "stratified_hmoe": "--strata 3,2 --hmoe-sizes 1,2,1,1,4",  # no rank has experts of all sizes
     "dynmoe": "--num-experts 5 --dynmoe-start 2 --dynmoe-adapt-every 2 --dynmoe-adapt-window 2",
 }
 Way = tuple[int, int]  # ranks, and how many of them share experts

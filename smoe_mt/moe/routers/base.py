@@ -56,6 +56,19 @@ class Selection(Protocol):
         ...
 
 
+def takes_order(selection: Selection) -> bool:
+    """Whether a selection can be told another order of the experts."""
+    return bool(getattr(selection, "takes_order", False))
+
+
+def select(selection: Selection, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
+    """What a selection chooses, in the order of ``order_TE`` where that is given."""
+    if order_TE is None:
+        return selection(probs_TE, may_sync)
+    choices: Choices = cast(Any, selection)(probs_TE, may_sync, order_TE)
+    return choices
+
+
 class Weighting(Enum):
     """What a served choice weighs: its probability, that over the sum of the served ones, 1 over their number, or 1."""
 
@@ -170,14 +183,13 @@ class Router(nn.Module):
 
     def choose(self, probs_TE: Tensor, selection: Selection, may_sync: bool) -> Choices:
         """What ``selection`` chooses, by the probabilities plus the bias where there is one."""
-        if self.selection_bias is None:
-            return selection(probs_TE, may_sync)
-        return cast(Any, selection)(probs_TE, may_sync, probs_TE.detach() + self.selection_bias)
+        order_TE = None if self.selection_bias is None else probs_TE.detach() + self.selection_bias
+        return select(selection, probs_TE, may_sync, order_TE)
 
     def check_selection(self, selection: Selection) -> None:
         """ValueError where a selection does not go with this router."""
         selection.check(self.num_experts, self.where)
-        if self.selection_bias is not None and not getattr(selection, "takes_order", False):
+        if self.selection_bias is not None and not takes_order(selection):
             raise ValueError(
                 f"{self.where}: balance_bias goes with selections that can be told another order of the experts, "
                 f"and not with {selection}"
@@ -306,6 +318,7 @@ class Gate(Router):
         self._bias, self._groups = bias, tuple(groups)
         del self.selection_bias
         self.register_buffer("selection_bias", torch.zeros(self.num_experts))
+        self.row_names = (*self.row_names, "selection_bias")
         self.add_statistic("load", torch.zeros(self.num_experts, dtype=torch.long))
         self.check_selection(self.selection)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoe_mt.moe.routers.base import Choices, Selection
+from smoe_mt.moe.routers.base import Choices, Selection, select, takes_order
 from smoe_mt.moe.strata import parse_strata, visible_experts
 
 
@@ -35,13 +35,20 @@ class BiasedStrata:
     def __post_init__(self) -> None:
         parse_strata(self.strata)
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
+    @property
+    def takes_order(self) -> bool:
+        return takes_order(self.selection)
+
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         if not self.bias:
-            return self.selection(probs_TE, may_sync)
+            return select(self.selection, probs_TE, may_sync, order_TE)
         # In float64: a large bias must not make all of the far experts 0, and so alike.
         change_E = torch.tensor(self._ahead(probs_TE.size(1)), dtype=torch.float64) * -self.bias
         weighed_TE = probs_TE.double() * (change_E - change_E.max()).exp().to(probs_TE.device)
-        return self.selection(weighed_TE / weighed_TE.sum(dim=1, keepdim=True), may_sync)
+        weighed_TE = weighed_TE / weighed_TE.sum(dim=1, keepdim=True)
+        if order_TE is not None:
+            order_TE = weighed_TE + (order_TE - probs_TE)
+        return select(self.selection, weighed_TE, may_sync, order_TE)
 
     def check(self, visible: int, where: str) -> None:
         _check_gate(visible, self.strata, where)
@@ -75,14 +82,19 @@ class MostVisits:
         if self.most < 1:
             raise ValueError(f"a token makes at least 1 visit, not {self.most}")
 
-    def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
+    @property
+    def takes_order(self) -> bool:
+        return takes_order(self.selection)
+
+    def __call__(self, probs_TE: Tensor, may_sync: bool, order_TE: Tensor | None = None) -> Choices:
         strata, visible = parse_strata(self.strata), probs_TE.size(1)
         first = visible - strata[-1]
         if visible_experts(strata).index(visible) < self.most - 1 or not first:
-            return self.selection(probs_TE, may_sync)
+            return select(self.selection, probs_TE, may_sync, order_TE)
         last_TE = probs_TE[:, first:]
         tiny = torch.finfo(last_TE.dtype).tiny
-        found = self.selection(last_TE / last_TE.sum(dim=1, keepdim=True).clamp(min=tiny), may_sync)
+        last_TE = last_TE / last_TE.sum(dim=1, keepdim=True).clamp(min=tiny)
+        found = select(self.selection, last_TE, may_sync, None if order_TE is None else order_TE[:, first:])
         # "No choice" is the number of experts: it stays that.
         return found._replace(experts_TK=found.experts_TK + first, lead_T=found.lead_T + first)
 

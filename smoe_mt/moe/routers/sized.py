@@ -25,9 +25,15 @@ class SizedGate(Gate):
     sizes_E: Tensor
 
     def __init__(
-        self, embed_dim: int, sizes: Sequence[int], selection: Selection, weighting: Weighting, narrows: bool
+        self,
+        embed_dim: int,
+        sizes: Sequence[int],
+        selection: Selection,
+        weighting: Weighting,
+        narrows: bool,
+        bias: bool = False,
     ) -> None:
-        super().__init__(embed_dim, len(sizes), selection, weighting)
+        super().__init__(embed_dim, len(sizes), selection, weighting, bias=bias)
         self.narrows = narrows
         self.register_buffer("sizes_E", torch.tensor(sizes), persistent=False)
 

@@ -130,7 +130,7 @@ def _parts(cfg: ModelSettings, place: BlockPlace) -> dict[str, Any]:
     weighting = Weighting.RENORMALISED if top_p else default_weighting(cfg.top_k)
 
     def router(visible: int) -> SizedGate:
-        return SizedGate(place.embed_dim, experts.sizes[-visible:], selection(cfg), weighting, narrows=top_p)
+        return SizedGate(place.embed_dim, experts.sizes[-visible:], selection(cfg), weighting, top_p, cfg.gate_bias)
 
     make_router: MakeRouter = router
     return {**common_settings(cfg, place), "experts": experts, "router": make_router}

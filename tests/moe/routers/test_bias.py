@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from typing import Any, cast
 
 import pytest
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from benchmarks.local_ranks import on_ranks
 from smoe_mt.moe import (
+    Experts,
     Gate,
     LoadBias,
     MoE,
     RankK,
+    Router,
     StratifiedMoE,
     Threshold,
     TopK,
@@ -30,6 +33,8 @@ from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.moe.kernels.fused import BlockParts, kernel_name
 from smoe_mt.moe.routers.base import Choices
 from smoe_mt.moe.routers.bias import bias_step
+from tests.moe.test_conformance import every_system, make, routers
+from tests.moe.test_conformance import tokens as conformance_tokens
 
 D, F, E = 8, 16, 5
 BIAS = LoadBias(0.01)
@@ -39,8 +44,9 @@ STEPS = 100
 def made(seed: int = 0, skewed: float = 0.0, **settings: Any) -> MoE:
     torch.manual_seed(seed)
     block = MoE(D, F, E, **{"backend": "loop", "capacity_factor": 0.0, "load_bias": BIAS, **settings}).double()
-    nn.init.normal_(block.gate.weight)  # type: ignore[arg-type]
-    block.gate.weight.data[:, 0] += skewed * torch.arange(E)  # type: ignore[union-attr]
+    if isinstance(block.gate, Gate):
+        nn.init.normal_(block.gate.weight)
+        block.gate.weight.data[:, 0] += skewed * torch.arange(E)
     return block
 
 
@@ -56,6 +62,10 @@ def bias_of(block: nn.Module) -> Tensor:
     return gate.selection_bias
 
 
+def weight_of(block: MoE) -> nn.Parameter:
+    return cast(Gate, block.gate).weight
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 @pytest.mark.parametrize("backend", ["loop", "grouped"])
 def test_experts_are_chosen_with_the_bias_and_weighed_without(top_k: int, backend: str) -> None:
@@ -64,20 +74,21 @@ def test_experts_are_chosen_with_the_bias_and_weighed_without(top_k: int, backen
         block, x = block.float(), x.detach().float().requires_grad_()
         block.backend = backend
     bias_of(block).copy_(torch.tensor([-2.5, 0.4, 0.0, 0.3, -1.5]))
-    probs = (x @ block.gate.weight.T).softmax(dim=1)  # type: ignore[operator, union-attr]
-    want = []
+    probs = (x @ weight_of(block).T).softmax(dim=1)
+    want: list[Tensor] = []
     for t in range(len(x)):
         order = sorted(range(E), key=lambda e: -float(probs[t, e].detach() + bias_of(block)[e]))[:top_k]
         total = sum(probs[t, e] for e in order) if top_k > 1 else 1.0
-        want.append(sum(probs[t, e] / total * block.experts.expert_output(e, x[t : t + 1])[0] for e in order))
-    reference = torch.stack(want)  # type: ignore[arg-type]
+        outputs = [probs[t, e] / total * block.experts.expert_output(e, x[t : t + 1])[0] for e in order]
+        want.append(torch.stack(outputs).sum(dim=0))
+    reference = torch.stack(want)
     y, routing = block(x)
     torch.testing.assert_close(y, reference)
     assert routing.load[0].asked.sum() == 30 * top_k  # no expert twice, however low the bias of the others
-    weights = [x, block.gate.weight, block.experts.w_in]
+    weights = [x, weight_of(block), cast(Experts, block.experts).w_in]
     for got, wanted in zip(
         torch.autograd.grad(y.sin().sum(), weights), torch.autograd.grad(reference.sin().sum(), weights)
-    ):  # type: ignore[arg-type]
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -164,7 +175,7 @@ def test_a_gate_that_no_token_reached_keeps_its_bias() -> None:
     block = StratifiedMoE(D, F, (3, 2), load_bias=BIAS).double().train()
     block(tokens(5)[:0])
     after_update(block)
-    assert not any(gate.selection_bias.any() for gate in block.gates)  # type: ignore[union-attr, operator]
+    assert not any(cast(Tensor, gate.selection_bias).any() for gate in block.gates)
 
 
 @pytest.mark.parametrize("within", ["gate", "stratum"])
@@ -224,7 +235,7 @@ def test_what_it_does_not_go_with_is_refused(settings: dict[str, Any], message: 
         made(**settings)
 
 
-class Scores(Gate.__base__):  # type: ignore[misc, name-defined]
+class Scores(Router):
     def __init__(self, experts: int) -> None:
         super().__init__(experts, TopK(1), Weighting.RAW)
 
@@ -256,3 +267,20 @@ def with_expert_parallelism(rank: int) -> None:
 
 def test_ranks_that_share_experts_have_one_bias() -> None:
     on_ranks(2, with_expert_parallelism)
+
+
+@every_system
+def test_every_system_balances_its_load_or_says_that_it_cannot(name: str) -> None:
+    try:
+        block = make(name, balance_bias=0.01, balance_within="stratum").train()
+    except ValueError as error:
+        assert re.search("balance_bias is of softmax gates, and .* is none", str(error))
+        assert name in ("dynmoe", "stratified_dynmoe", "moefied")
+        return
+    _, routing = block(conformance_tokens(20, 3))
+    after_update(block)
+    for router, load in zip(routers(block), routing.load, strict=True):
+        assert router.selection_bias is not None
+        assert bool(router.selection_bias.any()) or load.asked.unique().numel() <= 2
+    block.eval()
+    assert block(conformance_tokens(4, 3))[0].isfinite().all()

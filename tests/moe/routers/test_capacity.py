@@ -108,6 +108,19 @@ def test_weights_are_those_of_the_unchanged_probabilities() -> None:
     torch.testing.assert_close(y[0], x[0] + weights @ outputs)
 
 
+def test_the_bias_of_a_balanced_load_is_added_to_what_the_dial_makes_of_the_probabilities() -> None:
+    strata, probs = (2, 2), torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.double)
+    load = torch.tensor([0.0, 0.3, 0.0, 0.6], dtype=torch.double)
+    dial = BiasedStrata(strata, 0.5, TopK(4))
+    weighed = (probs.log() - 0.5 * torch.tensor([0, 0, 1, 1])).softmax(1)
+    assert dial.takes_order
+    found = dial(probs, True, probs + load).experts_TK
+    assert found.tolist() == (weighed + load).argsort(dim=1, descending=True).tolist()
+    last = MostVisits(strata, 1, TopK(1))
+    assert last(probs, True, probs + load).lead_T.tolist() == [3] and last(probs, True).lead_T.tolist() == [2]
+    assert not BiasedStrata(strata, 0.5, TopK(2, "gumbel")).takes_order
+
+
 def test_a_gate_of_other_strata_is_refused() -> None:
     for selection in (BiasedStrata((2, 2), 1.0, TopK(2)), MostVisits((2, 2), 1, TopK(2))):
         with pytest.raises(ValueError, match="the gate sees 3 experts, which is no gate of strata"):
@@ -119,3 +132,15 @@ def test_more_choices_than_the_last_stratum_has_are_refused() -> None:
         MostVisits((4, 2), 1, TopK(3)).check(6, "the gate")
     with pytest.raises(ValueError, match="at least 1 visit, not 0"):
         MostVisits((4, 2), 0, TopK(1))
+
+
+def test_gates_that_are_balanced_by_biases_keep_them() -> None:
+    probs = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.1, 0.1, 0.2, 0.6]])
+    order = probs + torch.tensor([0.0, 0.0, 0.3, -0.2])
+    top = TopK(1)
+    for dial in (BiasedStrata((2, 2), 0.0, top), MostVisits((2, 2), 2, top)):
+        assert dial(probs, True, order).lead_T.tolist() == top(probs, True, order).lead_T.tolist() == [2, 2]
+    assert MostVisits((2, 2), 1, top)(probs, True, order).lead_T.tolist() == [2, 2]
+    assert MostVisits((2, 2), 1, top)(probs, True).lead_T.tolist() == [2, 3]
+    assert BiasedStrata((2, 2), 50.0, top)(probs, True, order).lead_T.tolist() == [0, 0]  # a tie
+    assert not MostVisits((2, 2), 1, TopK(2, "gumbel")).takes_order

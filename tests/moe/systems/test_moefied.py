@@ -38,7 +38,7 @@ def dense(block: MoefiedFFN, x: Tensor) -> Tensor:
     """The FFN that the block's experts are slices of."""
     bank = block.experts
     h = F.relu(F.linear(x, bank.w_in.flatten(0, 1), bank.b_in.flatten()))  # type: ignore[union-attr]
-    return F.linear(h, bank.w_out.transpose(0, 1).flatten(1), bank.shared.b_out)  # type: ignore[arg-type]
+    return F.linear(h, bank.w_out.transpose(0, 1).flatten(1), bank.shared.b_out)
 
 
 def slice_sums(block: Any, h: Tensor) -> list[float]:

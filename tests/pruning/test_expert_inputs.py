@@ -1,15 +1,17 @@
-"""What is sampled of the tokens at each gate."""
+"""What is sampled of the tokens that experts read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from smoe_mt.models import SMoETransformerModel
-from smoe_mt.pruning.gate_inputs import GateInputs, Sample
+from smoe_mt.pruning.expert_inputs import ExpertInputs, Sample
 from smoe_mt.pruning.layout import layouts_of
+from tests.pruning.blocks import layout_of, of_system, tokens
 
 
 def test_a_sample_has_all_rows_in_their_order_while_they_are_few() -> None:
@@ -56,13 +58,22 @@ def test_inputs_are_of_the_tokens_at_each_gate_and_padding_is_not_among_them(
     source = torch.tensor([[5, 6, 7, 2], [8, 2, 1, 1]])
     target = torch.tensor([[2, 5, 6], [2, 9, 1]])
     layouts = layouts_of(model, "here")
-    inputs = GateInputs(layouts, 100, seed=1)
-    with inputs.watched(model), torch.no_grad():
+    inputs = ExpertInputs(layouts, 100, seed=1)
+    with inputs.watched(), torch.no_grad():
         _, extra = model(source, torch.tensor([4, 2]), target)
     model(source, torch.tensor([4, 2]), target)  # is not watched any more
     for layout, routing in zip(layouts, (*extra["encoder_routing"], *extra["decoder_routing"]), strict=True):
         for gate, load in enumerate(routing.load):
             assert len(inputs.of(layout, gate)) == load.tokens.sum()
         assert len(inputs.of(layout, 0)) == (6 if layout.block.side == "encoder" else 5)
-    block = model.encoder.layers[1].block
-    assert block.backend == backend
+    assert all(bank.remote is None for layout in layouts for bank in layout.banks.values())
+
+
+def test_adapters_are_compared_on_what_they_read_which_is_not_what_their_gate_reads() -> None:
+    block: Any = of_system("pesc", (3,))
+    layout = layout_of(block, "pesc", (3,))
+    inputs = ExpertInputs([layout], 100, seed=1)
+    x = tokens(5)
+    with inputs.watched():
+        block(x)
+    torch.testing.assert_close(inputs.of(layout, 0), block.ffn(x))
