@@ -103,12 +103,14 @@ class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
 
 
 def freeze_all_but_experts(model: nn.Module) -> None:
-    """Leave experts, what they share, and gates alone to the optimiser. UserError for a model without them."""
+    """Leave experts, what they share, and gates alone to the optimiser, but for weights that no training changes. UserError for
+    a model without them."""
     trained = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, (ExpertBank, Router))
         for parameter in module.parameters()
+        if parameter.requires_grad
     }
     if not trained:
         raise UserError("train_only=experts leaves nothing to train, this model has no experts: set train_only=all")

@@ -224,6 +224,12 @@ def test_experts_and_gates_alone_can_be_trained(make_model: Make, net_input: Inp
     assert trained == {name for name, _ in model.named_parameters() if ".experts." in name or ".gate" in name}
 
 
+def test_what_no_training_changes_is_not_trained_with_the_experts(make_model: Make) -> None:
+    model = make_model(moe="moefied", num_experts=3, train_only="experts")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if ".experts." in name}
+
+
 def test_a_dense_model_has_no_experts_to_train_alone(make_model: Make) -> None:
     with pytest.raises(UserError, match="train_only=experts leaves nothing to train"):
         make_model(moe="none", train_only="experts")

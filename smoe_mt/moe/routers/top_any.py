@@ -4,7 +4,7 @@ leave and join during training.
     s_e = sigmoid(scale cos(x, w_e)), 0 for an expert that is not active;  theta_e = sigmoid(scale g_e)
 
 A token takes expert e where s_e > theta_e, and each of its k experts weighs 1/k. The scale changes gradients and no choice:
-s_e > theta_e where cos(x, w_e) > g_e.
+s_e > theta_e where cos(x, w_e) > g_e. But where scale * g_e is above 16, theta_e rounds to 1 in float32, and nobody exceeds it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class TopAny:
     def __call__(self, probs_TE: Tensor, may_sync: bool) -> Choices:
         scores_TE = probs_TE.detach()
         margin_TE = scores_TE - self.thresholds
-        # Those that are not chosen come after all others, by their score.
-        order_TE = torch.where(margin_TE > 0, margin_TE, scores_TE - 2).argsort(dim=1, descending=True, stable=True)
+        # Those that are not chosen come after all others, by their score: sorted twice, since a sum with it could round it away.
+        by_score_TE = scores_TE.argsort(dim=1, descending=True, stable=True)
+        margin_of_TE = torch.where(margin_TE > 0, margin_TE, -1.0).gather(1, by_score_TE)
+        order_TE = by_score_TE.gather(1, margin_of_TE.argsort(dim=1, descending=True, stable=True))
         chosen_TE = (margin_TE > 0).gather(1, order_TE)
         if not self.silent:
             chosen_TE[:, 0] = True
@@ -151,7 +153,9 @@ class TopAnyGate(Router):
         with torch.autocast(x_TD.device.type, enabled=False):
             x_TD = at_least_float32(x_TD)
             cosine_TE = F.linear(F.normalize(x_TD, dim=1), F.normalize(self.weight.to(x_TD.dtype), dim=1))
-            return (cosine_TE * self._scale(x_TD.dtype)).sigmoid() * self.active
+            scores_TE = (cosine_TE * self._scale(x_TD.dtype)).sigmoid()
+            # However small: 0 is of experts that are not active.
+            return scores_TE.clamp(min=torch.finfo(scores_TE.dtype).tiny) * self.active
 
     def thresholds(self, dtype: torch.dtype) -> Tensor:
         """theta; [E]."""

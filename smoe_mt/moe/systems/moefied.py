@@ -154,7 +154,7 @@ class SimilaritySelector(Selector):
 
 
 class OracleSelector(Selector):
-    """The sum s of each expert's activations, as s / (1 + s): the largest part of them that n experts can keep."""
+    """The sum of each expert's activations over the largest one: the largest part of them that n experts can keep."""
 
     def __init__(self, bank: SlicedFFN, chosen: int) -> None:
         super().__init__(bank.num_experts, chosen)
@@ -167,7 +167,7 @@ class OracleSelector(Selector):
             x_TD = at_least_float32(x_TD)
             w_in, b_in, _, _ = bank.weights(x_TD.dtype)
             sums_TE = activity(x_TD, w_in, b_in)
-        return sums_TE / (1 + sums_TE)
+        return sums_TE / sums_TE.amax(dim=1, keepdim=True).clamp(min=torch.finfo(sums_TE.dtype).tiny)
 
 
 class MoefiedFFN(MoE):

@@ -206,6 +206,21 @@ def test_experts_that_are_not_active_are_never_chosen_and_get_no_gradient() -> N
     assert not made.gate.threshold.grad[-1].any() and not made.experts.w_in.grad[-1].any()
 
 
+@pytest.mark.parametrize("scale", [1.0, 20.0, 100.0])
+def test_a_silent_token_is_led_by_the_active_expert_of_the_highest_score_at_any_scale(scale: float) -> None:
+    """In float32, where many scores are far smaller than what 1 is rounded to."""
+    made = drawn(3, dynmoe_scale=scale).float()
+    made.gate.active[:] = torch.tensor([False, True, True, True])
+    made.gate.threshold.data.fill_(torch.inf)
+    x = tokens(500).float()
+    scores_TE = made.gate(x)
+    for mode in (True, False):
+        choices = made.train(mode).gate.choose(scores_TE, made.gate.selection, True)
+        assert choices.lead_T.min() > 0
+        assert scores_TE.gather(1, choices.lead_T[:, None]).squeeze(1).equal(scores_TE.amax(dim=1))
+    assert choices.experts_TK.squeeze(1).equal(choices.lead_T)
+
+
 def test_of_orthonormal_rows_only_the_norm_is_a_loss() -> None:
     made = block()
     _, routing = made(tokens(3))

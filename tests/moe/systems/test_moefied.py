@@ -117,6 +117,16 @@ def test_the_oracle_keeps_at_least_as_much_activation_as_any_other_choice() -> N
     assert kept["oracle"].sum() > kept["mlp"].sum()
 
 
+def test_the_oracle_tells_large_sums_apart() -> None:
+    """In float32: of sums above some thousands, s / (1 + s) would be the same number."""
+    block, x = block_of(0.34, "oracle").float(), tokens(300).float()
+    block.experts.w_in.data *= 1e5
+    block.experts.b_in.data *= 1e5  # type: ignore[union-attr]
+    sums_TE = activity(x, block.experts.w_in, block.experts.b_in)  # type: ignore[arg-type]
+    chosen_TK = TopK(2)(block.gate(x), True).experts_TK
+    torch.testing.assert_close(sums_TE.gather(1, chosen_TK), sums_TE.sort(dim=1, descending=True).values[:, :2])
+
+
 def test_the_error_falls_to_0_as_all_are_chosen() -> None:
     block, x = block_of(0.2, "oracle", experts=12), tokens(100)
     errors = []
