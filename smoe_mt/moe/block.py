@@ -63,6 +63,12 @@ class Routing:
         return self.visits * self.units_of_visit
 
 
+def zero_at_padding(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """x [..., D] with 0 at padding, bool [...]: what layers read that compute all positions. A NaN that lies at padding would
+    reach their weights' gradients, for 0 times NaN is NaN."""
+    return x if padding_mask is None else x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+
+
 class MoEBlock(nn.Module):
     """Base of all blocks: ``forward(x, padding_mask) -> (y, Routing)``; x float [..., D], padding_mask bool [...] or None.
 

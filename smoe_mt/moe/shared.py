@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.block import MoEBlock, Routing
+from smoe_mt.moe.block import MoEBlock, Routing, zero_at_padding
 from smoe_mt.moe.experts.activations import activation as known_activation
 from smoe_mt.moe.experts.base import ExpertBank
 from smoe_mt.moe.system import ModelSettings
@@ -54,13 +54,10 @@ class SharedExperts(MoEBlock):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None."""
         y, routing = self.routed(x, padding_mask)
-        padding = None if padding_mask is None else padding_mask.unsqueeze(-1)
-        shared = x if padding is None else x.masked_fill(padding, 0.0)  # what lies there must not become NaN
+        shared = zero_at_padding(x, padding_mask)
         shared = shared if self.norm is None else self.norm(shared)
         shared = self.shared["fc2"](self.activation.whole(self.shared["fc1"](shared)))
-        shared = F.dropout(shared, self.dropout, self.training)
-        if padding is not None:
-            shared = shared.masked_fill(padding, 0.0)
+        shared = zero_at_padding(F.dropout(shared, self.dropout, self.training), padding_mask)
         units = routing.units + self.units * (routing.visits > 0)
         return y + shared.to(y.dtype), replace(routing, units_of_visit=units)
 

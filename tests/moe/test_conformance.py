@@ -97,6 +97,18 @@ def test_padding_changes_nothing_and_counts_for_nothing(name: str, training: boo
 
 
 @every_system
+def test_what_lies_at_padding_reaches_no_gradient(name: str) -> None:
+    block = make(name, **without_chance(name)).train()
+    x, mask = tokens(2, 5), torch.zeros(2, 5, dtype=torch.bool)
+    mask[1, 3:] = True
+    x[mask] = torch.nan
+    y, routing = block(x, mask)
+    (y[~mask].sin().sum() + sum(routing.losses.values())).backward()
+    for parameter_name, parameter in block.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
+
+
+@every_system
 def test_evaluation_does_not_depend_on_the_batch_and_drops_nothing(name: str) -> None:
     block, x = make(name, capacity_factor=0.3), tokens(6, 4)
     together, routing = block(x)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.block import MoEBlock, Routing
+from smoe_mt.moe.block import MoEBlock, Routing, zero_at_padding
 from smoe_mt.moe.experts.activations import activation as known_activation
 from smoe_mt.moe.routers.base import at_least_float32
 from smoe_mt.moe.system import BlockPlace, ModelLoss, ModelSettings, System, common_settings
@@ -61,12 +61,11 @@ class ConditionalMoE(MoEBlock):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
         experts, routing = self.moe(x, padding_mask)
+        x = zero_at_padding(x, padding_mask)
         shared = self.fc2(known_activation(self.activation).whole(self.fc1(x)))
         shared = F.dropout(shared, self.moe.settings.expert_dropout, self.training)
         g = self._mixing_gate(x)
-        if padding_mask is not None:
-            g = g.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-            shared = shared.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        g, shared = zero_at_padding(g, padding_mask), zero_at_padding(shared, padding_mask)
         y = (1 - g) * shared + g * experts
         return y.to(x.dtype), replace(routing, sums={**routing.sums, "gate": g.sum()})
 

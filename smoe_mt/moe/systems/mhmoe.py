@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from smoe_mt.moe.block import MoEBlock, Routing
+from smoe_mt.moe.block import MoEBlock, Routing, zero_at_padding
 from smoe_mt.moe.equal_cost import equal_cost
 from smoe_mt.moe.experts.ffn import Experts
 from smoe_mt.moe.routers.base import Weighting
@@ -59,14 +59,12 @@ class MultiHeadMoE(MoEBlock):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
         # In the precision of x: gates read at least what they read without projections.
-        parts = self.head(x).to(x.dtype).unflatten(-1, (self.heads, -1))
+        parts = self.head(zero_at_padding(x, padding_mask)).to(x.dtype).unflatten(-1, (self.heads, -1))
         mask = None if padding_mask is None else padding_mask.unsqueeze(-1).expand(parts.shape[:-1])
         out, routing = self.moe(parts, mask)
         if self.residual:
             out = out + parts
-        y = self.merge(out.flatten(-2)).to(x.dtype)
-        if padding_mask is not None:
-            y = y.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        y = zero_at_padding(self.merge(out.flatten(-2)).to(x.dtype), padding_mask)
         units = routing.units_of_visit
         if isinstance(units, Tensor):
             units = units.sum(dim=-1)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.block import Routing
+from smoe_mt.moe.block import Routing, zero_at_padding
 from smoe_mt.moe.experts.base import RemoteBinder
 from smoe_mt.moe.experts.ffn import Experts
 from smoe_mt.moe.routers.base import Choices, Router, Weighting, at_least_float32
@@ -178,8 +178,7 @@ class MoefiedFFN(MoE):
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
         y, routing = super().forward(x, padding_mask)
-        y = y + self.experts.shared.b_out.to(y.dtype)
-        return (y if padding_mask is None else y.masked_fill(padding_mask[..., None], 0.0)), routing
+        return zero_at_padding(y + self.experts.shared.b_out.to(y.dtype), padding_mask), routing
 
 
 def build(cfg: ModelSettings, place: BlockPlace) -> MoefiedFFN:
