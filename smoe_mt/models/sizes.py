@@ -99,6 +99,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def activated_parameters(model: SMoETransformerModel, units: Units | None = None) -> int:
     """Weights that take part in a token's forward pass: all of them, of experts those of the hidden units that it asks for.
 
+    Experts that several visits or sub-tokens of a token ask for count each time, but a block never for more than it has.
+
     `units`: measured ones (``Routing.units``), None for uniform routing. The embedding counts whole, for it is also the output
     projection.
     """
@@ -110,5 +112,5 @@ def activated_parameters(model: SMoETransformerModel, units: Units | None = None
             own = sum(sum(use.bank.parameters_of_experts()) for use in block)
             hidden = sum(sum(use.bank.hidden_sizes) for use in block)
             expected = sum(use.units for use in block)
-            total -= own * (1 - (expected if each is None else each - shared) / hidden)
+            total -= own * max(0.0, 1 - (expected if each is None else each - shared) / hidden)
     return round(total)

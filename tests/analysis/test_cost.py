@@ -273,3 +273,13 @@ def test_the_context_of_a_token_is_the_length_of_its_sentence() -> None:
     # Sentences of 2 and 4 pieces with their tags, and of 2 and 10: 18 tokens, that attend to 2, 4, 2 and 10 of them.
     assert mean_context([sides]) == round((2 * 2 + 4 * 4 + 2 * 2 + 10 * 10) / 18)
     assert mean_context([sides], limit=1) == 2
+
+
+@pytest.mark.parametrize("moe", ["mhmoe", "stratified_mhmoe"])
+def test_never_more_parameters_are_activated_than_there_are(moe: str) -> None:
+    """Eight sub-tokens of two experts each ask for a block's four experts several times."""
+    model = skeleton(tiny(moe=moe, strata="2,2", num_experts=4, mhmoe_heads=8), 50)
+    total = sum(weight.numel() for weight in model.parameters())
+    assert activated_parameters(model) == total
+    often = [16.0 * 24, 16.0 * 24]
+    assert activated_parameters(model, {"encoder": often, "decoder": often}) == total
