@@ -102,9 +102,12 @@ def samples(evaluation: Evaluation, count: int) -> str:
             mine = min(per_direction, len(corpus.sources))
             if turn < mine:
                 chosen.append((corpus, turn * len(corpus.sources) // mine))
-    return "\n\n".join(
-        f"{corpus.direction}  source      {corpus.sources[place]}\n"
-        f"{' ' * len(corpus.direction)}  {evaluation.name[-11:]:<11} {corpus.hypotheses[place]}\n"
-        f"{' ' * len(corpus.direction)}  reference   {corpus.references[place]}"
-        for corpus, place in chosen[:count]
-    )
+    labels = ("source", evaluation.name, "reference")
+    width = max(10, *map(len, labels))
+    shown = []
+    for corpus, place in chosen[:count]:
+        texts = (corpus.sources[place], corpus.hypotheses[place], corpus.references[place])
+        heads = (corpus.direction, *[" " * len(corpus.direction)] * 2)
+        rows = zip(heads, labels, texts)
+        shown.append("\n".join(f"{head}  {label:<{width}}  {text}" for head, label, text in rows))
+    return "\n\n".join(shown)

@@ -72,6 +72,12 @@ def test_samples_take_turns_over_directions() -> None:
     assert "smoe 2" in shown[2]
 
 
+def test_samples_name_the_run_in_full() -> None:
+    source, hypothesis, reference = samples(evaluation("smoe_2_2_2_2", 1), 1).split("\n")
+    assert hypothesis.split()[0] == "smoe_2_2_2_2"
+    assert source.index("s1") == hypothesis.index("smoe_2_2_2_2 1") == reference.index("r1")
+
+
 def test_run_names_tell_runs_apart(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "dense", tmp_path / "b" / "dense"]
     for path in paths:
