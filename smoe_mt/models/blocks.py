@@ -28,8 +28,14 @@ class PreNormBlock(nn.Module):
 
 
 def start_equal(block: nn.Module) -> None:
-    """Give all experts of each bank the weights of its first one. The gates, which differ, draw them apart in training."""
+    """Give all experts of each bank the weights of its first one. The gates, which differ, draw them apart in training.
+
+    Raises:
+        ValueError: experts of different sizes.
+    """
     for bank in (module for module in block.modules() if isinstance(module, ExpertBank)):
+        if bank.uniform_size is None:
+            raise ValueError("experts of different sizes cannot start equal: set expert_init=independent")
         for stack in bank.stacks().values():
             with torch.no_grad():
                 stack.copy_(stack[:1].clone().expand_as(stack))

@@ -177,6 +177,7 @@ def test_release_has_no_dropout_around_the_layer(make_model: Make) -> None:
         ({"moe": "xmoe", "xmoe_split": 5}, "--moe xmoe: xmoe_split=5 does not divide the 24 hidden units"),
         ({"moe": "mpoe", "mpoe_shape": "4,4"}, "--moe mpoe: mpoe_shape must be two lists"),
         ({"moe": "pile"}, "unknown system 'pile'"),
+        ({"moe": "hmoe", "expert_init": "equal"}, "--moe hmoe: experts of different sizes cannot start equal"),
         ({"strata": "4,1"}, "--moe stratified: top_k=2 needs at least 2 experts"),
         ({"top_k": 0}, r"model\.top_k=0: it must be a whole number from 1"),
         ({"encoder_normalize_before": False}, "pre-norm only"),
