@@ -4,8 +4,6 @@ Weight decay is decoupled, as in fairseq's. In the denominator torch adds epsilo
 before: an epsilon that differs by the factor sqrt(1 - beta2^t), which is 1 after some thousand updates.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -133,7 +133,7 @@ def test_our_configs_are_allowed_and_each_key_is_in_the_table(config: str) -> No
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.encoder_attention_heads=3"], r"model\.encoder_embed_dim=128 is no multiple of .*heads=3"),
+        (["model.encoder_attention_heads=3"], r"model\.encoder_embed_dim=64 is no multiple of .*heads=3"),
         (["common.tpu=true"], "common.tpu=true: it must be false"),
         (["common.fp16=true", "common.bf16=true"], "common.fp16 and common.bf16: choose one"),
         (["dataset.max_tokens=null"], "how large is a batch"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smoe_mt.checkpoints.released_weights import Block, block_from_released, released_blocks
 from smoe_mt.errors import UserError
 from smoe_mt.models.blocks import build_block
+from smoe_mt.moe import BlockPlace
 
 GOLDEN = Path(__file__).parents[1] / "moe" / "golden"
 CASES = [path.stem for path in sorted(GOLDEN.glob("*.json")) if path.stem != "eom_train"]  # its mask is drawn
@@ -61,7 +62,7 @@ def build(case: dict[str, Any], block: Block) -> nn.Module:
         cmr_gate_dropout=0.0,
         moe_freq=1,
         encoder=Namespace(embed_dim=8, ffn_embed_dim=16),
-        groups={"encoder": (block.strata,)},
+        places={"encoder": (BlockPlace("encoder", 1, 8, 16, block.strata),)},
     )
     built = build_block(settings, "encoder", 1).double()
     built.load_state_dict({name.removeprefix("block."): one for name, one in block.weights.items()})

@@ -81,7 +81,7 @@ def test_a_sound_state_stays_as_it_is() -> None:
         ("cfg/model/strata", [[2]] * 3000),
         ("cfg/model/num_experts", [8, "x"]),
         ("cfg/model/num_experts", 10**9),
-        ("cfg/model/moe", "hmoe"),
+        ("cfg/model/moe", "nomoe"),
         ("cfg/model/xmoe_threshold", 2.0),
         ("cfg/model/mpoe_bond", -1),
         ("cfg/model/mhmoe_parity", "x"),

@@ -39,9 +39,9 @@ def test_the_papers_systems_come_first() -> None:
 
 
 def test_an_unknown_name_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown system 'hmoe': there are vanilla, .*SMOE_MT_SYSTEMS"):
-        SYSTEMS["hmoe"]
-    assert "hmoe" not in SYSTEMS and SYSTEMS.get("hmoe") is None
+    with pytest.raises(UserError, match="unknown system 'nomoe': there are vanilla, .*SMOE_MT_SYSTEMS"):
+        SYSTEMS["nomoe"]
+    assert "nomoe" not in SYSTEMS and SYSTEMS.get("nomoe") is None
 
 
 def test_a_name_is_given_once() -> None:

@@ -26,7 +26,8 @@ JSON = """\
 2026-11-24 09:58:44 | INFO | train_inner | {"epoch": 1, "update": 0.08, "loss": "8.9", "lr": "0.0022", "num_updates": "200"}
 2026-11-24 10:02:28 | INFO | valid | {"epoch": 1, "valid_loss": "7.243", "valid_bleu": "1.56", "valid_num_updates": "200"}
 """
-STRATIFIED = {"moe": "stratified", "strata": [1, 2], "moe_freq": 2, "encoder_layers": 2, "decoder_layers": 2}
+SIZES = {f"{side}_{name}": 16 for side in ("encoder", "decoder") for name in ("embed_dim", "ffn_embed_dim")}
+STRATIFIED = {"moe": "stratified", "strata": [1, 2], "moe_freq": 2, "encoder_layers": 2, "decoder_layers": 2, **SIZES}
 
 
 def make_run(folder: Path, logdir: str | None = None) -> Run:
