@@ -23,7 +23,7 @@ from smoe_mt.analysis.visits import routings_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
-from smoe_mt.moe import SYSTEMS, ForcedVisits, routing_override
+from smoe_mt.moe import SYSTEMS, ForcedVisits, Router, routing_override
 from smoe_mt.moe.names import SIDES, Block
 from smoe_mt.progress import progress_bar
 
@@ -166,8 +166,10 @@ def forced(blocks: dict[Block, nn.Module], strata: dict[Block, tuple[int, ...]],
 
 
 def _choices(block: nn.Module) -> int:
-    """Experts a visit, as the block was trained."""
-    return int(getattr(block.gates[0].selection, "k", 1))  # type: ignore[index, union-attr]
+    """Experts a visit, as the block was trained; 1 where their number varies. The gates may lie deeper, below shared experts or
+    projections."""
+    gate = next(module for module in block.modules() if isinstance(module, Router))
+    return int(getattr(gate.selection, "k", 1))
 
 
 def _visits(blocks: dict[Block, nn.Module], routings: Sequence[Any], real: Tensor) -> dict[str, Tensor]:
