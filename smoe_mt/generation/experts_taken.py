@@ -25,13 +25,13 @@ class Listener:
         self._routers = {block: _routers(model, block) for block in blocks_of(model)}
         self._heard: dict[Router, Choices] = {}
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Listener:  # noqa: PYI034 - typing has no Self in Python 3.10
         for routers in self._routers.values():
             for router in routers:
                 router.listener = lambda choices, router=router: self._heard.__setitem__(router, choices)
         return self
 
-    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         for routers in self._routers.values():
             for router in routers:
                 router.listener = None

@@ -209,9 +209,7 @@ def _asks(want: Wanted, sources: Sequence[str]) -> list[Ask]:
         if source != want.target:
             lines.setdefault(source, []).extend(text.split("\n"))
     nbest = 1 + want.alternatives
-    return [
-        Ask(tuple(each), source, want.target, nbest, want.routing, want.capacity) for source, each in lines.items()
-    ]
+    return [Ask(tuple(each), source, want.target, nbest, want.routing, want.capacity) for source, each in lines.items()]
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,14 @@ def _add_door(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1",
         help="address to listen at; 0.0.0.0: at all of this machine's (default: %(default)s, which only it can reach)",
     )
-    door.add_argument("--port", type=flags.of(Whole(0, 65535)), default=5000, help="0: a free one (default: %(default)s)")
     door.add_argument(
-        "--api-keys", type=flags.file, metavar="FILE", help="answer only to these keys, one a line (default: to everybody)"
+        "--port", type=flags.of(Whole(0, 65535)), default=5000, help="0: a free one (default: %(default)s)"
+    )
+    door.add_argument(
+        "--api-keys",
+        type=flags.file,
+        metavar="FILE",
+        help="answer only to these keys, one a line (default: to everybody)",
     )
     door.add_argument(
         "--trust-proxy",
@@ -64,7 +69,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--max-characters", type=number, default=20_000, metavar="N", help="of a request (default: %(default)s)"
     )
-    limits.add_argument("--max-lines", type=number, default=500, metavar="N", help="of a request (default: %(default)s)")
+    limits.add_argument(
+        "--max-lines", type=number, default=500, metavar="N", help="of a request (default: %(default)s)"
+    )
     limits.add_argument(
         "--max-waiting", type=number, default=2000, metavar="N", help="lines in the queue (default: %(default)s)"
     )
@@ -76,7 +83,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="requests a minute of a key or, without keys, of an address; 0: any number (default: %(default)s)",
     )
     limits.add_argument(
-        "--timeout", type=flags.positive_float, default=60.0, metavar="S", help="seconds to an answer (default: %(default)s)"
+        "--timeout",
+        type=flags.positive_float,
+        default=60.0,
+        metavar="S",
+        help="seconds to an answer (default: %(default)s)",
     )
     limits.add_argument(
         "--batch-lines",

@@ -72,9 +72,7 @@ class Batcher:
         try:
             facts = first.start()
         except WorkerLost:
-            raise UserError(
-                "the worker ended while it loaded the model; was it killed, for want of memory?"
-            ) from None
+            raise UserError("the worker ended while it loaded the model; was it killed, for want of memory?") from None
         self._start_thread(first, loaded=True)
         for _ in range(self._workers - 1):
             self._start_thread(self._make_worker(), loaded=False)

@@ -70,7 +70,9 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind(address)
         except OSError as error:
-            raise UserError(f"cannot listen at {host}, port {port} ({error.strerror}); choose another --port") from error
+            raise UserError(
+                f"cannot listen at {host}, port {port} ({error.strerror}); choose another --port"
+            ) from error
         yield listener
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
@@ -48,7 +49,7 @@ class WorkerProcess:
         self.close()
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.args, self.threads), name="smoe-mt worker")
+        self.process = context.Process(target=_live, args=(theirs, self.args, self.threads), name="smoe-mt worker")
         self.process.start()
         theirs.close()  # so that its end is seen here
         kind, value = self._receive()
@@ -91,12 +92,23 @@ class WorkerProcess:
         return message
 
 
+def _live(connection: Connection, args: argparse.Namespace, threads: int | None) -> None:
+    """The whole life of a process that works."""
+    # Its locks (tqdm has some) then need no clean-up, which a process that is killed or leaves at once does not do.
+    multiprocessing.set_start_method("fork", force=True)
+    work(connection, args, threads)
+    sys.stderr.flush()
+    os._exit(0)  # Python takes seconds to take down all that fairseq has imported
+
+
 def work(connection: Connection, args: argparse.Namespace, threads: int | None) -> None:
-    """The life of a worker process: load the model, answer until the server closes the connection.
+    """What a worker process does: load the model, answer until the server closes the connection.
 
     What is not the fault of an ask ends the process; the server starts another one.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the server says when to end
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes of a terminal; the server says when to end
     _say_warnings_in_one_line()
     try:
         engine = _load(args, threads)
