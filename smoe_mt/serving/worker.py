@@ -106,9 +106,8 @@ def work(connection: Connection, args: argparse.Namespace, threads: int | None) 
 
     What is not the fault of an ask ends the process; the server starts another one.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes of a terminal; the server says when to end
+    # Ctrl-C reaches all processes of a terminal, and the server says when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say_warnings_in_one_line()
     try:
         engine = _load(args, threads)
