@@ -31,7 +31,9 @@ class Listener:
                 router.listener = lambda choices, router=router: self._heard.__setitem__(router, choices)
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         for routers in self._routers.values():
             for router in routers:
                 router.listener = None

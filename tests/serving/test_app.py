@@ -81,9 +81,11 @@ def test_forms_are_read_as_json_is(client: TestClient) -> None:
     form = {"q": "hei ä", "source": "fi", "target": "en", "alternatives": "1"}
     assert client.post("/translate", data=form).json() == {"translatedText": "HEI Ä", "alternatives": ["HEI Ä!"]}
     assert client.post("/translate", params=form).json()["translatedText"] == "HEI Ä"
+    curl = b'{"q": "a", "source": "fi", "target": "en"}'
     two = b"q=a&q=b&source=fi&target=en"
     kind = {"content-type": "application/x-www-form-urlencoded"}
     assert client.post("/translate", content=two, headers=kind).json() == {"translatedText": ["A", "B"]}
+    assert client.post("/translate", content=curl, headers=kind).json() == {"translatedText": "A"}
 
 
 def test_the_source_of_each_text_is_detected(client: TestClient, worker: Capitals) -> None:
