@@ -29,6 +29,7 @@ except ImportError as error:
 
 SECONDS_FOR_HEADERS = 20.0  # of a connection that has sent no whole request
 SECONDS_TO_STOP = 30.0  # besides those that an answer may take
+BACKLOG = 2048  # connections that are not accepted yet
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 @contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket at this address, which nobody else has. UserError where it cannot be had."""
+    """A socket that listens at this address, which nobody else has. UserError where it cannot be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -69,6 +70,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen(BACKLOG)  # from now on those who connect wait for the model
         except OSError as error:
             raise UserError(
                 f"cannot listen at {host}, port {port} ({error.strerror}); choose another --port"

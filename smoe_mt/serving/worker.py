@@ -21,6 +21,7 @@ from smoe_mt.serving.wire import Answer, Ask, CannotAnswer, Facts, WorkerLost
 
 READY, DONE, REFUSED = "ready", "done", "refused"
 SECONDS_TO_END = 5.0
+SECONDS_BETWEEN_LOOKS = 1.0  # at whether the process lives
 
 
 class Worker(Protocol):
@@ -86,6 +87,10 @@ class WorkerProcess:
     def _receive(self) -> tuple[str, Any]:
         assert self._connection is not None
         try:
+            # A process that was killed may have left children of its search, which keep the connection open.
+            while not self._connection.poll(SECONDS_BETWEEN_LOOKS):
+                if not self.process.is_alive():
+                    raise WorkerLost
             message: tuple[str, Any] = self._connection.recv()
         except (EOFError, OSError) as error:
             raise WorkerLost from error
