@@ -10,7 +10,7 @@ from smoe_mt.devices import DTYPES
 from smoe_mt.generation.arguments import add_data_arguments, add_decoding_arguments, add_routing_arguments
 
 EXAMPLES = """examples:
-  smoe-mt serve runs/nordic                                # a page and an API at http://127.0.0.1:5000/
+  smoe-mt serve runs/nordic                        # a page and an API at http://127.0.0.1:5000/
   smoe-mt serve runs/nordic --port 8080 --split-sentences
   smoe-mt serve runs/nordic --host 0.0.0.0 --api-keys keys.txt --rate 60
   curl http://127.0.0.1:5000/translate -H 'content-type: application/json' \\
