@@ -14,6 +14,7 @@ HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]  # `smoe-mt serve`
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = [
     "py3langid>=0.4"
@@ -53,6 +54,7 @@ setup(
             "opus100.sh",
             "slurm.sh",
         ],
+        "smoe_mt.serving": ["page/*.html"],
         "smoe_mt.report": ["templates/*", "public_scores.json"],
     },
     install_requires=[
@@ -87,12 +89,15 @@ setup(
             *LANGUAGE_IDENTIFICATION,
             *SENTENCES,
             *ZSTD,
+            *SERVE,
+            "httpx>=0.27",  # requests to the server
             *TRITON,
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
         "public": PUBLIC,
         "split": SENTENCES,
         "zst": ZSTD,
+        "serve": SERVE,
         "gpu": TRITON,
         "langid": LANGUAGE_IDENTIFICATION,
     },

@@ -17,7 +17,7 @@ from functools import lru_cache
 from statistics import median
 from typing import Any
 
-from smoe_mt.errors import UserError
+from smoe_mt.language_identifier import load_identifier
 
 FEWEST_TO_TELL = 500
 FEWEST_WORDS = 2
@@ -74,11 +74,7 @@ def told_apart(evidences: Iterable[float]) -> bool:
 
 @lru_cache(maxsize=1)
 def _library() -> Any:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise UserError("--identify-languages needs py3langid: pip install 'smoe_mt[langid]'") from error
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return load_identifier("--identify-languages", probabilities=True)
 
 
 def check_library() -> None:

@@ -71,6 +71,12 @@ COMMANDS = {
         "raw text -> translations",
         models="model",
     ),
+    "serve": Command(
+        "smoe_mt.serving.arguments:add_arguments",
+        "smoe_mt.serving.command",
+        "a model -> a page and an API (LibreTranslate's form) over HTTP",
+        models="model",
+    ),
     "checkpoint inspect": Command(
         "smoe_mt.checkpoints.arguments:add_inspect_arguments",
         "smoe_mt.checkpoints.inspection",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from smoe_mt.language_codes import is_english
+
 
 @dataclass(frozen=True)
 class Language:
@@ -142,6 +144,18 @@ def _languages() -> dict[str, Language]:
 
 
 LANGUAGES = _languages()
+
+
+#: Codes of three letters, as NLLB has them: {"deu": "de"}.
+_BY_THREE_LETTERS = {one.declaration.split("_")[0]: one.locales[0] for one in LANGUAGES.values() if one.declaration}
+
+
+def library_code(language: str) -> str:
+    """What libraries call a language: "de" for deu_Latn, "ms" for msa; the bare code for one that LANGUAGES lacks."""
+    code = language.split("_")[0].lower()
+    if is_english(code):
+        return "en"
+    return LANGUAGES[code].locales[0] if code in LANGUAGES else _BY_THREE_LETTERS.get(code, code)
 
 
 def two_letter_codes(codes: Iterable[str]) -> dict[str, str]:

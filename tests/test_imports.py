@@ -33,6 +33,7 @@ LAYERS = (
     ("smoe_mt.registration", "smoe_mt.path_command"),
     ("smoe_mt.launch",),
     ("smoe_mt.generation",),
+    ("smoe_mt.serving",),
     ("smoe_mt.evaluation",),
     ("smoe_mt.analysis",),
     ("smoe_mt.moefication",),

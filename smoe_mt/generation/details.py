@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from smoe_mt.generation.batching import batch_by_tokens
+from smoe_mt.generation.experts_taken import Listener, PieceExperts
 from smoe_mt.moe.names import blocks_of
 
 
@@ -19,10 +20,12 @@ class Visits:
 
     pieces  source: tag, pieces, </s>; target: what the decoder read, so </s> and then the pieces of the output
     blocks  name of a block (``decoder.layers.1``) -> visits of each piece in it; {} for a model without MoE blocks
+    experts name of a block -> of each piece, the experts of each of its visits, numbered from 1 in the block
     """
 
     pieces: tuple[str, ...]
     blocks: dict[str, tuple[int, ...]]
+    experts: dict[str, tuple[PieceExperts, ...]] = field(default_factory=dict)
 
     def means(self) -> tuple[float, ...]:
         """Visits of each piece, mean over the blocks; () for a model without MoE blocks."""
@@ -77,11 +80,13 @@ def visits_of_pairs(
     found: list[tuple[Visits, Visits]] = [(Visits((), {}), Visits((), {}))] * len(sources)
     end = torch.tensor([task.dictionary.eos()])
     read = [torch.cat([end, target]) for target in targets]
-    for batch, extra in _forced_passes(task, model, sources, targets, max_tokens):
-        source_side = _visits(task, model, sources, batch, "encoder", extra)
-        target_side = _visits(task, model, read, batch, "decoder", extra)
-        for index, pair in zip(batch, zip(source_side, target_side)):
-            found[index] = pair
+    with Listener(model) as listener:
+        for batch, extra in _forced_passes(task, model, sources, targets, max_tokens):
+            source_side = _visits(task, listener, sources, batch, "encoder", extra)
+            target_side = _visits(task, listener, read, batch, "decoder", extra)
+            for index, pair in zip(batch, zip(source_side, target_side)):
+                found[index] = pair
+            listener.forget()
     return found
 
 
@@ -118,10 +123,13 @@ def _forced_passes(
 
 
 def _visits(
-    task: Any, model: Any, tokens: Sequence[Tensor], batch: Sequence[int], side: str, extra: Mapping[str, Any]
+    task: Any, listener: Listener, tokens: Sequence[Tensor], batch: Sequence[int], side: str, extra: Mapping[str, Any]
 ) -> Iterator[Visits]:
-    blocks = [block for block in blocks_of(model) if block.side == side]
+    blocks = [block for block in blocks_of(listener.model) if block.side == side]
     counts = {str(block): one.visits.tolist() for block, one in zip(blocks, extra[f"{side}_routing"], strict=True)}
+    lengths = [len(tokens[index]) for index in batch]
+    experts = {str(block): listener.experts_of_pieces(block, lengths) for block in blocks}
     for row, index in enumerate(batch):
         pieces = tuple(task.dictionary[token] for token in tokens[index].tolist())
-        yield Visits(pieces, {block: tuple(rows[row][: len(pieces)]) for block, rows in counts.items()})
+        visits = {block: tuple(rows[row][: len(pieces)]) for block, rows in counts.items()}
+        yield Visits(pieces, visits, {block: rows[row] for block, rows in experts.items() if rows})

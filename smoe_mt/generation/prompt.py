@@ -11,6 +11,7 @@ from smoe_mt.generation.colours import coloured, legend, wanted
 from smoe_mt.generation.details import Candidate, Translation
 from smoe_mt.generation.job import Job
 from smoe_mt.generation.lines import LONGEST_LINE, decode
+from smoe_mt.generation.translator import Translator
 from smoe_mt.language_codes import parse_pair
 from smoe_mt.moe import SYSTEMS
 from smoe_mt.moe.structure import groups_by_side
@@ -33,7 +34,7 @@ class Prompt:
 
     def __init__(self, job: Job, output: TextIO) -> None:
         self.job, self.output = job, output
-        self.strata = strata_of_visits(job)
+        self.strata = strata_of_visits(job.translator)
         self.visits = self.strata > 1 and wanted(output) and not (job.args.json or job.args.routing)
         self.legend_is_due = True
 
@@ -135,9 +136,9 @@ class Prompt:
         return "".join(coloured(part, mean, self.strata) if part else "" for part, mean in zip(parts, means))
 
 
-def strata_of_visits(job: Job) -> int:
+def strata_of_visits(translator: Translator) -> int:
     """The most visits that a token makes in a block; 0 where they are not known: without blocks, or of several models."""
-    models = job.translator.models
+    models = translator.models
     if len(models) > 1:
         return 0
     settings = models[0].config.model

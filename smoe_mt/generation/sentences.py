@@ -17,15 +17,12 @@ from smoe_mt.bleu_tokenizers import has_space_between_sentences
 from smoe_mt.errors import UserError
 from smoe_mt.generation.details import Candidate, Translation
 from smoe_mt.generation.texts import Text
-from smoe_mt.language_codes import is_english
-from smoe_mt.languages import LANGUAGES
+from smoe_mt.languages import library_code
 from smoe_mt.text import normalise
 
 #: Languages for which sentencex 1.0 has abbreviations and marks of its own. It takes others for a relative, or for English.
 _RULES = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
 OWN_RULES = frozenset(_RULES.split())
-#: Codes of three letters, as NLLB has them: {"deu": "de"}.
-_BY_THREE_LETTERS = {one.declaration.split("_")[0]: one.locales[0] for one in LANGUAGES.values() if one.declaration}
 
 
 def check_split(nbest: int, routing: bool) -> None:
@@ -46,14 +43,6 @@ def _library() -> Any:
     except ImportError as error:
         raise UserError("splitting sentences needs sentencex: pip install 'smoe_mt[split]'") from error
     return sentencex
-
-
-def library_code(language: str) -> str:
-    """What sentencex calls a language: "de" for deu_Latn, "ms" for msa; the bare code for one that LANGUAGES lacks."""
-    code = language.split("_")[0].lower()
-    if is_english(code):
-        return "en"
-    return LANGUAGES[code].locales[0] if code in LANGUAGES else _BY_THREE_LETTERS.get(code, code)
 
 
 def split(line: str, language: str) -> list[str]:

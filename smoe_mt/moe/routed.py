@@ -106,6 +106,8 @@ def routed(
     probs_TE = router(x_TD)
     selection, weighting = router.in_force()
     choices = router.choose(probs_TE, selection, not experts.never_syncs)
+    if router.listener is not None:
+        router.listener(choices)
     lead_E = count_leads(choices.lead_T, visible, active_T)
     capacity = None
     if router.training and options.capacity_factor:

@@ -12,20 +12,15 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from smoe_mt.errors import UserError
 from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score
-from smoe_mt.languages import LANGUAGES
+from smoe_mt.language_identifier import labels_of, load_identifier
 
 NO_LANGUAGE = "zxx"  # the library's label for numbers and the like
 
 
 @lru_cache(maxsize=1)
 def _library() -> Any:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise UserError("off_target needs py3langid: pip install 'smoe_mt[langid]'") from error
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=False)
+    return load_identifier("off_target", probabilities=False)
 
 
 def check() -> None:
@@ -35,10 +30,7 @@ def check() -> None:
 
 def labels(language: str) -> frozenset[str]:
     """The library's labels that are this language: {"no"} for nob. Empty where it does not know the language."""
-    known = frozenset(str(label) for label in _library().nb_classes)
-    if language not in LANGUAGES:
-        return known & {language}
-    return frozenset(label for label in known if LANGUAGES[language].has_locale(label))
+    return labels_of(language, _library())
 
 
 def share_of_others(lines: Sequence[str], accepted: frozenset[str]) -> float:

@@ -101,6 +101,8 @@ def _block_refuses(parts: BlockParts) -> str | None:
             return f"{router.where} is checked in debug" if router.debug else f"{router.where} has scores of its own"
         if router.bias is not None:
             return f"{router.where} has a bias"
+        if router.listener is not None:
+            return f"{router.where} tells its choices"
         if router.statistic_names:
             return f"{router.where} is balanced by a bias or has other state of its own"
         if router.loss_names != Router.loss_names:

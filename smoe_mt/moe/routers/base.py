@@ -120,6 +120,8 @@ class Router(nn.Module):
     on_request: tuple[str, ...] = ()
     #: Buffers that ``observe`` adds to (``add_statistic``).
     statistic_names: tuple[str, ...] = ()
+    #: Is told the choices of each pass of tokens through the gate, if set.
+    listener: Callable[[Choices], None] | None = None
 
     def __init__(
         self,
