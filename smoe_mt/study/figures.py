@@ -49,22 +49,30 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]])
 
 
 def quality_and_cost(content: Mapping[str, Any]) -> Drawing:
-    """chrF++, its interval over seeds and sentences, against the measured FLOPs of a token; systems without the latter are left out."""
-    drawing = canvas(7.0, 5.0)
+    """chrF++, its interval over seeds and sentences, against the measured FLOPs of a token; systems without the latter are left out.
+
+    Points have numbers, in the order of the cost; the legend names them.
+    """
+    drawing = canvas(9.0, 5.0)
     panel = drawing.subplots()
     known = [(system, one["flops"] / 1e6) for system, one in content["costs"].items() if one["flops"]]
-    for number, (system, flops) in enumerate(known):
+    for number, (system, flops) in enumerate(sorted(known, key=lambda one: one[1]), start=1):
         score = content["scores"]["chrf"][system]["all"]
         ends = [[max(0.0, score["mean"] - score["low"])], [max(0.0, score["high"] - score["mean"])]]
-        colour = PALETTE[number % len(PALETTE)]
-        panel.errorbar([flops], [score["mean"]], yerr=ends, fmt="o", markersize=4, linewidth=0.6, color=colour)
+        style = {"color": PALETTE[number % len(PALETTE)], "label": f"{number}  {system}"}
+        panel.errorbar([flops], [score["mean"]], yerr=ends, fmt="o", markersize=4, linewidth=0.6, **style)
         panel.annotate(
-            system, (flops, score["mean"]), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour
+            str(number),
+            (flops, score["mean"]),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=7,
+            color=style["color"],
         )
     panel.set_xlabel("MFLOPs of a token, measured")
     panel.set_ylabel("chrF++ (95% interval over seeds and sentences)")
-    panel.margins(x=0.12, y=0.1)
     tidy(panel, "both")
+    panel.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return drawing
 
 

@@ -49,7 +49,10 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
     sampled = {name: sample_sentences(corpora, metric) for name, metric in METRICS.items()}
     content = results(plan, seeds, sampled, planned.tests)
     content["validation_loss"] = {item.name: validation_losses(item.folder(setup.runs)) for item in runs}
-    content["left_out"] = [item.name for item in planned.items if item not in runs]
+    content["seeds_left_out"] = [seed for seed in planned.seeds if seed not in {item.seed for item in ready}]
+    content["left_out"] = [
+        item.name for item in planned.items if item not in runs and item.seed not in content["seeds_left_out"]
+    ]
     content["unfinished"] = {
         item.name: updates
         for item in runs
@@ -177,10 +180,12 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
 def _gaps(content: Mapping[str, Any]) -> list[str]:
     """What was planned and is not there."""
     lines = []
+    if content["seeds_left_out"]:
+        lines.append(f"Planned and not run: seeds {', '.join(map(str, content['seeds_left_out']))}.")
     if content["left_out"]:
-        lines.append(
-            f"Without scores: {', '.join(content['left_out'])}; not tested: {', '.join(content['not_tested'])}."
-        )
+        lines.append(f"Without scores: {', '.join(content['left_out'])}.")
+    if content["not_tested"]:
+        lines.append(f"Not tested: {', '.join(content['not_tested'])}.")
     if content["unfinished"]:
         stopped = ", ".join(f"{name} ({updates:,} updates)" for name, updates in content["unfinished"].items())
         lines.append(f"Stopped before the last update: {stopped}.")

@@ -49,6 +49,7 @@ def test_the_page_names_what_is_missing_or_unfinished() -> None:
     plan = read_plan("claim").of_systems({"dense", "vanilla"})
     content = concluded(plan, 1.0)
     content |= {"left_out": ["smoe_4_4/seed1"], "not_tested": ["H3"], "unfinished": {"vanilla/seed2": 3992}}
+    content["seeds_left_out"] = [4, 5]
     text = as_markdown(plan, content | {"needed_capacity": {}})
-    assert "Without scores: smoe_4_4/seed1; not tested: H3." in text
+    assert "Planned and not run: seeds 4, 5.\nWithout scores: smoe_4_4/seed1.\nNot tested: H3." in text
     assert "Stopped before the last update: vanilla/seed2 (3,992 updates)." in text
