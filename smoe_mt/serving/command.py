@@ -124,9 +124,10 @@ class Server(uvicorn.Server):
 
     def _close_stalled(self, now: float) -> None:
         """Close connections that have been without a whole head of a request for long."""
+        connections: set[Any] = set(self.server_state.connections)  # of h11, as `_config` says
         idle = {
             connection: self._idle_since.get(connection, now)
-            for connection in self.server_state.connections
+            for connection in connections
             if connection.cycle is None or connection.cycle.response_complete
         }
         for connection, since in idle.items():

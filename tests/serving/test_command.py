@@ -178,7 +178,7 @@ def test_the_page_in_a_browser(server: Running, trained_run: TrainedRun, tmp_pat
     shown = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     shown += ["--virtual-time-budget=10000", "--dump-dom", f"{server.address}/#{asked}"]
     done = subprocess.run(shown, check=False, capture_output=True, text=True, timeout=SECONDS)
-    page = done.stdout
+    page = re.sub(r"<(script|style)>.*?</\1>", "", done.stdout, flags=re.DOTALL)
     assert re.search(r'<output[^>]*lang="en"[^>]*>(.*?)</output>', page)[1] == expected["translatedText"], done.stderr
     assert page.count('aria-pressed="true"') == 1 and page.count('aria-pressed="false"') == 2
     candidate = expected["routing"][0]["candidates"][0]
