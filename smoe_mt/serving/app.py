@@ -280,7 +280,7 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     after = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after + 0.5)))}
-    # What is left of the body is not read: the connection cannot serve another request.
+    # What is left of the body may not have been read: the connection cannot serve another request.
     closing = {"connection": "close"} if error.status in (408, 413) else {}
     return _json({"error": error.message}, error.status, {**after, **closing})
 

@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
 
     def _close_stalled(self, now: float) -> None:
         """Close connections that have been without a whole head of a request for long."""
-        connections: set[Any] = self.server_state.connections  # of whichever protocol uvicorn has chosen
+        connections: set[Any] = set(self.server_state.connections)  # of h11, as `_config` says
         idle = {
             connection: self._idle_since.get(connection, now)
             for connection in connections

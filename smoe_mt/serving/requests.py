@@ -20,6 +20,7 @@ from smoe_mt.serving.wire import Facts
 AUTO = "auto"
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 1000
+MOST_DISCARDED = 32 << 20  # bytes of a body that is too large
 DIAL = 4.0  # a request may turn the bias of the capacity dial from minus this to this
 
 
@@ -67,7 +68,7 @@ async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
 
 async def _body(request: Request, limits: Limits) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:15]) > limits.bytes:
+    if declared.isdecimal() and int(declared[:15]) > MOST_DISCARDED:
         raise _too_large(limits)
     parts: list[bytes] = []
 
@@ -75,9 +76,13 @@ async def _body(request: Request, limits: Limits) -> bytes:
         size = 0
         async for part in request.stream():
             size += len(part)
-            if size > limits.bytes:
-                raise _too_large(limits)
-            parts.append(part)
+            if size > MOST_DISCARDED:
+                break
+            # What is too large is read, if not kept: a client that still sends as the connection ends gets no answer.
+            if size <= limits.bytes:
+                parts.append(part)
+        if size > limits.bytes:
+            raise _too_large(limits)
 
     try:
         await asyncio.wait_for(read(), limits.seconds_to_send)
