@@ -128,7 +128,7 @@ def largest(tensors: dict[str, torch.Tensor]) -> float:
 
 
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return largest({name: one[name] - other[name] for name in one})
+    return largest({name: one[name].double() - other[name].double() for name in one})
 
 
 MANY = [*((kind, 2) for kind in KINDS), *((kind, 4) for kind in FOUR_RANKS)]

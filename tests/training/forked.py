@@ -26,6 +26,8 @@ from smoe_mt.paths import user_dir
 
 PAUSE = 0.005  # seconds
 MORE = {
+    "pesc": " --pesc-dropout 0",
+    "stratified_pesc": " --pesc-dropout 0",
     "eom": " --eom-p 0",
     "cmr": " --cmr-gate-dropout 0 --cmr-weight 1",
     "vanilla": " --balance-bias 0.05 --z-weight 0.1 --shared-experts 1",
