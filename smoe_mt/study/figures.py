@@ -59,7 +59,7 @@ def quality_and_cost(content: Mapping[str, Any]) -> Drawing:
     for number, (system, flops) in enumerate(sorted(known, key=lambda one: one[1]), start=1):
         score = content["scores"]["chrf"][system]["all"]
         ends = [[max(0.0, score["mean"] - score["low"])], [max(0.0, score["high"] - score["mean"])]]
-        style = {"color": PALETTE[number % len(PALETTE)], "label": f"{number}  {system}"}
+        style: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "label": f"{number}  {system}"}
         panel.errorbar([flops], [score["mean"]], yerr=ends, fmt="o", markersize=4, linewidth=0.6, **style)
         panel.annotate(
             str(number),
