@@ -23,8 +23,9 @@ from smoe_mt.analysis.visits import routings_of
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.selection import choose_directions
 from smoe_mt.generation.checkpoint import LoadedModel
-from smoe_mt.moe import SYSTEMS, ForcedVisits, Router, routing_override
-from smoe_mt.moe.names import SIDES, Block
+from smoe_mt.moe import SYSTEMS, ForcedVisits, routing_override
+from smoe_mt.moe.names import SIDES, Block, module_of
+from smoe_mt.moe.routers.base import routers_of
 from smoe_mt.progress import progress_bar
 
 FORMAT = 1
@@ -112,7 +113,7 @@ def needed_capacity(loaded: LoadedModel, request: Request, ranks: FrequencyRanks
         lost={forcing: np.zeros(shape) for forcing in forcings},
         details={"name": name, "split": request.split, "limit": request.limit, "updates": loaded.updates},
     )
-    blocks = {block: getattr(model, block.side).layers[block.layer - 1].block for block in strata}
+    blocks = {block: module_of(model, block) for block in strata}
     with progress_bar(sum(min(len(text), request.limit or len(text)) for text in texts), f"{name}: forcing") as bar:
         for place, text in enumerate(texts):
             rank_of = torch.from_numpy(ranks.of(text.name.split("-")[1]))
@@ -168,7 +169,7 @@ def forced(blocks: dict[Block, nn.Module], strata: dict[Block, tuple[int, ...]],
 def _choices(block: nn.Module) -> int:
     """Experts a visit, as the block was trained; 1 where their number varies. The gates may lie deeper, below shared experts or
     projections."""
-    gate = next(module for module in block.modules() if isinstance(module, Router))
+    gate, *_ = routers_of(block)
     return int(getattr(gate.selection, "k", 1))
 
 

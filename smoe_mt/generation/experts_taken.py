@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe import SYSTEMS, Router
-from smoe_mt.moe.names import Block, blocks_of
-from smoe_mt.moe.routers.base import Choices
+from smoe_mt.moe.names import Block, groups_of_blocks, module_of
+from smoe_mt.moe.routers.base import Choices, routers_of
 
 #: The experts of each visit of a piece to a block, numbered from 1 there.
 PieceExperts = tuple[tuple[int, ...], ...]
@@ -22,7 +22,8 @@ class Listener:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._routers = {block: _routers(model, block) for block in blocks_of(model)}
+        self._groups = groups_of_blocks(model)
+        self._routers = {block: routers_of(module_of(model, block)) for block in self._groups}
         self._heard: dict[Router, Choices] = {}
 
     def __enter__(self) -> Listener:  # noqa: PYI034 - typing has no Self in Python 3.10
@@ -47,8 +48,7 @@ class Listener:
         block), the experts of each piece; [] for a block whose gates are not those of its groups.
         """
         system, settings = SYSTEMS[str(self.model.cfg.moe)], vars(self.model.cfg)
-        groups = self.model.cfg.groups[block.side][self.model.moe_layers[block.side].index(block.layer)]
-        routers = self._routers[block]
+        groups, routers = self._groups[block], self._routers[block]
         if len(routers) != len(groups) or not self._heard:
             return []
         parts = system.sub_tokens(settings)
@@ -92,9 +92,3 @@ def experts_of_rows(
         if nested:
             at_N[here] = next_gate[first + lead_T]
     return [tuple(visits) for visits in found]
-
-
-def _routers(model: Any, block: Block) -> list[Router]:
-    """The gates of a block, in their order."""
-    modules = getattr(model, block.side).layers[block.layer - 1].block.modules()
-    return [module for module in modules if isinstance(module, Router)]

@@ -25,7 +25,9 @@ from smoe_mt.moe import (
     Weighting,
     routing_override,
 )
+from smoe_mt.moe.names import groups_of_blocks, module_of
 from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.routers.base import routers_of
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,14 @@ def _selection(loaded: LoadedModel, router: Router, options: RoutingOptions) -> 
 
 def _routers(loaded: LoadedModel, asked: str) -> dict[Router, tuple[int, ...]]:
     """The gates of all blocks, each with the groups of its block. UserError for a model without any."""
-    model, system = loaded.model, str(loaded.config.model.moe)
-    if system == DENSE:
+    if str(loaded.config.model.moe) == DENSE:
         raise UserError(f"{loaded.checkpoint}: {asked}: a dense model has no gates whose routing could be another")
-    found: dict[Router, tuple[int, ...]] = {}
-    for side, layers in model.moe_layers.items():
-        for layer, groups in zip(layers, model.cfg.groups[side], strict=True):
-            block = getattr(model, side).layers[layer - 1].block
-            found |= {module: groups for module in block.modules() if isinstance(module, Router)}
-    return found
+    model = loaded.model
+    return {
+        router: groups
+        for block, groups in groups_of_blocks(model).items()
+        for router in routers_of(module_of(model, block))
+    }
 
 
 def _check(loaded: LoadedModel, selection: Selection, router: Router) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe.experts.base import ExpertBank
+from smoe_mt.moe.names import Block, module_of
 from smoe_mt.moe.shared import SharedExperts
 from smoe_mt.moe.strata import expected_rows
 
@@ -39,7 +40,7 @@ def banks_of(model: SMoETransformerModel) -> dict[str, tuple[tuple[BankUse, ...]
     """By side, of each block its banks, in their order."""
     found: dict[str, tuple[tuple[BankUse, ...], ...]] = {}
     for side, layers in model.moe_layers.items():
-        blocks = [getattr(model, side).layers[number - 1].block for number in layers]
+        blocks = [module_of(model, Block(side, number)) for number in layers]
         found[side] = tuple(_banks(model, block, groups) for block, groups in zip(blocks, model.cfg.groups[side]))
     return found
 
@@ -50,7 +51,7 @@ def shared_units_of(model: SMoETransformerModel) -> dict[str, tuple[int, ...]]:
         side: tuple(
             sum(
                 module.units
-                for module in getattr(model, side).layers[number - 1].modules()
+                for module in module_of(model, Block(side, number)).modules()
                 if isinstance(module, SharedExperts)
             )
             for number in layers

@@ -23,6 +23,7 @@ from smoe_mt.models.layers import DecoderLayer, EncoderLayer, MoEDecoderLayer, M
 from smoe_mt.models.padding import may_ask, padding_mask
 from smoe_mt.moe import SYSTEMS, ExpertBank, Router, System
 from smoe_mt.moe.registry import DENSE
+from smoe_mt.moe.routers.base import routers_of
 
 
 def _is_moe_layer(cfg: TransformerConfig, number: int) -> bool:
@@ -188,12 +189,11 @@ class SMoETransformerModel(TransformerModelBase):
         """
         if names == self._requested:
             return
-        for module in self.modules():
-            if isinstance(module, Router):
-                try:
-                    module.request_losses(names)
-                except ValueError as error:
-                    raise UserError(f"--moe {self.cfg.moe}: {error}; leave its weight at 0") from None
+        for router in routers_of(self):
+            try:
+                router.request_losses(names)
+            except ValueError as error:
+                raise UserError(f"--moe {self.cfg.moe}: {error}; leave its weight at 0") from None
         self._requested = names
 
     def forward(

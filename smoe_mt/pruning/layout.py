@@ -12,7 +12,7 @@ from torch import nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe import BlockPlace, ExpertBank, Gate, Router, System
-from smoe_mt.moe.names import Block, blocks_of
+from smoe_mt.moe.names import Block, groups_of_blocks, module_of
 from smoe_mt.moe.system import STRATA
 
 
@@ -73,10 +73,8 @@ def layouts_of(model: Any, where: str) -> tuple[Layout, ...]:
     if system is None:
         raise UserError(f"{where}: a dense model has no experts that could be merged; give a model with --moe")
     found = []
-    for block in blocks_of(model):
-        layer = getattr(model, block.side).layers[block.layer - 1]
-        sizes = model.cfg.groups[block.side][model.moe_layers[block.side].index(block.layer)]
-        layout = Layout.of(layer.block, block, sizes, system)
+    for block, sizes in groups_of_blocks(model).items():
+        layout = Layout.of(module_of(model, block), block, sizes, system)
         if reason := refusal(layout):
             raise UserError(f"{where}: experts of --moe {system.name} cannot be merged: {reason}")
         found.append(layout)

@@ -21,8 +21,8 @@ from smoe_mt.generation.sentences import split
 from smoe_mt.generation.texts import Text
 from smoe_mt.generation.translator import Translator
 from smoe_mt.moe import SYSTEMS
+from smoe_mt.moe.names import groups_of_blocks
 from smoe_mt.moe.registry import DENSE
-from smoe_mt.moe.structure import groups_by_side
 from smoe_mt.serving.wire import Answer, Ask, Facts
 from smoe_mt.tasks.pieces import WORD_START
 
@@ -54,12 +54,7 @@ class Engine:
         trained = [direction.split("-") for direction in translator.directions]
         targets = tuple(dict.fromkeys(target for _, target in trained))
         languages = translator.languages
-        settings = translator.loaded.config.model
-        blocks = {
-            f"{side}.layers.{place}": groups
-            for side, each in groups_by_side(settings).items()
-            for place, groups in _by_layer(translator.loaded.model, side, each)
-        }
+        blocks = {str(block): groups for block, groups in groups_of_blocks(translator.loaded.model).items()}
         alone = len(translator.models) == 1
         return Facts(
             name=self.args.name or " + ".join(_name(each.checkpoint) for each in translator.models),
@@ -118,10 +113,6 @@ class Engine:
         except UserError:
             return False
         return True
-
-
-def _by_layer(model: Any, side: str, groups: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    return zip((layer - 1 for layer in model.moe_layers[side]), groups, strict=True)
 
 
 def _name(checkpoint: Any) -> str:

@@ -272,6 +272,11 @@ class Router(nn.Module):
             )
 
 
+def routers_of(module: nn.Module) -> list[Router]:
+    """The routers of a block or model, in their order."""
+    return [one for one in module.modules() if isinstance(one, Router)]
+
+
 #: Number of experts that it sees -> a router, with whatever selection and weighting it has.
 MakeRouter = Callable[[int], Router]
 

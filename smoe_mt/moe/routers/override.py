@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from smoe_mt.moe.routers.base import IN_FORCE, Override, Router, Selection, Weighting
+from smoe_mt.moe.routers.base import IN_FORCE, Override, Selection, Weighting, routers_of
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def routing_override(
     """
     if model.training:
         raise ValueError("routing can be overridden in evaluation alone: call model.eval() first")
-    routers = [module for module in model.modules() if isinstance(module, Router)]
+    routers = routers_of(model)
     if not routers:
         raise ValueError("the model has no routers whose routing could be overridden")
     if selection is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
-from smoe_mt.moe.routers.base import Router
+from smoe_mt.moe.routers.base import Router, routers_of
 
 
 @torch.no_grad()
@@ -26,13 +26,17 @@ def after_update(model: nn.Module, group: distributed.ProcessGroup | None = None
     before = _versions(routers)
     for router in routers:
         router.after_update()
-    forget_passes(model)
+    _forget(routers)
     return _versions(routers) != before
 
 
 def forget_passes(model: nn.Module) -> None:
     """Let the passes since the last update count for nothing: their update is not made, or they were no part of one."""
-    for router in _with_statistics(model):
+    _forget(_with_statistics(model))
+
+
+def _forget(routers: list[Router]) -> None:
+    for router in routers:
         for statistic in router.statistics():
             statistic.zero_()
 
@@ -42,7 +46,7 @@ def _versions(routers: list[Router]) -> list[int]:
 
 
 def _with_statistics(model: nn.Module) -> list[Router]:
-    return [module for module in model.modules() if isinstance(module, Router) and module.statistic_names]
+    return [router for router in routers_of(model) if router.statistic_names]
 
 
 def _add_up(statistics: list[Tensor], group: distributed.ProcessGroup) -> None:
