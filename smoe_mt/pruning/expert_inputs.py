@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smoe_mt.moe import ExpertBank
 from smoe_mt.moe.dispatch import Plan
-from smoe_mt.moe.experts.base import BoundExperts
+from smoe_mt.moe.experts.base import AroundExperts, BoundExperts
 from smoe_mt.moe.kernels.select import bind_local
 from smoe_mt.pruning.layout import Layout
 
@@ -78,23 +78,10 @@ class _Recorder:
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _Recorded(AroundExperts):
     """Bound experts whose inputs are sampled."""
 
-    experts: BoundExperts
     samples: Mapping[int, Sample]
-
-    @property
-    def kernel(self) -> str:
-        return self.experts.kernel
-
-    @property
-    def never_syncs(self) -> bool:
-        return self.experts.never_syncs
-
-    @property
-    def skips_empty_gates(self) -> bool:
-        return self.experts.skips_empty_gates
 
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         self.samples[first_expert].add(x_TD.detach())

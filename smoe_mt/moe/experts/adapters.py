@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from smoe_mt.moe.dispatch import Plan
-from smoe_mt.moe.experts.base import BoundExperts
+from smoe_mt.moe.experts.base import AroundExperts
 from smoe_mt.moe.experts.ffn import Experts
 
 
@@ -28,23 +28,10 @@ class Adapters(Experts):
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(AroundExperts):
     """Experts that read ``u_TD`` of each token, not what its gate reads."""
 
-    experts: BoundExperts
     u_TD: Tensor
-
-    @property
-    def kernel(self) -> str:
-        return self.experts.kernel
-
-    @property
-    def never_syncs(self) -> bool:
-        return self.experts.never_syncs
-
-    @property
-    def skips_empty_gates(self) -> bool:
-        return self.experts.skips_empty_gates
 
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         """y = sum_k weights_TK[:, k] expert(u) over the served slots; [T, D]."""

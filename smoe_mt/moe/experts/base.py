@@ -5,6 +5,7 @@ if its experts compute W_out act(W_in x + b_in) + b_out with equal sizes: those 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +37,25 @@ class BoundExperts(Protocol):
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         """y = sum_k weights_TK[:, k] expert(x) over the served slots; the plan's expert 0 is ``first_expert``; [T, D]."""
         ...
+
+
+@dataclass(frozen=True)
+class AroundExperts:
+    """Base of what stands around bound experts and goes through gates as they do. A subclass says what is done with the tokens."""
+
+    experts: BoundExperts
+
+    @property
+    def kernel(self) -> str:
+        return self.experts.kernel
+
+    @property
+    def never_syncs(self) -> bool:
+        return self.experts.never_syncs
+
+    @property
+    def skips_empty_gates(self) -> bool:
+        return self.experts.skips_empty_gates
 
 
 class RemoteBinder(Protocol):
