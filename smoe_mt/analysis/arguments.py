@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 
 from smoe_mt.allowed import flags
-from smoe_mt.generation.arguments import add_data_arguments, add_routing_arguments
+from smoe_mt.generation.arguments import (
+    add_batch_argument,
+    add_data_arguments,
+    add_device_argument,
+    add_directions_argument,
+    add_routing_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint file")
     add_data_arguments(parser)
     parser.add_argument("--split", default="test", help="split to read (default: %(default)s)")
-    parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    add_directions_argument(parser)
     parser.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
     parser.add_argument(
         "--out",
@@ -29,16 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         help="leave tokens that occur fewer than MIN_COUNT times in a direction out of the tables of tokens (default: %(default)s)",
     )
-    parser.add_argument(
-        "--max-tokens",
-        type=flags.positive_int,
-        default=4096,
-        help="source or target tokens in a batch (default: %(default)s)",
-    )
+    add_batch_argument(parser)
     parser.add_argument(
         "--needed",
         action="store_true",
         help="models with strata: also what log-probability tokens lose where they must make fewer or more visits",
     )
     add_routing_arguments(parser)
-    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add_device_argument(parser)

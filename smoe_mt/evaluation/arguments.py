@@ -11,7 +11,12 @@ from smoe_mt.evaluation.metrics import DEFAULT_METRICS, METRICS
 from smoe_mt.evaluation.scores import BASELINES
 from smoe_mt.evaluation.selection import ALL
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES
-from smoe_mt.generation.arguments import add_data_arguments, add_decoding_arguments, add_routing_arguments
+from smoe_mt.generation.arguments import (
+    add_data_arguments,
+    add_decoding_arguments,
+    add_directions_argument,
+    add_routing_arguments,
+)
 
 DEFAULT_SPLIT = "test"
 EXAMPLES = """examples:
@@ -34,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text to translate")
     add_data_arguments(text)
     text.add_argument("--split", help=f"split of the data folder (default: {DEFAULT_SPLIT})")
-    text.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    add_directions_argument(text)
     text.add_argument("--limit", type=flags.positive_int, help="only the first LIMIT sentences of each direction")
     text.add_argument(
         "--source", type=flags.file, metavar="FILE", help="a file to translate instead of a split, one sentence a line"

@@ -10,6 +10,8 @@ from smoe_mt.allowed.kinds import Real, Whole
 from smoe_mt.devices import DTYPES
 from smoe_mt.generation.routing_options import RoutingOptions
 
+Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
+
 TRANSLATE_EXAMPLES = """examples:
   echo "God morgon." | smoe-mt translate -m runs/nordic -s sv -t fi
   smoe-mt translate -m runs/nordic -s sv -t fi input.txt -o output.txt
@@ -29,11 +31,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-s", "--source", help="language of the input; at a prompt you can change it")
     parser.add_argument("-t", "--target", help="language of the output")
-    parser.add_argument(
-        "--split-sentences",
-        action="store_true",
-        help="lines may hold several sentences: translate each by itself and join them again (needs smoe_mt[split])",
-    )
+    add_split_sentences_argument(parser)
     model = parser.add_argument_group("model")
     model.add_argument(
         "-m",
@@ -44,7 +42,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
         "translate as an ensemble (mean of their probabilities)",
     )
     add_data_arguments(model)
-    model.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
+    add_precision_argument(model)
     out = parser.add_argument_group("output")
     out.add_argument("-o", "--output", type=flags.file, help="file to write (default: standard output)")
     out.add_argument(
@@ -78,7 +76,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     add_routing_arguments(parser)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_data_arguments(parser: Arguments) -> None:
     """Add the arguments of every command that needs the data folder of a model."""
     parser.add_argument("--data", type=flags.path, help="data folder, if it has moved since training")
     parser.add_argument(
@@ -86,6 +84,40 @@ def add_data_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         action="store_true",
         help="compare every file of the data folder with its checksum, including files that were verified earlier and have not "
         "changed since",
+    )
+
+
+def add_directions_argument(parser: Arguments) -> None:
+    """Add that of every command that reads a split."""
+    parser.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+
+
+def add_batch_argument(parser: Arguments) -> None:
+    """Add that of every command in which a model reads sources and references."""
+    parser.add_argument(
+        "--max-tokens",
+        type=flags.positive_int,
+        default=4096,
+        help="source or target tokens in a batch (default: %(default)s)",
+    )
+
+
+def add_device_argument(parser: Arguments) -> None:
+    """Add that of every command that computes."""
+    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
+
+
+def add_precision_argument(parser: Arguments) -> None:
+    """Add that of every command that translates and does nothing else."""
+    parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
+
+
+def add_split_sentences_argument(parser: Arguments) -> None:
+    """Add that of every command that translates what people write."""
+    parser.add_argument(
+        "--split-sentences",
+        action="store_true",
+        help="lines may hold several sentences: translate each by itself and join them again (needs smoe_mt[split])",
     )
 
 
@@ -135,7 +167,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--contrast-encoder", action="store_true", help="the weak pass reads the source with the weaker routing, too"
     )
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add_device_argument(speed)
     speed.add_argument(
         "--max-tokens", type=flags.positive_int, default=4096, help="source tokens in a batch (default: %(default)s)"
     )

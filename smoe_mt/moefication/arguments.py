@@ -6,7 +6,12 @@ import argparse
 
 from smoe_mt.allowed import flags
 from smoe_mt.allowed.kinds import Real
-from smoe_mt.generation.arguments import add_data_arguments
+from smoe_mt.generation.arguments import (
+    add_batch_argument,
+    add_data_arguments,
+    add_device_argument,
+    add_directions_argument,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,18 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text that the model reads")
     add_data_arguments(text)
     text.add_argument("--subset", default="train", help="split of the data folder (default: %(default)s)")
-    text.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    add_directions_argument(text)
     text.add_argument(
         "--sentences",
         type=flags.positive_int,
         default=1000,
         help="sentence pairs, as many of each direction, its first ones (default: %(default)s)",
     )
-    text.add_argument(
-        "--max-tokens",
-        type=flags.positive_int,
-        default=4096,
-        help="source or target tokens in a batch (default: %(default)s)",
-    )
+    add_batch_argument(text)
     parser.add_argument("--format", default="text", choices=("text", "json"), help="default: %(default)s")
-    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add_device_argument(parser)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 
 from smoe_mt.allowed import flags
-from smoe_mt.generation.arguments import add_data_arguments
+from smoe_mt.generation.arguments import (
+    add_batch_argument,
+    add_data_arguments,
+    add_device_argument,
+    add_directions_argument,
+)
 
 BY = ("outputs", "weights", "surrogate", "counts", "random")
-MERGE = ("mean", "weighted", "keep")
+MERGES = ("mean", "weighted", "keep")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--merge",
-        choices=MERGE,
+        choices=MERGES,
         help="what a group becomes: its mean, its mean weighted by use, or its most used member alone (default: mean; for "
         "--by counts keep)",
     )
@@ -47,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text that the model reads")
     add_data_arguments(text)
     text.add_argument("--split", default="valid", help="split to read (default: %(default)s)")
-    text.add_argument("--directions", nargs="+", help="only these, such as nso-en,en-nso (default: all of the split)")
+    add_directions_argument(text)
     text.add_argument(
         "--limit",
         type=flags.positive_int,
@@ -60,11 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2048,
         help="compare outputs on so many tokens of a gate, drawn at random (default: %(default)s)",
     )
-    text.add_argument(
-        "--max-tokens",
-        type=flags.positive_int,
-        default=4096,
-        help="source or target tokens in a batch (default: %(default)s)",
-    )
+    add_batch_argument(text)
     parser.add_argument("--seed", type=flags.seed, default=1, help="of what is drawn (default: %(default)s)")
-    parser.add_argument("--device", type=flags.device, default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add_device_argument(parser)

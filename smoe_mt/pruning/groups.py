@@ -14,8 +14,6 @@ from torch import Tensor
 #: Members of each group, ascending. Experts of no group are dropped.
 Groups = tuple[tuple[int, ...], ...]
 
-MERGES = ("mean", "weighted", "keep")
-
 
 def partition(similarity: Tensor, parts: int) -> Groups:
     """Agglomerative clustering with average linkage, down to `parts` groups.

@@ -19,7 +19,7 @@ OUTPUTS, COUNTS, RANDOM = "outputs", "counts", "random"
 
 @dataclass(frozen=True)
 class Rule:
-    """`by`: a name of MEASURES, "counts" or "random"; `merge`: one of MERGES; `seed`: of random groups."""
+    """`by`: a name of MEASURES, "counts" or "random"; `merge`: one of `arguments.MERGES`; `seed`: of random groups."""
 
     by: str
     merge: str

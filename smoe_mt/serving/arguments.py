@@ -6,8 +6,13 @@ import argparse
 
 from smoe_mt.allowed import flags
 from smoe_mt.allowed.kinds import Whole
-from smoe_mt.devices import DTYPES
-from smoe_mt.generation.arguments import add_data_arguments, add_decoding_arguments, add_routing_arguments
+from smoe_mt.generation.arguments import (
+    add_data_arguments,
+    add_decoding_arguments,
+    add_precision_argument,
+    add_routing_arguments,
+    add_split_sentences_argument,
+)
 
 EXAMPLES = """examples:
   smoe-mt serve runs/nordic                        # a page and an API at http://127.0.0.1:5000/
@@ -27,13 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder, checkpoint file, exported folder, or OWNER/NAME on the model hub; several translate as an ensemble",
     )
     add_data_arguments(parser)
-    parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
+    add_precision_argument(parser)
     parser.add_argument("--name", help="name of the model on the page (default: that of its folder)")
-    parser.add_argument(
-        "--split-sentences",
-        action="store_true",
-        help="lines may hold several sentences: translate each by itself and join them again (needs smoe_mt[split])",
-    )
+    add_split_sentences_argument(parser)
     _add_door(parser)
     _add_limits(parser)
     add_decoding_arguments(parser)

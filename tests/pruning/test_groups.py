@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smoe_mt.pruning.groups import MERGES, most_used, partition, random_partition, shares
+from smoe_mt.pruning.arguments import MERGES
+from smoe_mt.pruning.groups import most_used, partition, random_partition, shares
 
 
 def similarities(experts: int, seed: int) -> Tensor:
