@@ -9,8 +9,21 @@ import torch
 
 from smoe_mt.checkpoints.schema import updates_of
 from smoe_mt.checkpoints.sharded import SHARDS, Shards, free_folder, split, write_tensors
-from smoe_mt.errors import reason_of
+from smoe_mt.errors import UserError, reason_of
 from smoe_mt.files import CannotWrite, atomic_file, output_file
+
+
+def check_output(out: Path, advice: str = "") -> None:
+    """UserError unless a checkpoint can be written there, under a name that is one; `advice` follows what to do about the name."""
+    if out.suffix != ".pt":
+        raise UserError(f"{out}: give a name that ends with .pt{advice}")
+    output_file(out)
+
+
+def check_is_another(out: Path, read: Path, what: str) -> None:
+    """UserError where `out` is the file that is read; `what`: what it is read for."""
+    if out.exists() and out.samefile(read):
+        raise UserError(f"{out}: it is {what}; give another name")
 
 
 def write(state: dict[str, Any], out: Path) -> int:

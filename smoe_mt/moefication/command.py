@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.checkpoints.reading import read_checkpoint
-from smoe_mt.checkpoints.writing import write
+from smoe_mt.checkpoints.writing import check_is_another, check_output, write
 from smoe_mt.errors import UserError
 from smoe_mt.evaluation.selection import choose_directions
-from smoe_mt.files import output_file
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.moe.names import Block
 from smoe_mt.moe.registry import DENSE
@@ -49,7 +48,10 @@ def run(args: argparse.Namespace) -> None:
     if args.measure == (args.out is not None):
         raise UserError("name the checkpoint to write, OUT.pt, or say --measure")
     path = find_checkpoint(args.model)
-    out = None if args.out is None else _checked_out(Path(args.out), path)
+    out = None if args.out is None else Path(args.out)
+    if out is not None:
+        check_output(out)
+        check_is_another(out, path, "the model that is read")
     if args.merge:
         assert out is not None
         size = write(merged_state(read_checkpoint(path), path), out)
@@ -70,15 +72,6 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(as_json(found, made, args), indent=2) if args.format == "json" else as_text(found, made))
     if out is not None and args.format == "text":
         print(f"\n{out}: a model of the system {SYSTEM.name}")
-
-
-def _checked_out(out: Path, path: Path) -> Path:
-    if out.suffix != ".pt":
-        raise UserError(f"{out}: give a name that ends with .pt")
-    output_file(out)
-    if out.exists() and out.samefile(path):
-        raise UserError(f"{out}: it is the model that is read; give another name")
-    return out
 
 
 def check_relu(loaded: LoadedModel) -> None:

@@ -17,9 +17,9 @@ from smoe_mt.analysis.figures.base import FORMATS, save
 from smoe_mt.checkpoints.reading import read_checkpoint
 from smoe_mt.checkpoints.schema import PRUNED
 from smoe_mt.checkpoints.sharded import OPTIMISER, SHARDS
-from smoe_mt.checkpoints.writing import write
+from smoe_mt.checkpoints.writing import check_is_another, check_output, write
 from smoe_mt.errors import UserError
-from smoe_mt.files import output_file, write_json
+from smoe_mt.files import write_json
 from smoe_mt.generation.checkpoint import LoadedModel, load_model
 from smoe_mt.models.sizes import activated_parameters, count_parameters
 from smoe_mt.moe.names import SIDES
@@ -33,12 +33,9 @@ from smoe_mt.pruning.report import Measured, as_json, change_table, groups_table
 def run(args: argparse.Namespace) -> None:
     """Prune, and say what became of it. UserError for a model whose experts cannot be merged, and for numbers that do not fit."""
     out, rule = Path(args.out), rule_of(args)
-    if out.suffix != ".pt":
-        raise UserError(f"{out}: give a name that ends with .pt")
-    output_file(out)
+    check_output(out)
     loaded = load_model(args.model, args.data, args.device, verify=args.verify)
-    if out.exists() and out.samefile(loaded.checkpoint):
-        raise UserError(f"{out}: it is what is to be pruned; give another name")
+    check_is_another(out, loaded.checkpoint, "what is to be pruned")
     layouts = layouts_of(loaded.model, str(loaded.checkpoint))
     system = loaded.model.system
     sizes = wanted_sizes(args.experts, layouts, system)

@@ -22,23 +22,17 @@ from smoe_mt.checkpoints.schema import TASK, is_weight, untrained_history
 from smoe_mt.checkpoints.settings import is_own
 from smoe_mt.checkpoints.sharded import OPTIMISER, PARTS, SHARDS
 from smoe_mt.checkpoints.sizes import check_sizes
-from smoe_mt.checkpoints.writing import write, write_sharded
+from smoe_mt.checkpoints.writing import check_is_another, check_output, write, write_sharded
 from smoe_mt.devices import pick_dtype
 from smoe_mt.errors import UserError, first_sentence
-from smoe_mt.files import output_file
 
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and say what came out. Raises UserError for what cannot be read, converted or written."""
     out = Path(args.out)
-    if out.suffix != ".pt":
-        raise UserError(
-            f"{out}: give a name that ends with .pt (`smoe-mt export` writes a folder that translates anywhere)"
-        )
-    output_file(out)
+    check_output(out, " (`smoe-mt export` writes a folder that translates anywhere)")
     path = find_checkpoint(args.model)
-    if out.exists() and out.samefile(path):
-        raise UserError(f"{out}: it is what is to be converted; give another name")
+    check_is_another(out, path, "what is to be converted")
     state = converted(path, args.data, args.dictionary)
     if args.no_optimizer:
         state.pop(OPTIMISER, None)
