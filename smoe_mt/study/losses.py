@@ -12,10 +12,9 @@ from typing import Any
 
 from smoe_mt.analysis.figures.base import FORMATS, save
 from smoe_mt.errors import UserError
-from smoe_mt.files import write_json, write_text
 from smoe_mt.report.curves import read_logs
 from smoe_mt.study.figures import learning_curves
-from smoe_mt.study.pages import write_section
+from smoe_mt.study.pages import write_content
 from smoe_mt.study.plan import Item, Plan
 from smoe_mt.study.stages import Setup, is_trained
 from smoe_mt.text_table import markdown_table
@@ -40,17 +39,12 @@ def write_losses(plan: Plan, items: Sequence[Item], setup: Setup, page: str | No
         raise UserError(f"{plan.name}: none of its runs is trained yet, so nothing can be compared")
     content["left_out"] = [item.name for item in plan.items if item not in trained]
     folder = setup.runs / plan.name
-    write_json(folder / "results.json", content)
-    text = as_markdown(content)
-    write_text(folder / "results.md", text)
-    if page:
-        write_section(Path(page), plan.name, text)
+    written = write_content(folder, content, as_markdown(content), page)
     save(
         learning_curves({name: [*runs.values()] for name, runs in content["curves"].items()}),
         folder / "learning_curves",
     )
-    figures = [folder / f"learning_curves.{kind}" for kind in FORMATS]
-    return [*figures, folder / "results.json", folder / "results.md", *([Path(page)] if page else [])]
+    return [*(folder / f"learning_curves.{kind}" for kind in FORMATS), *written]
 
 
 def losses(plan: Plan, curves: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:

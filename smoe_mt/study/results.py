@@ -15,14 +15,13 @@ from smoe_mt.evaluation.metrics.bleu import METRIC as BLEU
 from smoe_mt.evaluation.metrics.chrf import METRIC as CHRF
 from smoe_mt.evaluation.resampling import Sampled, difference, holm, interval, over_seeds, sample_sentences
 from smoe_mt.evaluation.significance import check_same_text
-from smoe_mt.files import write_json, write_text
 from smoe_mt.json_files import read_json_object
 from smoe_mt.study.capacity import capacity_tables
 from smoe_mt.study.costs import as_markdown as costs_table
 from smoe_mt.study.costs import costs_of
 from smoe_mt.study.figures import draw_all
 from smoe_mt.study.losses import validation_losses
-from smoe_mt.study.pages import write_section
+from smoe_mt.study.pages import write_content
 from smoe_mt.study.plan import Item, Plan
 from smoe_mt.study.stages import SPLIT, Setup, is_trained, results_of
 from smoe_mt.text_table import markdown_table
@@ -64,13 +63,8 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
     if plan.costs:
         content["costs"] = costs_of(planned, runs, setup)
     folder = setup.runs / plan.name
-    write_json(folder / "results.json", content)
-    text = as_markdown(plan, content)
-    write_text(folder / "results.md", text)
-    if page:
-        write_section(Path(page), plan.name, text)
-    figures = draw_all(plan, content, folder)
-    return [*figures, folder / "results.json", folder / "results.md", *([Path(page)] if page else [])]
+    written = write_content(folder, content, as_markdown(plan, content), page)
+    return [*draw_all(plan, content, folder), *written]
 
 
 def _updates(item: Item, setup: Setup) -> int:
