@@ -160,7 +160,7 @@ def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
 
     loaded = load_model(run_folder, args.data, args.device)
     model, vocabulary = loaded.model, len(loaded.task.dictionary)
-    context = args.context or mean_context(direction_texts(loaded.task, args.split, loaded.task.directions), args.limit)
+    context = args.context or context_of(direction_texts(loaded.task, args.split, loaded.task.directions), args.limit)
     uniform = cost_of_model(model, vocabulary, context)
     if model.system is None or not model.system.rows_vary:  # every token passes as many experts: nothing to measure
         return Row(run_folder, uniform, None, uniform, {})
@@ -174,12 +174,12 @@ def measured_row(run_folder: str, args: argparse.Namespace) -> Row:
     return Row(run_folder, uniform, None, cost_in(None), by_direction)
 
 
-def mean_context(texts: Sequence[DirectionText], limit: int | None = None) -> int:
-    """Tokens that a token attends to, its sentence's: mean over the tokens of both sides (tag and </s> included), rounded."""
-    import numpy as np
+def context_of(texts: Sequence[DirectionText], limit: int | None = None) -> int:
+    """Tokens that a token attends to, mean over the tokens of both sides, tag and </s> included."""
+    from smoe_mt.evaluation.measured import mean_context
 
-    lengths = np.concatenate([sizes[:limit] for text in texts for sizes in (text.source.sizes + 1, text.target.sizes)])
-    return max(1, round(float((lengths.astype(float) ** 2).sum() / max(lengths.sum(), 1))))
+    sizes = (side for text in texts for side in (text.source.sizes[:limit] + 1, text.target.sizes[:limit]))
+    return mean_context(int(size) for side in sizes for size in side)
 
 
 def as_text(rows: Sequence[Row]) -> str:

@@ -3,7 +3,7 @@ force. A report makes FLOPs of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,15 @@ from smoe_mt.generation.details import block_means
 from smoe_mt.generation.routing import weakened
 
 SENTENCES = 100  # of each direction
+
+
+def mean_context(lengths: Iterable[int]) -> int:
+    """Tokens that a token attends to, its sentence's: mean over the tokens of sentences of these lengths, rounded, at least 1."""
+    tokens = squares = 0
+    for length in lengths:
+        tokens += length
+        squares += length**2
+    return max(1, round(squares / max(tokens, 1)))
 
 
 def measured_blocks(translator: Translator, corpora: Sequence[Corpus], decoding: Decoding) -> dict[str, Any] | None:
@@ -34,8 +43,7 @@ def measured_blocks(translator: Translator, corpora: Sequence[Corpus], decoding:
     if not sources:
         return None
 
-    lengths = [len(source) for source in sources] + [len(target) + 1 for target in targets]
-    context = max(1, round(sum(length**2 for length in lengths) / sum(lengths)))
+    context = mean_context([len(source) for source in sources] + [len(target) + 1 for target in targets])
 
     def means() -> dict[str, Any]:
         if not any(model.moe_layers.values()):

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smoe_mt import cli
 from smoe_mt.analysis.cost import cost_of, cost_of_model, skeleton
-from smoe_mt.analysis.cost_command import mean_context
+from smoe_mt.analysis.cost_command import context_of
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.models.sizes import activated_parameters
@@ -271,8 +271,8 @@ def test_the_context_of_a_token_is_the_length_of_its_sentence() -> None:
         source=SimpleNamespace(sizes=np.array([1, 3])), target=SimpleNamespace(sizes=np.array([2, 10]))
     )
     # Sentences of 2 and 4 pieces with their tags, and of 2 and 10: 18 tokens, that attend to 2, 4, 2 and 10 of them.
-    assert mean_context([sides]) == round((2 * 2 + 4 * 4 + 2 * 2 + 10 * 10) / 18)
-    assert mean_context([sides], limit=1) == 2
+    assert context_of([sides]) == round((2 * 2 + 4 * 4 + 2 * 2 + 10 * 10) / 18)
+    assert context_of([sides], limit=1) == 2
 
 
 @pytest.mark.parametrize("moe", ["mhmoe", "stratified_mhmoe"])
