@@ -16,7 +16,8 @@ from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.experts.activations import activation
 from smoe_mt.moe.routed import slot_capacity
-from smoe_mt.moe.routers.base import combine_weights, gate_probabilities
+from smoe_mt.moe.routers.base import combine_weights
+from smoe_mt.moe.routers.gate import gate_probabilities
 from smoe_mt.moe.routers.top_k import choose
 from smoe_mt.moe.systems.vanilla import default_weighting
 

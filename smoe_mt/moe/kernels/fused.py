@@ -18,7 +18,8 @@ from smoe_mt.moe.experts.ffn import FFNBank
 from smoe_mt.moe.kernels.available import no_place_for_triton, triton_refuses
 from smoe_mt.moe.kernels.select import bind_experts, compute_dtype
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions
-from smoe_mt.moe.routers.base import Gate, Router, Weighting
+from smoe_mt.moe.routers.base import Router, Weighting
+from smoe_mt.moe.routers.gate import Gate
 from smoe_mt.moe.routers.top_k import TopK
 
 logger = logging.getLogger(__name__)

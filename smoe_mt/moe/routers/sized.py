@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe.losses import entropy_loss, size_penalty
-from smoe_mt.moe.routers.base import Choices, Gate, Selection, Weighting, count_leads
+from smoe_mt.moe.routers.base import Choices, Selection, Weighting, count_leads
+from smoe_mt.moe.routers.gate import Gate
 
 
 class SizedGate(Gate):

@@ -13,8 +13,9 @@ from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
-from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, gate_or
+from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting
 from smoe_mt.moe.routers.bias import LoadBias
+from smoe_mt.moe.routers.gate import gate_or
 from smoe_mt.moe.routers.top_k import TopK
 from smoe_mt.moe.system import BlockPlace, ModelSettings, System, common_settings
 from smoe_mt.moe.traversal import GateOutput, traverse
