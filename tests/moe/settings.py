@@ -6,6 +6,9 @@ from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from smoe_mt.moe import SYSTEMS
 
 SHARED: dict[str, Any] = {
@@ -27,3 +30,11 @@ def settings_of(name: str, **changed: Any) -> SimpleNamespace:
     options = SYSTEMS[name].options
     own = {} if options is None else {each.name: each.default for each in fields(options)}
     return SimpleNamespace(**{**SHARED, **own, **changed})
+
+
+def padded_batch(embed_dim: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Tokens float64 [2, 6, D], and the padding of the second sequence, its last two positions."""
+    x = torch.randn(2, 6, embed_dim, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+    mask = torch.zeros(2, 6, dtype=torch.bool)
+    mask[1, 4:] = True
+    return x, mask

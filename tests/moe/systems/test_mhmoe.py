@@ -19,7 +19,7 @@ from smoe_mt.moe.strata import expected_visits
 from smoe_mt.moe.system import STRATA
 from smoe_mt.moe.systems.mhmoe import MultiHeadMoE
 from tests.moe.reference import reference_layers, reference_stratified
-from tests.moe.settings import settings_of
+from tests.moe.settings import padded_batch, settings_of
 
 D, F = 12, 10
 BOTH = ("mhmoe", "stratified_mhmoe")
@@ -46,13 +46,6 @@ def as_it_is(block: Any) -> Any:
         nn.init.eye_(projection.weight)
         nn.init.zeros_(projection.bias)
     return block
-
-
-def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
-    x = torch.randn(2, 6, D, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
-    mask = torch.zeros(2, 6, dtype=torch.bool)
-    mask[1, 4:] = True
-    return x, mask
 
 
 def reference(block: Any, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +76,7 @@ def reference(block: Any, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tens
 @pytest.mark.parametrize("residual", [False, True])
 def test_outputs_and_gradients_are_those_of_the_equations(name: str, capacity_factor: float, residual: bool) -> None:
     block = layer(name, capacity_factor=capacity_factor, mhmoe_residual=residual).train()
-    x, mask = batch()
+    x, mask = padded_batch(D)
     x.requires_grad_()
     y, routing = block(x, mask)
     want, balance, visits = reference(block, x, mask)
@@ -101,7 +94,7 @@ def test_outputs_and_gradients_are_those_of_the_equations(name: str, capacity_fa
 
 def test_raw_weights_are_the_gates_probabilities() -> None:
     block = as_it_is(layer("mhmoe", mhmoe_weights="raw"))
-    x, _ = batch()
+    x, _ = padded_batch(D)
     parts = x.reshape(-1, D // 3)
     probs, experts = block.moe.gate(parts).topk(2)
     want = [
@@ -120,7 +113,7 @@ def test_without_projections_it_is_a_plain_block_of_sub_tokens(heads: int, seed:
     block = as_it_is(layer("mhmoe", heads, seed, capacity_factor=capacity_factor)).train()
     plain = MoE(D // heads, F, 4, capacity_factor=capacity_factor).double()
     plain.load_state_dict(block.moe.state_dict())
-    x, _ = batch(seed)
+    x, _ = padded_batch(D, seed)
     y, routing = block(x)
     want, routing_of_parts = plain(x.reshape(-1, D // heads))
     torch.testing.assert_close(y, want.view_as(x), rtol=1e-14, atol=1e-14)
@@ -137,7 +130,7 @@ def test_the_order_of_the_heads_does_not_matter(name: str) -> None:
         other.head.weight.copy_(block.head.weight[rows])
         other.head.bias.copy_(block.head.bias[rows])
         other.merge.weight.copy_(block.merge.weight[:, rows])
-    x, mask = batch()
+    x, mask = padded_batch(D)
     (y, routing), (y_other, routing_other) = block(x, mask), other(x, mask)
     torch.testing.assert_close(y_other, y)
     assert routing_other.visits.equal(routing.visits)
@@ -146,7 +139,7 @@ def test_the_order_of_the_heads_does_not_matter(name: str) -> None:
 
 def test_sub_tokens_of_a_token_make_different_numbers_of_visits() -> None:
     block = layer("stratified_mhmoe")
-    x, mask = batch()
+    x, mask = padded_batch(D)
     _, routing = block(x, mask)
     assert routing.visits[mask].eq(0).all()
     visits = routing.visits[~mask]

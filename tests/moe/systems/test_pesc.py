@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from smoe_mt.moe import SYSTEMS, BlockPlace, MoE, StratifiedMoE
 from smoe_mt.moe.kernels import threads
 from smoe_mt.moe.system import STRATA
-from tests.moe.settings import settings_of
+from tests.moe.settings import padded_batch, settings_of
 
 D, UNITS = 8, 12
 BOTH = ("pesc", "stratified_pesc")
@@ -31,13 +31,6 @@ def layer(name: str, seed: int = 0, experts: tuple[int, ...] | None = None, **op
     for router in [block.gate] if name == "pesc" else block.gates:
         nn.init.normal_(router.weight)
     return block
-
-
-def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
-    x = torch.randn(2, 6, D, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
-    mask = torch.zeros(2, 6, dtype=torch.bool)
-    mask[1, 4:] = True
-    return x, mask
 
 
 def f(block: Any, h: Tensor) -> Tensor:
@@ -81,7 +74,7 @@ def reference(block: Any, token: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "ffn"), KINDS)
 def test_outputs_and_gradients_are_those_of_the_equations(name: str, ffn: str) -> None:
     block = layer(name, pesc_ffn=ffn)
-    x, mask = batch()
+    x, mask = padded_batch(D)
     x.requires_grad_()
     y, _ = block(x, mask)
     rows = [reference(block, token) for token in x.reshape(-1, D)]
@@ -113,7 +106,7 @@ def test_it_computes_what_the_released_code_computed() -> None:
 def test_at_the_start_it_is_the_ffn_to_the_bit(name: str) -> None:
     block = layer(name)
     nn.init.zeros_(block.experts.w_out)
-    x, _ = batch()
+    x, _ = padded_batch(D)
     rows = x.reshape(-1, D)
     want = rows + block.ffn(block.norms[0](rows)) if block.has_residual else block.ffn(rows)
     assert block(x)[0].equal(want.view_as(x))
@@ -122,7 +115,7 @@ def test_at_the_start_it_is_the_ffn_to_the_bit(name: str) -> None:
 def test_an_ffn_at_every_visit_is_no_longer_the_dense_layer() -> None:
     block = layer("stratified_pesc", pesc_ffn="visit")
     nn.init.zeros_(block.experts.w_out)
-    x, _ = batch()
+    x, _ = padded_batch(D)
     y, routing = block(x)
     want = x + block.ffn(block.norms[0](x))
     same = torch.isclose(y, want).all(dim=-1)
@@ -131,7 +124,7 @@ def test_an_ffn_at_every_visit_is_no_longer_the_dense_layer() -> None:
 
 def test_one_expert_is_the_ffn_and_its_adapter() -> None:
     block = layer("pesc", experts=(1,), top_k=1, pesc_weights="raw")
-    x, _ = batch()
+    x, _ = padded_batch(D)
     want = [u + adapter(block, 0, u) for u in (f(block, token) for token in x.reshape(-1, D))]
     torch.testing.assert_close(block(x)[0], torch.stack(want).view_as(x))
 
@@ -141,7 +134,7 @@ def test_a_dropped_slot_takes_away_its_adapter_and_never_the_ffn(name: str, ffn:
     """With room for nobody but a few, a token that lost all of its slots still has all of f."""
     block = layer(name, capacity_factor=1e-6, pesc_ffn=ffn).train()
     nn.init.constant_(block.experts.w_out, 0.5)
-    x, _ = batch()
+    x, _ = padded_batch(D)
     y, routing = block(x)
     served = sum(int(load.served.sum()) for load in routing.load)
     assert served < sum(int(load.asked.sum()) for load in routing.load)
@@ -159,7 +152,7 @@ def test_with_one_choice_only_raw_weights_teach_the_gate() -> None:
     ):
         layer("pesc", top_k=1)
     block = layer("pesc", top_k=1, pesc_weights="raw")
-    block(batch()[0])[0].sin().sum().backward()
+    block(padded_batch(D)[0])[0].sin().sum().backward()
     assert block.gate.weight.grad.abs().max() > 1e-6
 
 
@@ -168,14 +161,14 @@ def test_gates_read_the_token_and_adapters_the_ffns_output(name: str) -> None:
     """So another f changes no choice at the first gate."""
     block, other = layer(name), layer(name)
     nn.init.normal_(other.ffn.fc2.weight)
-    x, _ = batch()
+    x, _ = padded_batch(D)
     loads = [each(x)[1].load[0].asked for each in (block, other)]
     assert loads[0].equal(loads[1])
 
 
 def test_what_adapters_read_is_dropped_out_in_training_and_the_ffn_is_not() -> None:
     block = layer("pesc", pesc_dropout=0.5).train()
-    x, _ = batch()
+    x, _ = padded_batch(D)
     torch.manual_seed(0)
     assert not block(x)[0].equal(block(x)[0])
     nn.init.zeros_(block.experts.w_out)
@@ -208,7 +201,7 @@ def test_the_release_variant_has_its_dropout_on_the_ffn_and_on_the_adapters() ->
     block = layer("pesc", variant="release", dropout=0.5).train()
     nn.init.zeros_(block.experts.w_out)
     torch.manual_seed(0)
-    x, _ = batch()
+    x, _ = padded_batch(D)
     kept = block(x)[0] / block.ffn(x)
     assert set(kept.round(decimals=6).unique().tolist()) == {0.0, 2.0}
 
@@ -224,7 +217,7 @@ def test_grouped_products_compute_the_same(name: str) -> None:
         block: Any = SYSTEMS[name].build(cfg, place).eval()
         nn.init.normal_(block.experts.w_out)
         made.append(block)
-    x, mask = batch()
+    x, mask = padded_batch(D)
     (y, routing), (y_grouped, routing_grouped) = (block(x.float(), mask) for block in made)
     torch.testing.assert_close(y_grouped, y)
     assert routing_grouped.visits.equal(routing.visits)
