@@ -31,6 +31,7 @@ def alone(rank: int) -> str:
     """What torch says on rank 0 when rank 1 has gone; the other two keep the group's barrier."""
     pair = distributed.new_group([0, 1])
     third = distributed.new_group([2, 0])
+    distributed.barrier()  # else rank 1 may go while rank 0 still connects to it
     if rank == 1:
         distributed.destroy_process_group(pair)
         return ""
