@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ def capacity_tables(needed: Mapping[str, Any]) -> list[str]:
         rows = []
         for run, content in needed.items():
             of_classes = [content[kind][name] for name in names]
-            rows.append([f"{run}, visits", *(f"{visits(one):.2f}" for one in of_classes)])
-            rows.append([f"{run}, lost at one visit", *(f"{lost(one):.2f}" for one in of_classes)])
+            rows.append([f"{run}, visits", *(_shown(visits, one) for one in of_classes)])
+            rows.append([f"{run}, lost at one visit", *(_shown(lost, one) for one in of_classes)])
         if rows:
             lines += [
                 f"Decoder, by {title}: visits that tokens request, and nats a token that are lost where each makes one visit.",
@@ -33,6 +33,11 @@ def capacity_tables(needed: Mapping[str, Any]) -> list[str]:
                 "",
             ]
     return lines + (_correlations(needed) if needed else [])
+
+
+def has_tokens(one: Mapping[str, Any]) -> bool:
+    """Whether a class has any tokens; the means of one without are null."""
+    return one["requested"]["decoder"] is not None
 
 
 def visits(one: Mapping[str, Any]) -> float:
@@ -45,11 +50,16 @@ def lost(one: Mapping[str, Any]) -> float:
     return float(one["lost"]["decoder: 1"])
 
 
+def _shown(mean: Callable[[Mapping[str, Any]], float], one: Mapping[str, Any]) -> str:
+    return f"{mean(one):.2f}" if has_tokens(one) else "–"
+
+
 def _correlations(needed: Mapping[str, Any]) -> list[str]:
     rows = []
     for run, content in needed.items():
-        cells = [(rank, one) for classes in content["both"].values() for rank, one in enumerate(classes.values())]
-        directions = content["directions"].values()
+        classes = [classes.values() for classes in content["both"].values()]
+        cells = [(rank, one) for each in classes for rank, one in enumerate(each) if has_tokens(one)]
+        directions = [one for one in content["directions"].values() if has_tokens(one)]
         values = [
             spearman([rank for rank, _ in cells], [visits(one) for _, one in cells]),
             _visits_against_losses(directions),

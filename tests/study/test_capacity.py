@@ -9,7 +9,7 @@ import pytest
 from smoe_mt.study.capacity import capacity_tables, spearman
 
 
-def cell(visits: float, lost: float) -> dict[str, dict[str, float]]:
+def cell(visits: float | None, lost: float | None) -> dict[str, dict[str, float | None]]:
     return {"requested": {"decoder": visits}, "lost": {"decoder: 1": lost}}
 
 
@@ -39,6 +39,17 @@ def test_the_tables_show_requested_beside_needed_capacity() -> None:
     text = "\n".join(capacity_tables(needed))
     assert "| smoe/seed1, visits | 1.24 | 1.50 |" in text
     assert "| smoe/seed1, lost at one visit | 0.20 | 0.90 |" in text
+    assert "| smoe/seed1 | +1.00 | +1.00 | +1.00 |" in text
+
+
+def test_a_class_without_tokens_has_no_numbers_and_is_in_no_correlation() -> None:
+    frequent, rare, empty = cell(1.24, 0.205), cell(1.5, 0.9), cell(None, None)
+    classes = {"1-10": frequent, "11-100": rare, "above 1,000": empty}
+    directions = {"en-nso": rare, "nso-en": frequent, "en-cat": empty}
+    needed = {"smoe/seed1": {"frequency_ranks": classes, "directions": directions, "both": {"en-nso": classes}}}
+    text = "\n".join(capacity_tables(needed))
+    assert "| smoe/seed1, visits | 1.24 | 1.50 | – |" in text
+    assert "| smoe/seed1, lost at one visit | 0.20 | 0.90 | – |" in text
     assert "| smoe/seed1 | +1.00 | +1.00 | +1.00 |" in text
 
 
