@@ -10,7 +10,7 @@ from typing import Any
 from smoe_mt.analysis.capacity import CapacityReport, Request, requested_capacity
 from smoe_mt.analysis.figures import FIGURES
 from smoe_mt.analysis.frequency import TRAINING, FrequencyRanks
-from smoe_mt.analysis.needed import needed_capacity
+from smoe_mt.analysis.needed import check_visits_vary, needed_capacity
 from smoe_mt.analysis.sentences import ShownSentences
 from smoe_mt.analysis.text import as_csv, collapse_message, direction_table, histograms
 from smoe_mt.analysis.tokens import TokenCapacity
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     """Analyse, write numbers and figures, print histograms. Raises UserError for a model without experts."""
     options = routing_of(args)
     loaded = load_model(args.run, args.data, args.device, verify=args.verify)
+    if args.needed:
+        check_visits_vary(loaded)
     request = Request(args.split, tuple(args.directions or ()), args.limit, args.max_tokens)
     own = results_folder(loaded.checkpoint, "analysis") / ".".join([args.split, *routing_parts(options)])
     folder = Path(args.out) if args.out else own

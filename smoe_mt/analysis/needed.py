@@ -92,15 +92,20 @@ class NeededCapacity:
         }
 
 
+def check_visits_vary(loaded: LoadedModel) -> None:
+    """UserError for a model without strata, whose tokens all make as many visits."""
+    if not SYSTEMS[str(loaded.config.model.moe)].nested or max(map(len, strata_of(loaded).values())) < 2:
+        raise UserError(
+            f"{loaded.checkpoint}: needed capacity is asked of models with strata: visits of others never vary"
+        )
+
+
 @torch.no_grad()
 def needed_capacity(loaded: LoadedModel, request: Request, ranks: FrequencyRanks, name: str) -> NeededCapacity:
     """Read the split's references as often as there are forcings. UserError for a model without strata, and for an unknown
     split or direction."""
+    check_visits_vary(loaded)
     strata = strata_of(loaded)
-    if not SYSTEMS[str(loaded.config.model.moe)].nested or max(map(len, strata.values())) < 2:
-        raise UserError(
-            f"{loaded.checkpoint}: needed capacity is asked of models with strata: visits of others never vary"
-        )
     model, task = loaded.model, loaded.task
     directions = choose_directions(task, request.split, request.directions)
     texts = direction_texts(task, request.split, directions)

@@ -156,6 +156,19 @@ def test_a_model_with_one_gate_has_load_and_no_figure_of_capacity(tmp_path: Path
     assert not {name for name in names if name.startswith(("capacity_by", "token_rank"))}
 
 
+def test_needed_capacity_of_a_model_without_strata_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_toy_folder(tmp_path / "data")
+    train(data, tmp_path / "run", "--moe", "switch", "--num-experts", "3", updates=2)
+    capsys.readouterr()
+    assert (
+        cli.main(["analyse", str(tmp_path / "run"), "--needed", "--out", str(tmp_path / "out")]) == cli.EXIT_USER_ERROR
+    )
+    assert "needed capacity is asked of models with strata" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", ["--limit", "--min-count", "--max-tokens"])
 def test_numbers_below_one_are_refused(
     option: str, trained_run: TrainedRun, capsys: pytest.CaptureFixture[str]
