@@ -93,6 +93,10 @@ class DataFolder:
 
     def verify_text(self, split: str, names: Iterable[str]) -> None:
         """UserError unless the binarised files of these pairs (or directions) in a split are what was prepared."""
+        if not any(self.path.glob("*.idx")):
+            raise UserError(
+                f"{self.path} has no text, as exported models have none: name a data folder (--data; of a training task.data)"
+            )
         verify(self.path, self._text_of(split, names))
 
     def verify_anew(self) -> None:

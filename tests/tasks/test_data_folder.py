@@ -140,3 +140,11 @@ def test_names_that_lead_elsewhere_are_an_error(toy: Path, changes: dict[str, ob
 def test_name_that_is_not_utf8_is_told(toy: Path) -> None:
     with pytest.raises(UserError, match="a name that is not UTF-8; rename it"):
         DataFolder.open(toy.rename(toy.with_name("caf\udce9")))
+
+
+def test_a_folder_without_text_is_no_damaged_one(toy: Path) -> None:
+    for path in [*toy.glob("*.idx"), *toy.glob("*.bin")]:
+        path.unlink()
+    folder = DataFolder.open(toy)
+    with pytest.raises(UserError, match="has no text, as exported models have none: name a data folder"):
+        folder.verify_text("valid", ["aa-en"])
