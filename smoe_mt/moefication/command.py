@@ -45,8 +45,11 @@ class Made:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, and unless that is all, cut and write; or merge. Raises UserError for what cannot be cut, merged or written."""
-    if args.measure == (args.out is not None):
-        raise UserError("name the checkpoint to write, OUT.pt, or say --measure")
+    if args.measure and args.out is not None:
+        raise UserError(f"--measure writes nothing: leave {args.out} or --measure out")
+    if not args.measure and args.out is None:
+        or_measure = "" if args.merge else ", or say --measure, which writes nothing"
+        raise UserError(f"name the checkpoint to write after {args.model}, such as OUT.pt{or_measure}")
     path = find_checkpoint(args.model)
     out = None if args.out is None else Path(args.out)
     if out is not None:

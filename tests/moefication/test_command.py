@@ -84,7 +84,8 @@ def test_sides_of_different_sizes_get_different_numbers_of_experts(toy_text: Pat
     ("arguments", "settings", "words"),
     [
         ((), {}, "name the checkpoint to write"),
-        (("cut.pt", "--measure"), {}, "name the checkpoint to write"),
+        (("--merge",), {}, "name the checkpoint to write after model.pt, such as OUT.pt"),
+        (("cut.pt", "--measure"), {}, "--measure writes nothing: leave cut.pt or --measure out"),
         (("cut.bin",), {}, "ends with .pt"),
         (("model.pt",), {}, "it is the model that is read"),
         (("cut.pt", "--units", "7"), {}, "--units 7: it does not divide the 24 hidden units of encoder.layers.0"),
