@@ -66,7 +66,7 @@ def upcycled_state(dense: Mapping[str, Tensor], model: nn.Module, where: str) ->
         except ValueError as error:
             raise UserError(
                 f"--init-experts-from: the FFN {layer}.fc1, {layer}.fc2 of {where} does not fit: {error}; "
-                "both models must have the same dimensions"
+                "every expert must be as large as the dense FFN"
             ) from None
     return state
 

@@ -123,7 +123,7 @@ def _selection(loaded: LoadedModel, router: Router, options: RoutingOptions) -> 
         return Threshold(options.test_top_p), Weighting.RENORMALISED
     if options.test_threshold is not None:
         if not isinstance(own, Threshold):
-            raise _no_such_routing(loaded, "test_threshold", "gates that choose by a threshold; see test_top_p")
+            raise _no_such_routing(loaded, "test_threshold", "gates that choose until probabilities sum to a threshold")
         return dataclasses.replace(own, threshold=options.test_threshold), None
     if not isinstance(own, (TopK, Threshold)):
         raise _no_such_routing(loaded, "capacity", "gates that rank their experts")

@@ -48,10 +48,12 @@ def test_another_size_is_refused_by_name(make_model: Make) -> None:
         upcycled_state(dense.state_dict(), smoe, "dense.pt")
 
 
-def test_narrow_experts_cannot_start_from_a_dense_ffn(make_model: Make) -> None:
-    dense, xmoe = make_model(moe="none").state_dict(), make_model(moe="xmoe")
-    with pytest.raises(UserError, match="fc1, .*fc2 of dense.pt does not fit: w_in is .*but these experts have"):
-        upcycled_state(dense, xmoe, "dense.pt")
+@pytest.mark.parametrize("system", ["xmoe", "mhmoe"])
+def test_smaller_experts_cannot_start_from_a_dense_ffn(make_model: Make, system: str) -> None:
+    dense, smaller = make_model(moe="none").state_dict(), make_model(moe=system)
+    wanted = "fc1, .*fc2 of dense.pt does not fit: w_in is .*these experts have .*every expert must be as large as the dense FFN"
+    with pytest.raises(UserError, match=wanted):
+        upcycled_state(dense, smaller, "dense.pt")
 
 
 def test_a_sparse_checkpoint_is_refused(make_model: Make) -> None:
