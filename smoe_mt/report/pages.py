@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import OmegaConf
 
+from smoe_mt.analysis.cost import FITTED_CONTEXT
 from smoe_mt.evaluation.significance import LEVEL, RESAMPLES
 from smoe_mt.evaluation.standing import remarks
 from smoe_mt.paper.scores import TABLES
@@ -52,8 +53,8 @@ def _result(runs: Sequence[Run], analyses: Mapping[str, Analysis | Text], split:
     text = (
         f"Scores are means over the directions of split {split}. Parameters in millions (M); activated: all but those of experts "
         "that a token does not visit, of the visited ones as many hidden units as the gates were measured to ask for. FLOPs: a "
-        "forward pass of one token through encoder and decoder with these units, as smoe-mt flops counts them. Training time is "
-        "that of the checkpoint, on whatever it was trained on."
+        "forward pass of one token through encoder and decoder with these units, as smoe-mt flops counts them: attention over "
+        f"{FITTED_CONTEXT:,} positions. Training time is that of the checkpoint, on whatever it was trained on."
     )
     blocks: Blocks = [summary(runs, analyses, split, compared.found), Text(text)]
     if compared.found:

@@ -27,7 +27,7 @@ class TokenCost:
 
 
 def cost_of_token(model: Mapping[str, Any], vocabulary: int, blocks: Mapping[str, Any]) -> TokenCost | None:
-    """What a token costs, attention over the paper's context; None for what cannot be counted.
+    """What a token costs, with attention over `FITTED_CONTEXT` positions; None for what cannot be counted.
 
     `blocks`: those of requested_capacity.json, with the mean hidden units of a token; empty for a dense model.
     """
