@@ -68,7 +68,8 @@ async def read_fields(request: Request, limits: Limits) -> dict[str, Any]:
 
 async def _body(request: Request, limits: Limits) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:15]) > MOST_DISCARDED:
+    most_read = max(limits.bytes, MOST_DISCARDED)
+    if declared.isdecimal() and int(declared[:15]) > most_read:
         raise _too_large(limits)
     parts: list[bytes] = []
 
@@ -76,7 +77,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
         size = 0
         async for part in request.stream():
             size += len(part)
-            if size > MOST_DISCARDED:
+            if size > most_read:
                 break
             # What is too large is read, if not kept: a client that still sends as the connection ends gets no answer.
             if size <= limits.bytes:
