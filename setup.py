@@ -15,6 +15,9 @@ PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus p
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
 SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]  # `smoe-mt serve`
+COMET = ["unbabel-comet>=2.2"]  # `evaluate --metrics comet`; its models are to be had apart
+WANDB = ["wandb>=0.16"]  # `common.wandb_project`
+MLFLOW = ["mlflow-skinny>=2.9"]  # `task.mlflow_experiment`
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = [
     "py3langid>=0.4"
@@ -48,6 +51,7 @@ setup(
             "environment.sh",
             "quickstart.sh",
             "study.sh",
+            "systems.sh",
             "benchmark.sh",
             "m4.sh",
             "m15.sh",
@@ -91,6 +95,8 @@ setup(
             *ZSTD,
             *SERVE,
             "httpx>=0.27",  # requests to the server
+            "nbclient>=0.10",  # runs the notebooks of docs/
+            "ipykernel>=6.29",
             *TRITON,
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
@@ -100,6 +106,9 @@ setup(
         "serve": SERVE,
         "gpu": TRITON,
         "langid": LANGUAGE_IDENTIFICATION,
+        "comet": COMET,
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[

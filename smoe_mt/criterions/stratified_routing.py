@@ -23,6 +23,7 @@ from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.host_sums import host_sums
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
+from smoe_mt.criterions.smoothed_loss import smoothed_loss
 from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
 from smoe_mt.moe.names import blocks_of
@@ -106,6 +107,17 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         if not model.training:
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
+
+    def compute_loss(
+        self, model: nn.Module, net_output: Any, sample: Mapping[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """As fairseq's, which holds several copies of the logits: (loss, negative log-likelihood), their sums or [B * T]."""
+        logits_BTV, target_BT = net_output[0], cast(Any, model).get_targets(sample, net_output)
+        if self.ignore_prefix_size > 0:
+            logits_BTV, target_BT = logits_BTV[:, self.ignore_prefix_size :], target_BT[:, self.ignore_prefix_size :]
+        logits_NV = logits_BTV.reshape(-1, logits_BTV.size(-1))
+        loss_N, nll_N = smoothed_loss(logits_NV, target_BT.reshape(-1), self.eps, self.padding_idx)
+        return (loss_N.sum(), nll_N.sum()) if reduce else (loss_N, nll_N)
 
     def _routing_losses(
         self, model: nn.Module, blocks: Sequence[Routing]
