@@ -14,10 +14,14 @@ HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
-SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]  # `smoe-mt serve`
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29", "prometheus_client>=0.20"]  # `smoe-mt serve`
 COMET = ["unbabel-comet>=2.2"]  # `evaluate --metrics comet`; its models are to be had apart
 WANDB = ["wandb>=0.16"]  # `common.wandb_project`
-MLFLOW = ["mlflow-skinny>=2.9"]  # `task.mlflow_experiment`
+MLFLOW = [
+    "mlflow-skinny>=2.9",
+    "sqlalchemy>=2",
+    "alembic>=1.12",
+]  # `task.mlflow_experiment`, also into sqlite:///mlflow.db
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = [
     "py3langid>=0.4"

@@ -62,7 +62,7 @@ def open_runs(cfg: Any) -> None:
         except Exception as error:  # as above
             raise UserError(
                 f"task.mlflow_experiment={experiment}: MLflow does not begin a run ({first_sentence(error)}); MLFLOW_TRACKING_URI "
-                "in the environment says where: a server, or a folder on the disk as in file:runs/mlflow"
+                "in the environment says where: a server, or a file on the disk as in sqlite:///mlflow.db"
             ) from error
         _mlflow, _described = module, False
 
