@@ -141,7 +141,8 @@ print(translate(["..."], "{target}"))
 ```
 
 These are the settings of `smoe-mt translate`. What may differ from it: outputs that end at the length limit, which here is that of
-the longest sentence of a call; and outputs whose scores are equal up to rounding."""
+the longest sentence of a call; outputs whose scores are nearly equal; and the scores, which CTranslate2 computes without the tokens that
+must not come (padding, an end at once)."""
 
 
 FORMAT = Format(check, write, config, use)

@@ -32,7 +32,8 @@ def test_holds_all_that_a_translation_needs(folder: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["add_source_eos"] is True
 
 
-def test_finds_our_hypotheses_with_their_scores(folder: Path, dense: Path) -> None:
+def test_finds_our_hypotheses_and_gives_them_our_log_probabilities(folder: Path, dense: Path) -> None:
+    """The search's own scores leave forbidden tokens out of the softmax, as ours do not."""
     import ctranslate2
 
     loaded = load_model(dense, device="cpu")
@@ -43,9 +44,12 @@ def test_finds_our_hypotheses_with_their_scores(folder: Path, dense: Path) -> No
     found = translator.translate_batch(
         sources, beam_size=4, max_decoding_length=60, suppress_sequences=[["<blank>"]], return_scores=True
     )
-    texts = [loaded.task.spm.decode_pieces(each.hypotheses[0]) for each in found]
-    assert texts == [each.text for each in expected]
-    assert [each.scores[0] for each in found] == pytest.approx([each.score for each in expected], abs=1e-4)
+    best = [each.hypotheses[0] for each in found]
+    assert [loaded.task.spm.decode_pieces(each) for each in best] == [each.text for each in expected]
+    wanted = [each.score for each in expected]
+    assert [each.scores[0] for each in found] == pytest.approx(wanted, abs=1e-2)
+    scored = translator.score_batch(sources, best)
+    assert [sum(each.log_probs) / len(each.log_probs) for each in scored] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_cards_example_runs(folder: Path, dense: Path, capsys: pytest.CaptureFixture[str]) -> None:
