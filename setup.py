@@ -16,7 +16,7 @@ CTRANSLATE2 = ["ctranslate2>=4.3"]  # `export --format ctranslate2`: its convert
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
-SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]  # `smoe-mt serve`
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29", "prometheus_client>=0.20"]  # `smoe-mt serve`
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = [
     "py3langid>=0.4"
