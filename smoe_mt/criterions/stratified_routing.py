@@ -83,7 +83,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
         self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """The loss (sum over target tokens), the sample size that divides it, and sums for logging."""
-        self._request_losses(model)
+        self.request_losses(model)
         net_output = model(**sample["net_input"])
         loss_BT, nll_BT = self.compute_loss(model, net_output, sample, reduce=False)
         nll_loss, loss = nll_BT.sum(), loss_BT.sum()
@@ -132,8 +132,13 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logged |= {name: value.detach() for name, value in found.logged.items()}
         return losses, logged
 
-    def _request_losses(self, model: nn.Module) -> None:
-        """Those that gates compute on request alone. UserError where a gate cannot."""
+    def routing_loss(self, model: nn.Module, blocks: Sequence[Routing]) -> Tensor:
+        """The weighted sum of the losses of these blocks, for a loss that is a mean over target tokens."""
+        losses, _ = self._routing_losses(model, blocks)
+        return torch.stack([self._weight(model, name) * value for name, value in losses.items()]).sum()
+
+    def request_losses(self, model: nn.Module) -> None:
+        """Let the gates compute those that they compute on request alone. UserError where a gate cannot."""
         request = getattr(model, "request_losses", None)  # a model of fairseq's has no gates
         if request is not None:
             request(("z",) if self.options.z_weight else ())
