@@ -83,6 +83,18 @@ def test_a_training_is_that_without_graphs(train: Train, kind: str) -> None:
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
+def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(train: Train) -> None:
+    """In the middle of an epoch; its shapes are captured anew."""
+    whole, _, _ = train("whole", "smoe")
+    train("parts", "smoe", updates=3)
+    resumed, _, recorder = train("parts", "smoe")
+    assert resumed["extra_state"]["train_iterator"]["iterations_in_epoch"] == 12
+    assert recorder is not None and recorder.replays > 0
+    for mine, theirs in zip(weights_and_state(resumed), weights_and_state(whole), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 # --- the logic around a recorder ---
 
 ONE, TWO = (3, 5, 4), (2, 6, 7)
