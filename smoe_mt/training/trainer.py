@@ -57,8 +57,8 @@ from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import whole_checkpoint
-from smoe_mt.training.trackers import open_runs
 from smoe_mt.training.step_graphs import step_graphs
+from smoe_mt.training.trackers import open_runs
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
