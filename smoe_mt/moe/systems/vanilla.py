@@ -110,7 +110,7 @@ class MoE(MoEBlock):
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
         x_ND = x.reshape(-1, x.size(-1))
-        done = traverse(x_ND, padding_N, 1, gate, bound)
+        done = traverse(x_ND, padding_N, 1, gate, bound, self.training)
         y_ND = done.x_ND if padding_N is None else done.x_ND.masked_fill(padding_N[:, None], 0.0)
         (out,) = done.passes
         visits = done.visits_N.view(x.shape[:-1])
@@ -121,9 +121,11 @@ class MoE(MoEBlock):
             measures = (dict.fromkeys(self.gate.measure_names, zero),)
             load = (empty_load(self.gate, x.device),)
             return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
-        return y_ND.view_as(x), Routing(
-            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
-        )
+        told = out.told
+        if told is None:
+            return y_ND.view_as(x), Routing({}, visits, (), (), units)
+        routing = Routing(told.losses, visits, (told.load,), (told.entropy,), units, measures=(told.measures,))
+        return y_ND.view_as(x), routing
 
     def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
         """The whole pass by one kernel; None where there is none for this block."""
