@@ -114,17 +114,19 @@ class BeamDecoder:
         forced_BP = _forced(prefixes, self.scorer.device)
         finished = Finished.of(len(sources), self.decoding.beam, max(limits), self.scorer.device)
         while True:
-            forbid = partial(self._forbid, beams=beams, forced_BP=forced_BP)
+            some_full = beams.step >= min(limits)
+            forbid = partial(self._forbid, beams=beams, some_full=some_full, forced_BP=forced_BP)
             logprobs_BKV = self.scorer.log_probs(beams.tokens, state, forbid)
             found = self._candidates(beams, logprobs_BKV)
             ends_BC = found.token_BC == self.eos
             some_end = not self._may_ask or bool(ends_BC.any())
-            beams.done_B = beams.done_B | self._collect(beams, found, ends_BC, finished, some_end)
+            if some_end or some_full:
+                beams.done_B = beams.done_B | self._collect(beams, found, ends_BC, finished)
             if beams.step == max(limits):
                 return finished
             beams, beam_BK = self._advance(beams, found, ends_BC, some_end)
-            rows = beam_BK + self.decoding.beam * torch.arange(len(beam_BK), device=beam_BK.device)[:, None]
-            if self._may_ask or beams.step % STEPS_UNASKED == 0:
+            rows = beam_BK + torch.arange(0, beam_BK.numel(), self.decoding.beam, device=beam_BK.device)[:, None]
+            if (some_end or some_full) if self._may_ask else beams.step % STEPS_UNASKED == 0:
                 going = self._going(beams)
                 if going is not None:
                     if not len(going):
@@ -158,15 +160,16 @@ class BeamDecoder:
         done_B = torch.zeros(b, dtype=torch.bool, device=device)
         return Beams(torch.arange(b, device=device), torch.tensor(limits, device=device), tokens, scores_BK, done_B)
 
-    def _forbid(self, logprobs_BKV: Tensor, beams: Beams, forced_BP: Tensor) -> Tensor:
+    def _forbid(self, logprobs_BKV: Tensor, beams: Beams, some_full: bool, forced_BP: Tensor) -> Tensor:
         """The scores with what must not come at -inf; [B, K, V], float32."""
-        logprobs_BKV[:, :, self.pad] = -math.inf
+        logprobs_BKV.select(2, self.pad).fill_(-math.inf)
         if beams.step < self.decoding.min_len:
-            logprobs_BKV[:, :, self.eos] = -math.inf
-        full_B = (beams.limit_B <= beams.step) & ~beams.done_B
-        if not self._may_ask or full_B.any():
-            token_V = torch.arange(logprobs_BKV.size(2), device=logprobs_BKV.device)
-            logprobs_BKV.masked_fill_(full_B[:, None, None] & (token_V != self.eos), -math.inf)
+            logprobs_BKV.select(2, self.eos).fill_(-math.inf)
+        if some_full:
+            full_B = (beams.limit_B <= beams.step) & ~beams.done_B
+            if not self._may_ask or full_B.any():
+                token_V = torch.arange(logprobs_BKV.size(2), device=logprobs_BKV.device)
+                logprobs_BKV.masked_fill_(full_B[:, None, None] & (token_V != self.eos), -math.inf)
         if beams.step < forced_BP.size(1):
             forced_B1 = forced_BP[beams.sentence_B, beams.step, None]
             token_V = torch.arange(logprobs_BKV.size(2), device=logprobs_BKV.device)
@@ -183,17 +186,15 @@ class BeamDecoder:
         scores_BC, place_BC = total_BC.topk(min(2 * k, total_BC.size(1)))
         return Candidates(scores_BC, tokens.view(total_BC.shape).gather(1, place_BC), place_BC // per_row)
 
-    def _collect(self, beams: Beams, found: Candidates, ends_BC: Tensor, finished: Finished, some_end: bool) -> Tensor:
+    def _collect(self, beams: Beams, found: Candidates, ends_BC: Tensor, finished: Finished) -> Tensor:
         """Keep the hypotheses that end among the best K candidates; returns which sentences are finished, bool [B]."""
         k = self.decoding.beam
         real_BC = found.scores_BC > -math.inf
-        ended_B = (beams.limit_B <= beams.step) | ~(real_BC & ~ends_BC).any(dim=1)
-        if not some_end:
-            return ended_B
         ends_BK = (ends_BC & real_BC)[:, :k] & ~beams.done_B[:, None]
-        lines_BKT = lines_of(beams.tokens[:, :, 1:], found.beam_BC[:, : ends_BK.size(1)])
+        lines_BKT = lines_of(beams.tokens[:, :, 1:], found.beam_BC[:, :k])
         scores_BK = found.scores_BC[:, :k] / (beams.step + 1) ** self.decoding.lenpen
         finished.add(beams.sentence_B, ends_BK, lines_BKT, scores_BK)
+        ended_B = (beams.limit_B <= beams.step) | ~(real_BC & ~ends_BC).any(dim=1)
         return ended_B | (finished.count.index_select(0, beams.sentence_B) == k)
 
     def _advance(self, beams: Beams, found: Candidates, ends_BC: Tensor, some_end: bool) -> tuple[Beams, Tensor]:

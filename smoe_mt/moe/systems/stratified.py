@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from smoe_mt.moe.block import MoEBlock, Routing, wants_routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
+from smoe_mt.moe.kernels.fused import BlockParts, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting
@@ -112,7 +112,7 @@ class StratifiedMoE(MoEBlock):
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
         x_ND = x.reshape(-1, x.size(-1))
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
-        fused = self._fused(x, padding_mask)
+        fused = self._fused(x, padding_mask) if may_fuse(x, self.backend) else None
         if fused is not None:
             y, routing = fused
             return (self._exit(y.view_as(x_ND), padding_N).view_as(x) if self.release else y), routing

@@ -10,7 +10,7 @@ from torch import Tensor
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
+from smoe_mt.moe.kernels.fused import BlockParts, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting
@@ -99,7 +99,7 @@ class MoE(MoEBlock):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
-        fused = self._fused(x, padding_mask)
+        fused = self._fused(x, padding_mask) if may_fuse(x, self.backend) else None
         if fused is not None:
             return fused
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
