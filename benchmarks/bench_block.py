@@ -106,7 +106,7 @@ def measure(case: Case) -> dict[str, Any]:
     }
     if case.one_hot:
         contenders["one_hot"] = case.run(lambda x: ONE_HOT[case.system](block, x), block, x)
-    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device)
+    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device, case.args.clock)
     return {
         "system": case.system,
         "mode": "train" if case.training else "eval",

@@ -43,7 +43,7 @@ def measure_batch(
     flops = {system: count_flops(search) for system, search in searches.items()}
     for other in args.others:
         searches[f"dense, {other}"] = OTHERS[other](models["dense"], sources, args, task)
-    seconds = measuring.interleaved(searches, args.runs, args.device)
+    seconds = measuring.interleaved(searches, args.runs, args.device, args.clock)
     rows = []
     for name in searches:
         speed = measuring.ratio(seconds["dense"], seconds[name])
