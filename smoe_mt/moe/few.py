@@ -16,7 +16,9 @@ from smoe_mt.moe.kernels.select import BoundFFNs
 from smoe_mt.moe.routers.base import Choices, Router, Selection, Weighting
 from smoe_mt.moe.routers.top_k import TopK
 
-FEW_TOKENS = 50  # up to which it is faster than planning with tensors: 0.6 of the time at 5 tokens, 0.9 at 50 (one thread)
+FEW_TOKENS = (
+    50  # up to which it is faster than planning with tensors: 0.6 of the time at 5 tokens, 0.9 at 50 (one thread)
+)
 TINY = torch.finfo(torch.float32).eps
 
 
