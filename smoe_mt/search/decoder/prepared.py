@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
 
+from smoe_mt.cuda_recorder import CudaRecorder
 from smoe_mt.moe.linear import PackedLinear
 from smoe_mt.search.decoder.caches import Caches, Contents, Sources
-from smoe_mt.search.decoder.graphs import CapturedSearch, CapturedSteps, CudaCapture, StaticCaches
+from smoe_mt.search.decoder.graphs import CapturedSearch, CapturedSteps, StaticCaches
 from smoe_mt.search.decoder.layers import Layer, Norm, activation_of
 
 State = Caches | CapturedSearch
@@ -32,7 +33,7 @@ class PreparedDecoder:
         self.layers = [Layer(layer, number) for number, layer in enumerate(decoder.layers)]
         self.norm = None if decoder.layer_norm is None else Norm(decoder.layer_norm)
         self.output = PackedLinear(decoder.output_projection.weight, decoder.output_projection.bias)
-        self.captured = CapturedSteps(self, CudaCapture()) if self.embedding.is_cuda else None
+        self.captured = CapturedSteps(self.step, CudaRecorder()) if self.embedding.is_cuda else None
 
     def begin(self, sources: Sources, beam: int) -> State:
         """The state of a search before its first step."""
@@ -41,7 +42,7 @@ class PreparedDecoder:
 
     def advance(self, state: State, tokens_R: Tensor) -> Tensor:
         """Logits after one more token of each row of a search; [R, V]."""
-        return self.step(tokens_R, state) if isinstance(state, Caches) else state.advance(self, tokens_R)
+        return self.step(tokens_R, state) if isinstance(state, Caches) else state.advance(tokens_R)
 
     def sources(self, encoded: dict[str, Any]) -> Sources:
         """Keys and values of encoded sources, as fairseq's encoder returns them."""
