@@ -19,10 +19,13 @@ from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
 from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView, untrained_history, updates_of
-from smoe_mt.devices import pick_device, pick_dtype
+from smoe_mt.devices import INT8, pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.paths import expanded
 from smoe_mt.registration import register
+from smoe_mt.search.decoder.prepared import compute_in_int8, computes_in_int8
+
+Precision = torch.dtype | str  # of weights, or INT8
 
 
 class SearchLock:
@@ -76,15 +79,16 @@ class LoadedModel:
             "optimizer_history": untrained_history(self.updates),
             "extra_state": {"train_iterator": {"epoch": self.epoch}},
         }
-        return _unpickled, (state, weights.getvalue(), self.checkpoint, str(first.device), first.dtype, self.trained_on)
+        precision = INT8 if computes_in_int8(self.model) else first.dtype
+        return _unpickled, (state, weights.getvalue(), self.checkpoint, str(first.device), precision, self.trained_on)
 
 
 def _unpickled(
-    state: dict[str, Any], weights: bytes, checkpoint: Path, device: str, dtype: torch.dtype, trained_on: str | None
+    state: dict[str, Any], weights: bytes, checkpoint: Path, device: str, precision: Precision, trained_on: str | None
 ) -> LoadedModel:
     register()
     state["model"] = torch.load(BytesIO(weights), map_location="cpu", weights_only=True)
-    return _built(state, checkpoint, pick_device(device), dtype, trained_on)
+    return _built(state, checkpoint, pick_device(device), precision, trained_on)
 
 
 def load_model(
@@ -95,7 +99,8 @@ def load_model(
     expert_parallel_size: int = 1,
     verify: bool = False,
 ) -> LoadedModel:
-    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
+    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16);
+    int8: they stay float32, and searches compute in 8-bit integers.
 
     `expert_parallel_size`: number of ranks that share its experts, whatever it was trained on. `verify`: read all of the data
     folder, even what was found sound before.
@@ -105,7 +110,7 @@ def load_model(
     """
     register()
     checkpoint = find_checkpoint(path)
-    target, precision = pick_device(device), pick_dtype(dtype)
+    target, precision = pick_device(device), INT8 if dtype == INT8 else pick_dtype(dtype)
     state = read_for_fairseq(checkpoint)
     config: DictConfig = state["cfg"]
     trained_on = config.task.data
@@ -117,7 +122,7 @@ def load_model(
 
 
 def _built(
-    state: dict[str, Any], checkpoint: Path, device: torch.device, dtype: torch.dtype, trained_on: str | None
+    state: dict[str, Any], checkpoint: Path, device: torch.device, precision: Precision, trained_on: str | None
 ) -> LoadedModel:
     """The model and its task from a checkpoint's state in fairseq's form."""
     from fairseq import checkpoint_utils
@@ -132,7 +137,9 @@ def _built(
             "was it written by another version of smoe_mt?"
         ) from error
     model = models[0]
-    model.eval().to(device=device, dtype=dtype)
+    model.eval().to(device=device, dtype=torch.float32 if precision == INT8 else precision)
+    if precision == INT8:
+        compute_in_int8(model)
     return LoadedModel(
         model, task, state["cfg"], checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on
     )
