@@ -83,7 +83,7 @@ def unknown_part(decoder: Any) -> str | None:
     """What in a decoder is not known here; None: nothing."""
     if not isinstance(decoder, TransformerDecoderBase):
         return f"a {type(decoder).__name__}"
-    parts = [(decoder, UNKNOWN_OF_DECODER)]
+    parts: list[tuple[Any, tuple[str, ...]]] = [(decoder, UNKNOWN_OF_DECODER)]
     for layer in decoder.layers:
         if getattr(layer, "encoder_attn", None) is None or not hasattr(layer, "self_attn"):
             return f"a {type(layer).__name__}"
