@@ -152,19 +152,20 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     contrast.add_argument(
         "--contrast-rank",
         type=number(Whole(1, 10**6)),
-        default=2,
         metavar="K",
-        help="rank of that expert at its gate, from 1 (default: %(default)s)",
+        help="rank of that expert at its gate, from 1 (default: 2)",
     )
     contrast.add_argument(
         "--contrast-alpha",
         type=number(Real(0, 1)),
-        default=0.1,
         metavar="A",
-        help="leave out tokens that the strong pass finds less probable than A times the best one; 0: none (default: %(default)s)",
+        help="leave out tokens that the strong pass finds less probable than A times the best one; 0: none (default: 0.1)",
     )
     contrast.add_argument(
-        "--contrast-encoder", action="store_true", help="the weak pass reads the source with the weaker routing, too"
+        "--contrast-encoder",
+        action="store_true",
+        default=None,
+        help="the weak pass reads the source with the weaker routing, too",
     )
     speed = parser.add_argument_group("speed")
     add_device_argument(speed)

@@ -6,7 +6,8 @@ The target language is a tag `<2xxx>` in front of the source; the decoder starts
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class ManyToManyTranslationTask(FairseqTask):
         self.directions: tuple[str, ...] = chosen_directions(cfg, folder)
         self.special = Special(pad=dictionary.pad(), eos=dictionary.eos())
         self.vocabulary = Vocabulary.of(dictionary, folder.path.resolve().name)
+        #: Computes forward and backward pass of a batch in place of the task, told how the task does; a trainer sets it.
+        self.graphs: Callable[..., tuple[Any, Any, dict[str, Any]]] | None = None
 
     @classmethod
     def setup_task(cls, cfg: Any, **_: Any) -> ManyToManyTranslationTask:
@@ -194,6 +197,10 @@ class ManyToManyTranslationTask(FairseqTask):
             return super().get_batch_iterator(dataset, **settings)
         if dataset not in self.dataset_to_epoch_iter or settings.get("disable_iterator_cache"):
             limits = limits_from_fairseq(settings, skip_long=dataset.sampling is not None)
+            # Of what fairseq iterates over, a training's sentences alone may be shuffled in groups.
+            if self.cfg.batch_shapes and dataset.sampling is not None and "grouped_shuffling" in settings:
+                limits = limits.with_shapes(dataset, self.cfg.batch_shapes)
+            dataset.shapes = limits.shapes
             self.dataset_to_epoch_iter[dataset] = ResumableBatches(
                 dataset,
                 limits.batches,
@@ -211,12 +218,24 @@ class ManyToManyTranslationTask(FairseqTask):
     # --- training and validation ---
 
     def train_step(
-        self, sample: dict[str, Any], model: Any, criterion: Any, *args: Any, ignore_grad: bool = False, **kwargs: Any
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+        **kwargs: Any,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """As fairseq's; a sample that only stands in for a missing batch (`ignore_grad`) counts for nothing."""
-        loss, size, log = super().train_step(sample, model, criterion, *args, ignore_grad=ignore_grad, **kwargs)
+        eager = partial(
+            super().train_step, sample, model, criterion, optimizer, update_num, ignore_grad=ignore_grad, **kwargs
+        )
         if not ignore_grad:
-            return loss, size, log
+            if self.graphs is None:
+                return eager()
+            return self.graphs(eager, sample, model, criterion, optimizer, update_num)
+        loss, size, log = eager()
         forget_passes(model)  # such samples are the first ones of an update
         return loss, size * 0, {key: value * 0 for key, value in log.items()}
 
