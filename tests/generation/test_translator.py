@@ -318,6 +318,7 @@ def test_pickled_it_keeps_precision_ensemble_and_routing(
 
 
 def in_a_process(translator: Translator, lines: list[str]) -> list[str]:
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     return translator.translate(lines, "aa", "en")
 
 
