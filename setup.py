@@ -10,7 +10,9 @@ HERE = Path(__file__).parent
 # Read, not imported: the package may not be importable yet.
 PACKAGE = (HERE / "smoe_mt" / "__init__.py").read_text(encoding="utf-8")
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)
-HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
+HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME, and uploads them (`export --push`)
+HF = ["transformers>=5"]  # `import smoe_mt.hf`: models of `export --format huggingface` in transformers
+CTRANSLATE2 = ["ctranslate2>=4.3"]  # `export --format ctranslate2`: its converter
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
@@ -85,6 +87,8 @@ setup(
     ],
     extras_require={
         "hub": HUB,
+        "hf": HF,
+        "ctranslate2": CTRANSLATE2,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
         "test": [
             "pytest>=8",
@@ -93,6 +97,8 @@ setup(
             "ruff>=0.6",
             "mypy>=1.11",
             *HUB,
+            *HF,
+            *CTRANSLATE2,
             *PUBLIC,
             *LANGUAGE_IDENTIFICATION,
             *SENTENCES,

@@ -106,9 +106,9 @@ COMMANDS = {
         models="model",
     ),
     "export": Command(
-        "smoe_mt.generation.arguments:add_export_arguments",
-        "smoe_mt.generation.export",
-        "checkpoint -> a folder with everything needed to translate, and a model card",
+        "smoe_mt.export.arguments:add_arguments",
+        "smoe_mt.export.command",
+        "checkpoint -> a folder with everything needed to translate, and a model card; for transformers and CTranslate2 too",
         models="run",
     ),
     "evaluate": Command(

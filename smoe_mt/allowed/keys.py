@@ -242,6 +242,7 @@ TASK: Mapping[str, Kind] = {
     "target_lang": Maybe(Text()),
     "sampling_temperature": real(ranges.TASK["sampling_temperature"]),
     "sharded_checkpoints": Flag(),
+    "cuda_graphs": Choice(("off", "on", "auto")),
     "eval_bleu": Flag(),
     "verify": Flag(),
     "eval_bleu_max_len_a": real(ranges.TASK["eval_bleu_max_len_a"]),

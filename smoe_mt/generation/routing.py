@@ -64,18 +64,19 @@ class Rerouting:
         return {**self.options.given(), **found}
 
 
-def rerouting(loaded: LoadedModel, options: RoutingOptions) -> Rerouting:
-    """The routing that ``options`` ask of a model; a mean of visits is calibrated now, on the model's validation text.
+def rerouting(loaded: LoadedModel, options: RoutingOptions, calibrated: Calibrated | None = None) -> Rerouting:
+    """The routing that ``options`` ask of a model; a mean of visits is calibrated now, on the model's validation text, unless
+    it was ``calibrated`` before.
 
     Raises UserError where the model has no such routing, or a gate sees too few experts.
     """
     if options.changes_nothing:
         return Rerouting(options)
-    calibrated, dial = None, options.dial
+    dial = options.dial
     if dial is not None:
         _check_strata(loaded, dial)
         if dial.dial == "mean":
-            calibrated = calibrate(
+            calibrated = calibrated or calibrate(
                 loaded, dial.value, lambda bias: Rerouting(options, _gates(loaded, options, Capacity("bias", bias)))
             )
             dial = Capacity("bias", calibrated.bias)

@@ -57,6 +57,7 @@ from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import whole_checkpoint
+from smoe_mt.training.step_graphs import step_graphs
 from smoe_mt.training.trackers import open_runs
 from smoe_mt.training.whole_files import remove_leftovers
 
@@ -100,6 +101,7 @@ class SMoETrainer(ExpertParallelTrainer):
         self._epochs: Any = None
         self._counts_updates = False  # at a terminal, once it has begun
         self._last_epoch = LastEpoch(self.cfg)
+        self._graphs = self.task.graphs = step_graphs(self, self._nonfinite.note)
         preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -109,6 +111,8 @@ class SMoETrainer(ExpertParallelTrainer):
         that some ranks do not see.
         """
         self._check_that_all_see(filename)
+        if self._graphs is not None:
+            self._graphs.forget()
         found: dict[str, tuple[str, str]] = {}
         if PathManager.isfile(filename) or self._is_last(filename):
             filename = self._whole(filename)
