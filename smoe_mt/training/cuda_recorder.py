@@ -28,6 +28,10 @@ class Recorder(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Nothing that was recorded will be replayed again."""
+        ...
+
 
 class CudaRecorder:
     """As CUDA graphs, of one pool of memory: they are replayed one at a time, and nothing of one is read after the next."""
@@ -35,17 +39,25 @@ class CudaRecorder:
     device = "cuda"
 
     def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
+        self.forget()
+
+    def forget(self) -> None:
+        """See `Recorder`. A pool whose graphs are all gone takes no new ones."""
+        self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
         """See `Recorder`. Loaders' threads may use the GPU meanwhile; random numbers continue from the generator's state."""
         graph = torch.cuda.CUDAGraph()
-        with (
-            _no_collection(),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            outputs = run()
+        try:
+            with (
+                _no_collection(),
+                torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                outputs = run()
+        except RuntimeError:
+            self.forget()  # it may have been the pool's first
+            raise
         return outputs, graph.replay
 
 

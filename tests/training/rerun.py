@@ -21,6 +21,7 @@ class Rerun:
         self._fail = fail or {}
         self.recordings = 0
         self.replays = 0
+        self.forgotten = 0
 
     def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
         number, self.recordings = self.recordings, self.recordings + 1
@@ -42,3 +43,6 @@ class Rerun:
                 output.copy_(value)
 
         return outputs, replay
+
+    def forget(self) -> None:
+        self.forgotten += 1
