@@ -31,11 +31,11 @@ trap 'exit 130' INT TERM
 train() { # MODEL RUN: train unless that is finished; fairseq continues from checkpoint_last.pt
     local name="$1" run="$2" job
     if [ -e "$run/finished-$updates" ]; then
-        echo "$run is trained"
+        echo "$run is trained" >&3
         return
     fi
     smoe-mt train --config quickstart "model=$name" "task.data=$data" "checkpoint.save_dir=$run" \
-        "optimization.max_update=$updates" > >(sed -u "s/^/$name | /") 2>&1 &
+        "optimization.max_update=$updates" > >(sed -u "s/^/$name | /" >&3) 2>&1 &
     job=$!
     trap 'kill "$job" 2>/dev/null' TERM
     wait "$job" || return 1
@@ -63,10 +63,17 @@ start() { # COMMAND ...: in the background
     pids+=($!)
 }
 
+display() { # one line for each model that trains, whose output goes to descriptor 3
+    exec 3> >(if python -c "import smoe_mt" 2>/dev/null; then exec python -m smoe_mt.training.side_by_side; else exec cat; fi)
+    shown=$!
+}
+
 finish() { # wait for what was started; a failure of one is a failure of all
     local failed=0 pid
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     pids=()
+    exec 3>&-
+    wait "$shown" || true
     [ "$failed" = 0 ] || { echo "error: training failed; the lines above say why" >&2; exit 1; }
 }
 
@@ -74,6 +81,7 @@ step "1/4  data: Northern Sotho, Malay, Tagalog and Catalan with English"
 smoe-mt prepare --corpus l10n --benchmark m4 --vocab-size 8000 --out "$data"
 
 step "2/4  training: dense, vanilla and $model side by side, $updates updates each"
+display
 if [ "$cores" -ge 3 ]; then
     export OMP_NUM_THREADS=$((cores / 3))
     start train dense "$dense"

@@ -247,6 +247,7 @@ TASK: Mapping[str, Kind] = {
     "verify": Flag(),
     "eval_bleu_max_len_a": real(ranges.TASK["eval_bleu_max_len_a"]),
     "eval_bleu_tokenizer": Text(),
+    "mlflow_experiment": Maybe(LETTERS),
 }
 
 OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout", "balance_bias")

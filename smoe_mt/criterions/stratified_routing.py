@@ -23,6 +23,7 @@ from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.host_sums import host_sums
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
+from smoe_mt.criterions.smoothed_loss import smoothed_loss
 from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
 from smoe_mt.moe.names import blocks_of
@@ -85,7 +86,7 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
 
         `sample`: a batch of ours. Its counts (`ntokens`, `nsentences`) may be float64 scalars on the device.
         """
-        self._request_losses(model)
+        self.request_losses(model)
         net_output = model(**sample["net_input"])
         loss_BT, nll_BT = self.compute_loss(model, net_output, sample, reduce=False)
         nll_loss, loss = nll_BT.sum(), loss_BT.sum()
@@ -111,6 +112,17 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
 
+    def compute_loss(
+        self, model: nn.Module, net_output: Any, sample: Mapping[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """As fairseq's, which holds several copies of the logits: (loss, negative log-likelihood), their sums or [B * T]."""
+        logits_BTV, target_BT = net_output[0], cast(Any, model).get_targets(sample, net_output)
+        if self.ignore_prefix_size > 0:
+            logits_BTV, target_BT = logits_BTV[:, self.ignore_prefix_size :], target_BT[:, self.ignore_prefix_size :]
+        logits_NV = logits_BTV.reshape(-1, logits_BTV.size(-1))
+        loss_N, nll_N = smoothed_loss(logits_NV, target_BT.reshape(-1), self.eps, self.padding_idx)
+        return (loss_N.sum(), nll_N.sum()) if reduce else (loss_N, nll_N)
+
     def _routing_losses(
         self, model: nn.Module, blocks: Sequence[Routing]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -124,8 +136,13 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logged |= {name: value.detach() for name, value in found.logged.items()}
         return losses, logged
 
-    def _request_losses(self, model: nn.Module) -> None:
-        """Those that gates compute on request alone. UserError where a gate cannot."""
+    def routing_loss(self, model: nn.Module, blocks: Sequence[Routing]) -> Tensor:
+        """The weighted sum of the losses of these blocks, for a loss that is a mean over target tokens."""
+        losses, _ = self._routing_losses(model, blocks)
+        return torch.stack([self._weight(model, name) * value for name, value in losses.items()]).sum()
+
+    def request_losses(self, model: nn.Module) -> None:
+        """Let the gates compute those that they compute on request alone. UserError where a gate cannot."""
         request = getattr(model, "request_losses", None)  # a model of fairseq's has no gates
         if request is not None:
             request(("z",) if self.options.z_weight else ())

@@ -121,6 +121,13 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a or char; auto: the target language's"},
     )
 
+    mlflow_experiment: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "experiment of MLflow that the training is a run of (needs the extra mlflow); MLFLOW_TRACKING_URI says where"
+        },
+    )
+
     # Taken from fairseq's own options.
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
