@@ -24,6 +24,7 @@ from benchmarks.one_hot import one_hot_moe, one_hot_stratified
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models import SMoETransformerConfig
 from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank
+from smoe_mt.moe.block import outputs_only
 from smoe_mt.moe.system import NUM_EXPERTS
 
 Groups = Callable[[int], tuple[int, ...]]  # experts of a block -> those of each stratum or layer
@@ -77,7 +78,7 @@ class Case:
 
         def once() -> None:
             if not self.training:
-                with torch.inference_mode():
+                with torch.inference_mode(), outputs_only():  # as a search does
                     compute(x)
                 return
             module.zero_grad(set_to_none=True)
@@ -105,7 +106,7 @@ def measure(case: Case) -> dict[str, Any]:
     }
     if case.one_hot:
         contenders["one_hot"] = case.run(lambda x: ONE_HOT[case.system](block, x), block, x)
-    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device)
+    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device, case.args.clock)
     return {
         "system": case.system,
         "mode": "train" if case.training else "eval",
