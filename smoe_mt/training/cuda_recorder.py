@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from smoe_mt.cuda_graphs import captured
 
 
 class Recorder(Protocol):
@@ -39,7 +39,6 @@ class CudaRecorder:
     device = "cuda"
 
     def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
         self.forget()
 
     def forget(self) -> None:
@@ -47,28 +46,9 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
-        """See `Recorder`. Loaders' threads may use the GPU meanwhile; random numbers continue from the generator's state."""
-        graph = torch.cuda.CUDAGraph()
+        """See `Recorder`."""
         try:
-            with (
-                _no_collection(),
-                torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-            ):
-                outputs = run()
+            return captured(run, self._pool)
         except RuntimeError:
             self.forget()  # it may have been the pool's first
             raise
-        return outputs, graph.replay
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """A graph or a kernel that is freed meanwhile makes a capture invalid."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

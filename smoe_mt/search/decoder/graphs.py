@@ -9,7 +9,6 @@ Shape letters as in ``caches.py``.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import weakref
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from smoe_mt.cuda_graphs import captured
 from smoe_mt.moe.routers.override import routing_is_overridden
 from smoe_mt.search.decoder.caches import Caches, Contents, Sources
 
@@ -59,17 +59,7 @@ class CudaCapture:
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        gc.collect()  # a graph that is freed during a capture makes it invalid
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                function()
-        finally:
-            if collects:
-                gc.enable()
-        return graph.replay
+        return captured(function, self.pool)[1]
 
 
 class Bucket(NamedTuple):
