@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from smoe_mt.moe.experts.base import ExpertBank
 from smoe_mt.moe.experts.ffn import FFNBank
 from smoe_mt.moe.kernels.available import no_place_for_triton, triton_refuses
 from smoe_mt.moe.kernels.select import bind_experts, compute_dtype
+from smoe_mt.moe.kernels.triton_block.records import Operands
+from smoe_mt.moe.kernels.triton_block.settings import Settings
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions
 from smoe_mt.moe.routers.base import Router, Weighting
 from smoe_mt.moe.routers.gate import Gate
@@ -117,15 +119,13 @@ def _block_refuses(parts: BlockParts) -> str | None:
 
 
 @cache
-def _settings_text(*values: Any) -> str:
-    from smoe_mt.moe.kernels.block import Settings
-
-    return Settings(*values).text()
+def _text_of(settings: Settings) -> str:
+    return settings.text()
 
 
 def _settings(*values: Any) -> str:
     """``Settings`` of these values as an operator takes it."""
-    return _settings_text(*values)
+    return _text_of(Settings(*values))
 
 
 def _missing(device: torch.device) -> str | None:
@@ -139,7 +139,7 @@ for _constant in (_settings, _missing):
 
 
 def _run(parts: BlockParts, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing]:
-    from smoe_mt.moe.kernels.operator import run_block
+    from smoe_mt.moe.kernels.triton_block.operator import run_block
 
     assert isinstance(parts.bank, FFNBank)
     norms, options, dtype = parts.norms, parts.options, compute_dtype(x)
@@ -162,16 +162,17 @@ def _run(parts: BlockParts, x: Tensor, padding_mask: Tensor | None) -> tuple[Ten
         norms[0].eps if norms else 0.0,
     )
     x_ND = x.reshape(-1, x.size(-1))
-    y_ND, balance, entropy, visits_N, *loads = run_block(
-        x_ND if norms else x_ND.to(dtype),
-        None if padding_mask is None else padding_mask.reshape(-1),
-        parts.next_gate,
-        [router.weight for router in parts.routers],  # type: ignore[misc]
-        [weight for norm in norms for weight in (norm.weight, norm.bias)],
-        list(parts.bank.weights(dtype)),
-        settings,
-        gumbel or max(drawn) > 0,
+    gates = [cast(Gate, router) for router in parts.routers]
+    given = Operands(
+        x=x_ND if norms else x_ND.to(dtype),
+        padding=None if padding_mask is None else padding_mask.reshape(-1),
+        next_gate=gates[0].weight if parts.next_gate is None else parts.next_gate,
+        seeds=None,
+        gates=[gate.weight for gate in gates],
+        norms=[weight for norm in norms for weight in (norm.weight, norm.bias)],
+        experts=list(parts.bank.weights(dtype)),
     )
+    y_ND, balance, entropy, visits_N, loads = run_block(given, settings, gumbel or max(drawn) > 0)
     if len(loads) == 1:
         loss = balance[0]
     elif release:  # the mean over the gates that were reached

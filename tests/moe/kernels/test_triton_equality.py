@@ -174,7 +174,7 @@ SAME: dict[str, dict[str, Any]] = {
 
 def test_norms_with_a_kernel_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for many tokens."""
-    monkeypatch.setattr("smoe_mt.moe.kernels.block.norm_goes_along", lambda *_: False)
+    monkeypatch.setattr("smoe_mt.moe.kernels.triton_block.tiles.norm_goes_along", lambda *_: False)
     torch.manual_seed(4)
     check_strata(decided(StratifiedMoE(DIM, FFN, (2, 3), backend="triton")), *tokens(3, 9, "some"))
     compare_with_loop({"variant": "release"}, "strata")

@@ -29,7 +29,7 @@ BLOCKS = {
 @pytest.mark.parametrize("kind", BLOCKS)
 @pytest.mark.parametrize("norm_goes_along", [True, False])
 def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from smoe_mt.moe.kernels.launching import Launcher
+    from smoe_mt.moe.kernels.triton_block.launching import Launcher
 
     sites: list[str] = []
     launch = Launcher.__call__
@@ -39,7 +39,7 @@ def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypat
         launch(self, site, *args, **constants)
 
     monkeypatch.setattr(Launcher, "__call__", counted)
-    monkeypatch.setattr("smoe_mt.moe.kernels.block.norm_goes_along", lambda *_: norm_goes_along)
+    monkeypatch.setattr("smoe_mt.moe.kernels.triton_block.tiles.norm_goes_along", lambda *_: norm_goes_along)
     torch.manual_seed(0)
     gates, make = BLOCKS[kind]
     block: nn.Module = make()

@@ -18,9 +18,10 @@ SPILLED = 160  # bytes a thread, of the product that holds three tiles at once
 # In a process of its own: kernels are interpreted in that of the tests.
 PROGRAM = """
 import dataclasses, json, sys, torch
-from smoe_mt.moe.kernels import tiles
-from smoe_mt.moe.kernels.block import Settings
-from smoe_mt.moe.kernels.operator import run_block
+from smoe_mt.moe.kernels.triton_block import tiles
+from smoe_mt.moe.kernels.triton_block.operator import run_block
+from smoe_mt.moe.kernels.triton_block.records import Operands
+from smoe_mt.moe.kernels.triton_block.settings import Settings
 from tests.moe.kernels.offline import compile_for
 capability = int(sys.argv[1])
 tiles.roomy = lambda device: capability == 90
@@ -36,7 +37,7 @@ for tokens, strata, dim, ffn in ((16384, (4, 12), 1024, 4096), (3250, (2, 6), 51
     settings = Settings(firsts, 2, nested, 2.0, False, "relu").text()
     next_gate = torch.empty(experts, dtype=torch.int64, device="meta")
     def launch():
-        y, balance, *_ = run_block(weight(tokens, dim), None, next_gate, gates, norms, bank, settings, False)
+        y, balance, *_ = run_block(Operands(weight(tokens, dim), None, next_gate, None, gates, norms, bank), settings, False)
         torch.autograd.backward((y, balance), (torch.empty_like(y), torch.empty_like(balance)))
     found += compile_for(capability, launch)
 print(json.dumps([dataclasses.asdict(one) for one in found], default=str))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.kernels.available import interpreted
+from smoe_mt.moe.kernels.triton_block.settings import Settings
 
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.skipif(not interpreted(), reason="kernels run on the GPU here: see the tests marked gpu")
@@ -18,8 +19,6 @@ DIM, FFN = 16, 24
 
 
 def operands(strata: tuple[int, ...]) -> tuple[Any, ...]:
-    from smoe_mt.moe.kernels.block import Settings
-
     def weight(*shape: int) -> Tensor:
         return torch.randn(shape).requires_grad_()
 
@@ -35,7 +34,7 @@ def operands(strata: tuple[int, ...]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("strata", [(3,), (2, 3)])
 def test_operator_passes_torchs_own_checks(strata: tuple[int, ...]) -> None:
-    from smoe_mt.moe.kernels import operator
+    from smoe_mt.moe.kernels.triton_block import operator
 
     torch.manual_seed(0)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
