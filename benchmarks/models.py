@@ -42,7 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", default="base", choices=SIZES)
     parser.add_argument("--vocabulary", type=int, default=32_000, help="pieces of the joint vocabulary")
-    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
+    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped", "triton"])
 
 
 def toy_task(vocabulary: int) -> SimpleNamespace:

@@ -121,7 +121,7 @@ def routed(
         complete=choices.complete,
         priority_TK=choices.priority_TK,
     )
-    if router.training and router.statistic_names and not _computed_again():
+    if router.training and router.statistic_names and not computed_again():
         with torch.no_grad():
             router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)
     weights_TK = mask(router.combine(probs_TE, choices, plan.kept_TK, weighting))
@@ -136,7 +136,7 @@ def routed(
     )
 
 
-def _computed_again() -> bool:
+def computed_again() -> bool:
     """Whether a backward pass computes activations anew that were not kept (activation checkpointing)."""
     return int(torch._C._current_graph_task_id()) != -1
 

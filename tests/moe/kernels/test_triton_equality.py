@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.kernels.available import interpreted
+from smoe_mt.moe.routers.base import Weighting, routers_of
+from smoe_mt.moe.routers.bias import LoadBias
 from tests.moe.reference import reference_layers, reference_stratified
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -169,6 +171,12 @@ SAME: dict[str, dict[str, Any]] = {
     "gelu": {"activation": "gelu"},
     "silu": {"activation": "silu", "capacity_factor": 0.6},
     "release": {"variant": "release", "capacity_factor": 0.6},
+    "gate bias": {"gate_bias": True},
+    "z-loss": {"losses": ("z",)},
+    "z-loss of a biased gate, release": {"losses": ("z",), "gate_bias": True, "variant": "release"},
+    "load bias": {"load_bias": LoadBias(0.1, "stratum"), "capacity_factor": 0.6},
+    "raw weights": {"weighting": Weighting.RAW, "capacity_factor": 0.6},
+    "one choice, load bias": {"top_k": 1, "load_bias": LoadBias(0.1)},
 }
 
 
@@ -189,19 +197,29 @@ def test_equals_loop(options: dict[str, Any], kind: str) -> None:
 
 def compare_with_loop(options: dict[str, Any], kind: str) -> None:
     torch.manual_seed(0)
+    options = dict(options)
+    losses = options.pop("losses", ())
     blocks: list[nn.Module] = [
         MoE(DIM, FFN, 4, backend=backend, **options) if kind == "plain" else
         StratifiedMoE(DIM, FFN, (2, 3), backend=backend, **options) for backend in ("triton", "loop")
     ]  # fmt: skip
-    blocks[1].load_state_dict(decided(blocks[0]).state_dict())
+    for router in routers_of(decided(blocks[0])):
+        if router.selection_bias is not None:
+            router.selection_bias.copy_(torch.linspace(1, -1, router.num_experts))
+    blocks[1].load_state_dict(blocks[0].state_dict())
     x, mask = tokens(3, 9, "some")
     results = []
     for block in blocks:
+        for router in routers_of(block):
+            router.request_losses(losses)
         x = x.detach().requires_grad_()
         y, routing = block(x, mask)
-        results.append(
-            [y, routing.balance_loss, *routing.entropy, *gradients(y, routing.balance_loss, [x, *block.parameters()])]
-        )
+        loss = sum(routing.losses.values(), torch.zeros(()))
+        told = [count for load in routing.load for count in (load.asked, load.served, load.tokens)]
+        counted = [statistic for router in routers_of(block) for statistic in router.statistics()]
+        grads = gradients(y, loss, [x, *block.parameters()])
+        results.append([y, *routing.losses.values(), *routing.entropy, *told, *counted, *grads])
+    assert set(routing.losses) == {"balance", *losses}
     assert_close(*results)
     assert routing.units.shape == mask.shape
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.kernels.available import interpreted
-from smoe_mt.moe.kernels.fused import BlockParts, kernel_name
+from smoe_mt.moe.kernels.fused import kernel_name
 
 pytestmark = [
     pytest.mark.gpu,
@@ -142,5 +142,4 @@ def test_results_are_the_same_every_time(block: nn.Module, inputs: tuple[Tensor,
 
 def test_auto_is_triton() -> None:
     block: Any = MoE(DIM, FFN, 8).to("cuda", torch.bfloat16)
-    parts = BlockParts(block.experts, [block.gate], (0,), block.settings, block.mask)
-    assert kernel_name(parts, torch.zeros(4, DIM, device="cuda", dtype=torch.bfloat16), "auto") == "triton"
+    assert kernel_name(block.parts, torch.zeros(4, DIM, device="cuda", dtype=torch.bfloat16), "auto") == "triton"

@@ -35,9 +35,10 @@ for tokens, strata, dim, ffn in ((16384, (4, 12), 1024, 4096), (3250, (2, 6), 51
     norms = [weight(dim) for _ in range(2 * len(strata) * nested)]
     bank = [weight(experts, ffn, dim), weight(experts, ffn), weight(experts, dim, ffn), weight(experts, dim)]
     settings = Settings(firsts, 2, nested, 2.0, False, "relu").text()
+    orders, biases = [], []
     next_gate = torch.empty(experts, dtype=torch.int64, device="meta")
     def launch():
-        y, balance, *_ = run_block(Operands(weight(tokens, dim), None, next_gate, None, gates, norms, bank), settings, False)
+        y, balance, *_ = run_block(Operands(weight(tokens, dim), None, next_gate, None, orders, gates, biases, norms, bank), settings, False)
         torch.autograd.backward((y, balance), (torch.empty_like(y), torch.empty_like(balance)))
     found += compile_for(capability, launch)
 print(json.dumps([dataclasses.asdict(one) for one in found], default=str))

@@ -28,8 +28,9 @@ def operands(strata: tuple[int, ...]) -> tuple[Any, ...]:
     norms = [weight(DIM) for _ in range(2 * len(strata) * nested)]
     bank = [weight(experts, FFN, DIM), weight(experts, FFN), weight(experts, DIM, FFN), weight(experts, DIM)]
     next_gate = torch.tensor([i + 1 for i, size in enumerate(strata) for _ in range(size)])
-    settings = Settings(firsts, 2, nested, 2.0, False, "relu").text()
-    return weight(7, DIM), torch.rand(7) < 0.2, next_gate, None, gates, norms, bank, settings, True
+    settings = Settings(firsts, 2, nested, 2.0, False, "relu", z=True).text()
+    orders, biases = ([draw(gate.size(0)) for gate in gates] for draw in (torch.randn, weight))
+    return weight(7, DIM), torch.rand(7) < 0.2, next_gate, None, orders, gates, biases, norms, bank, settings, True
 
 
 @pytest.mark.parametrize("strata", [(3,), (2, 3)])

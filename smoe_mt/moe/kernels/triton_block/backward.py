@@ -18,10 +18,11 @@ from smoe_mt.moe.kernels.triton_block.records import Experts, Passed
 
 
 class GateGradients(NamedTuple):
-    """Gradients of a gate's input [T, D], its weight [E, D], its norm's weights [2, D] or None."""
+    """Gradients of a gate's input [T, D], its weight [E, D], its bias [E] and its norm's weights [2, D], where it has them."""
 
     x: Tensor
     weight: Tensor
+    bias: Tensor | None
     norm: Tensor | None
 
 
@@ -57,7 +58,7 @@ def gate_backward(
     gate: Gate,
     launch: Launcher,
     grad: Tensor,
-    grad_balance: Tensor,
+    grad_losses: Tensor,
     x: Tensor,
     passed: Passed,
     grads: Experts,
@@ -74,11 +75,11 @@ def gate_backward(
     grad_logits = torch.empty(gate.tokens, gate.width, dtype=torch.float32, device=x.device)
     norm_rows = cut.norm_programs if gate.norm else 0
     norm_parts = torch.empty(norm_rows, 2, gate.dim, dtype=torch.float32, device=x.device)
-    grad_x = _tokens(gate, launch, cut, grad, grad_balance, x, passed, found, grad_logits, norm_parts)
+    grad_x = _tokens(gate, launch, cut, grad, grad_losses, x, passed, found, grad_logits, norm_parts)
     if gate.norm and not cut.whole:
         _norm(gate, launch, cut, grad, x, passed, grad_x, norm_parts)
-    gate_parts = _gate(gate, launch, cut, x, passed, found, grad_logits)
-    return _sums(gate, launch, cut, passed, found, gate_parts, norm_parts, grad_x, grads, first_added)
+    gate_parts, logit_parts = _gate(gate, launch, cut, x, passed, found, grad_logits)
+    return _sums(gate, launch, cut, passed, found, gate_parts, logit_parts, norm_parts, grad_x, grads, first_added)
 
 
 def _tokens(
@@ -86,7 +87,7 @@ def _tokens(
     launch: Launcher,
     cut: Cut,
     grad: Tensor,
-    grad_balance: Tensor,
+    grad_losses: Tensor,
     x: Tensor,
     passed: Passed,
     found: ExpertGradients,
@@ -107,9 +108,10 @@ def _tokens(
         passed.choices,
         passed.weight_of_row,
         passed.probs,
+        passed.log_sums,
         found.weight_parts,
         passed.load,
-        grad_balance,
+        grad_losses,
         w.b_out,
         gate.weight,
         x,
@@ -128,6 +130,8 @@ def _tokens(
         s.scale,
         gate.number,
         TOP_K=s.top_k,
+        RENORMALISE=s.renormalise,
+        Z=s.z,
         ACT_WEIGHTED=gate.relu,
         MASK=s.mask > 0,
         BY_ROW=found.by_row,
@@ -173,8 +177,11 @@ def _norm(
 
 def _gate(
     gate: Gate, launch: Launcher, cut: Cut, x: Tensor, passed: Passed, found: ExpertGradients, grad_logits: Tensor
-) -> Tensor:
-    """Shares of the gradients of the gate's weight and of b_out, fp32 [splits, 2, E, D]."""
+) -> tuple[Tensor, Tensor]:
+    """Shares of the gradients of the gate's weight and of b_out, fp32 [splits, 2, E, D]; and of its bias, fp32 [splits, width]."""
+    logit_parts = torch.empty(
+        cut.splits if gate.bias is not None else 0, gate.width, dtype=torch.float32, device=x.device
+    )
     parts = torch.empty(cut.splits, 2, gate.experts, gate.dim, dtype=torch.float32, device=x.device)
     launch(
         "gate_gradient",
@@ -187,11 +194,13 @@ def _gate(
         passed.choices,
         passed.weight_of_row,
         parts,
+        logit_parts,
         gate.tokens,
         gate.dim,
         gate.experts,
         cut.splits,
         TOP_K=gate.settings.top_k,
+        BIAS=gate.bias is not None,
         BY_ROW=found.by_row,
         PRECISION=precision(gate.dtype),
         BT=64,
@@ -199,7 +208,7 @@ def _gate(
         BE=gate.width,
         num_warps=4,
     )
-    return parts
+    return parts, logit_parts
 
 
 def _sums(
@@ -209,6 +218,7 @@ def _sums(
     passed: Passed,
     found: ExpertGradients,
     gate_parts: Tensor,
+    logit_parts: Tensor,
     norm_parts: Tensor,
     grad_x: Tensor,
     grads: Experts,
@@ -217,6 +227,7 @@ def _sums(
     """The shares of the small gradients summed."""
     norm, device = gate.norm, grad_x.device
     grad_weight = torch.empty_like(gate.weight)
+    grad_bias = None if gate.bias is None else torch.empty_like(gate.bias)
     grad_norm = torch.empty(2, gate.dim, dtype=norm.gamma.dtype, device=device) if norm else None
     f_tiles, d_tiles = triton.cdiv(gate.hidden, 64), triton.cdiv(gate.dim, 64)
     launch(
@@ -224,10 +235,12 @@ def _sums(
         gate_gradient.reduce_kernel,
         (gate.experts * (f_tiles + 2 * d_tiles) + (2 * d_tiles if norm else 0),),
         gate_parts,
+        logit_parts,
         found.bias_parts,
         norm_parts,
         passed.starts,
         grad_weight,
+        passed.probs if grad_bias is None else grad_bias,
         grads.b_out,
         grads.b_in,
         passed.probs if grad_norm is None else grad_norm,
@@ -239,9 +252,11 @@ def _sums(
         cut.splits,
         cut.norm_programs,
         NORM=norm is not None,
+        BIAS=grad_bias is not None,
+        BE=gate.width,
         BM=gate.tiles.grad_hidden.rows,
         BR=64,
         BC=64,
         num_warps=4,
     )
-    return GateGradients(grad_x, grad_weight, grad_norm)
+    return GateGradients(grad_x, grad_weight, grad_bias, grad_norm)

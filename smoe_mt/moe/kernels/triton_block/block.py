@@ -31,8 +31,8 @@ def block_forward(given: Operands, settings: str, keep: bool) -> Results:
     return walk.results([passed.load for passed in passes], kept_of(passes) if keep else [])
 
 
-def block_backward(saved: Saved, grad: Tensor, grad_balance: Tensor, settings: str, reuse: bool) -> list[Tensor]:
-    """Gradients of ``Operands.with_gradients`` from those of y [T, D] and of the balance losses fp32 [gates].
+def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: str, reuse: bool) -> list[Tensor]:
+    """Gradients of ``Operands.with_gradients`` from those of y [T, D] and of the losses fp32 [gates, 2].
 
     reuse  what was kept may be overwritten
     """
@@ -40,17 +40,20 @@ def block_backward(saved: Saved, grad: Tensor, grad_balance: Tensor, settings: s
     grads = Experts(*(torch.empty_like(weight) for weight in given.experts))
     inputs = [saved.x, *saved.later]
     grad_gates: list[Tensor] = []
+    grad_biases: list[Tensor] = []
     grad_norms: list[Tensor] = []
     first_added = grads.w_in.size(0)
     for i in reversed(range(len(inputs))):
         gate = Gate(i, given, s)
         launch = gate.launcher([grad, *given.tensors()], "backward", grad.dtype)
-        found = gate_backward(gate, launch, grad, grad_balance, inputs[i], saved.passed(i), grads, first_added, reuse)
+        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], saved.passed(i), grads, first_added, reuse)
         grad, first_added = found.x, gate.first
         grad_gates.insert(0, found.weight)
+        if found.bias is not None:
+            grad_biases.insert(0, found.bias)
         if found.norm is not None:
             grad_norms = [*found.norm, *grad_norms]
-    return [grad, *grad_gates, *grad_norms, *grads]
+    return [grad, *grad_gates, *grad_biases, *grad_norms, *grads]
 
 
 def may_come_back() -> bool:
@@ -64,21 +67,21 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, given: Operands, settings: str, *_: Tensor) -> tuple[Tensor, ...]:
-        """After ``given`` and ``settings``: ``given.with_gradients()``, for autograd to see. Gives (y, balance, entropy, visits, *loads)."""
+        """After ``given`` and ``settings``: ``given.with_gradients()``, for autograd to see. Gives (y, losses, entropy, visits, *loads)."""
         out = block_forward(given, settings, keep=True)
         saved = Saved.of(given, out)
         ctx.settings, ctx.sizes, ctx.output = settings, sizes(saved), out.y.dtype
         ctx.save_for_backward(*flat(saved))
         ctx.mark_non_differentiable(out.entropy, out.visits, *out.loads)
         ctx.set_materialize_grads(False)
-        return out.y, out.balance, out.entropy, out.visits, *out.loads
+        return out.y, out.losses, out.entropy, out.visits, *out.loads
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_balance: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_losses: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         saved = Saved(*cast(Any, unflat(ctx.saved_tensors, ctx.sizes)))
         if grad is None:
             grad = torch.zeros(saved.x.shape, dtype=ctx.output, device=saved.x.device)
-        if grad_balance is None:
-            grad_balance = torch.zeros(len(saved.gates), dtype=torch.float32, device=saved.x.device)
+        if grad_losses is None:
+            grad_losses = torch.zeros(len(saved.gates), 2, dtype=torch.float32, device=saved.x.device)
         reuse = not may_come_back()
-        return None, None, *block_backward(saved, grad.contiguous(), grad_balance.contiguous(), ctx.settings, reuse)
+        return None, None, *block_backward(saved, grad.contiguous(), grad_losses.contiguous(), ctx.settings, reuse)

@@ -21,7 +21,7 @@ class Walk(NamedTuple):
     y: Tensor
     later: Tensor
     visits: Tensor
-    balance: Tensor
+    losses: Tensor
     entropy: Tensor
     at: Tensor
 
@@ -37,14 +37,14 @@ class Walk(NamedTuple):
             y=new(x.dtype if strata else given.experts[0].dtype, *x.shape),
             later=new(x.dtype, gates - 1, *x.shape),
             visits=new(torch.int64, x.size(0)),
-            balance=new(torch.float32, gates),
+            losses=new(torch.float32, gates, 2),
             entropy=new(torch.float32, gates),
             at=new(torch.int32, x.size(0)),
         )
 
     def results(self, loads: list[Tensor], kept: list[Tensor]) -> Results:
         """With what the gates decided."""
-        return Results(self.y, self.balance, self.entropy, self.visits, loads, self.later, kept)
+        return Results(self.y, self.losses, self.entropy, self.visits, loads, self.later, kept)
 
 
 def gate_forward(gate: Gate, launch: Launcher, x: Tensor, given: Operands, walk: Walk, keep: bool) -> Passed:
@@ -61,7 +61,7 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
     s, norm, none, opens = gate.settings, gate.norm, passed.probs, gate.number == 0
     here = constants.AT_GATE if not opens else constants.EVERYWHERE if padding is None else constants.UNPADDED
     counts = torch.empty(gate.blocks, s.top_k, gate.width, dtype=torch.int32, device=x.device)
-    sums = torch.empty(gate.blocks, gate.width + 1, dtype=torch.float32, device=x.device)
+    sums = torch.empty(gate.blocks, gate.width + 2, dtype=torch.float32, device=x.device)
     launch(
         "route",
         gating.route_kernel,
@@ -71,9 +71,12 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         norm.gamma if norm else none,
         norm.beta if norm else none,
         gate.weight,
+        none if gate.bias is None else gate.bias,
+        none if gate.order is None else gate.order,
         passed.normed,
         passed.means,
         passed.scales,
+        passed.log_sums,
         passed.probs,
         passed.choices,
         counts,
@@ -86,6 +89,9 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         s.epsilon,
         HERE=here.value,
         NORM=norm is not None,
+        BIAS=gate.bias is not None,
+        ORDERED=gate.order is not None,
+        Z=s.z,
         TOP_K=s.top_k,
         GUMBEL=s.gumbel,
         PRECISION="ieee",
@@ -110,7 +116,7 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         passed.expert_of_tile,
         passed.starts,
         passed.load,
-        walk.balance,
+        walk.losses,
         walk.entropy,
         none if gate.seeds is None else gate.seeds,
         gate.number,
@@ -121,6 +127,8 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         s.mask,
         s.scale,
         TOP_K=s.top_k,
+        RENORMALISE=s.renormalise,
+        Z=s.z,
         CAPACITY=limit.value if s.capacity_factor else constants.NO_CAPACITY.value,
         MASK=s.mask > 0,
         PAD=gate.tiles.pad,

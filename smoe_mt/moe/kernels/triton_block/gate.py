@@ -24,12 +24,15 @@ class Gate:
     hidden           hidden units of an expert, F
     width            entries of a row of probabilities in a program
     block, blocks    tokens of a program that routes, and how many such programs there are
+    bias, order      what is added to its logits, and to its probabilities for the choice alone; or None
     residual         NO_RESIDUAL, INPUT or NORMED
     """
 
     def __init__(self, number: int, given: Operands, settings: Settings) -> None:
         self.number, self.gates, self.settings, self.seeds = number, len(given.gates), settings, given.seeds
         self.weight, self.weights, self.norm = given.gates[number], Experts(*given.experts), given.norm_of(number)
+        self.bias = given.gate_biases[number] if given.gate_biases else None
+        self.order = given.orders[number] if given.orders else None
         self.first, self.experts = settings.first_experts[number], self.weight.size(0)
         (self.tokens, self.dim), self.input = given.x.shape, given.x.dtype
         self.hidden = self.weights.w_in.size(1)
@@ -54,7 +57,8 @@ class Gate:
         """Launches the gate's kernels; tensors: those that the block did not allocate; kinds: what else they are compiled for."""
         small = tiles.norm_goes_along(self.tokens, self.dim, self.width), self.tokens <= 16384
         sizes = (self.number, self.experts, self.dim, self.hidden, self.block, *small, id(self.tiles))
-        types = (self.input, self.weight.dtype, self.dtype, precision(self.dtype), self.norm and self.norm.gamma.dtype)
+        weights = (self.weight, self.bias, self.order, self.norm and self.norm.gamma)
+        types = (self.input, self.dtype, precision(self.dtype), *(one is not None and one.dtype for one in weights))
         return Launcher((self.settings, sizes, types, kinds), self.weight.device, tensors)
 
     def rows_bound(self) -> int:
@@ -74,6 +78,7 @@ class Gate:
             normed=new(like.dtype, normed, self.dim),
             means=new(torch.float32, normed),
             scales=new(torch.float32, normed),
+            log_sums=new(torch.float32, t if self.settings.z else 0),
             probs=new(torch.float32, t, e),
             choices=new(torch.int32, k, t),
             row_of_slot=new(torch.int32, k, t),

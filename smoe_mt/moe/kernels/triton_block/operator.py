@@ -21,13 +21,13 @@ from smoe_mt.moe.kernels.triton_block.settings import Settings
 
 #: ``Operands``, settings and keep; the fields of ``Results`` in a row.
 FORWARD = (
-    "(Tensor x, Tensor? padding, Tensor next_gate, Tensor? seeds, Tensor[] gates, Tensor[] norms, Tensor[] experts, "
-    "str settings, bool keep) -> Tensor[]"
+    "(Tensor x, Tensor? padding, Tensor next_gate, Tensor? seeds, Tensor[] orders, Tensor[] gates, "
+    "Tensor[] gate_biases, Tensor[] norms, Tensor[] experts, str settings, bool keep) -> Tensor[]"
 )
-#: Gradients of y and of the balance losses, ``Saved``, settings; ``block_backward``'s results.
+#: Gradients of y and of the losses, ``Saved``, settings; ``block_backward``'s results.
 BACKWARD = (
-    "(Tensor grad, Tensor grad_balance, Tensor x, Tensor? seeds, Tensor[] gates, Tensor[] norms, Tensor[] experts, "
-    "Tensor[] loads, Tensor later, Tensor[] kept, str settings) -> Tensor[]"
+    "(Tensor grad, Tensor grad_losses, Tensor x, Tensor? seeds, Tensor[] gates, Tensor[] gate_biases, Tensor[] norms, "
+    "Tensor[] experts, Tensor[] loads, Tensor later, Tensor[] kept, str settings) -> Tensor[]"
 )
 
 
@@ -49,17 +49,18 @@ def _(*args: Any) -> list[Tensor]:
 
 @torch.library.custom_op("smoe_mt::block_backward", mutates_args=(), schema=BACKWARD)
 def _block_backward(*args: Any) -> list[Tensor]:
-    grad, grad_balance, *fields, settings = args
+    grad, grad_losses, *fields, settings = args
     saved = Saved(*fields)
-    grads = block_backward(saved, grad, grad_balance, settings, False)
-    norms = range(1 + len(saved.gates), 1 + len(saved.gates) + len(saved.norms))
+    grads = block_backward(saved, grad, grad_losses, settings, False)
+    before = 1 + len(saved.gates) + len(saved.gate_biases)
+    norms = range(before, before + len(saved.norms))
     # Halves of one tensor each: an operator returns no views.
     return [one.clone() if i in norms else one for i, one in enumerate(grads)]
 
 
 @_block_backward.register_fake
 def _(*args: Any) -> list[Tensor]:
-    _grad, _grad_balance, *fields, _settings = args
+    _grad, _grad_losses, *fields, _settings = args
     return [torch.empty_like(one) for one in Saved(*fields).operands().with_gradients()]
 
 
@@ -73,10 +74,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 def _gradients(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     saved = Saved(*cast(Any, unflat(ctx.saved_tensors, ctx.sizes)))
-    grad, grad_balance = grads[:2]
-    assert grad is not None and grad_balance is not None
-    found = torch.ops.smoe_mt.block_backward(grad.contiguous(), grad_balance.contiguous(), *saved, ctx.settings)
-    of = Operands(*cast(Any, [found[0], None, None, None, *unflat(found[1:], ctx.given[4:])]))
+    grad, grad_losses = grads[:2]
+    assert grad is not None and grad_losses is not None
+    found = torch.ops.smoe_mt.block_backward(grad.contiguous(), grad_losses.contiguous(), *saved, ctx.settings)
+    orders = [None] * ctx.given[4]
+    of = Operands(*cast(Any, [found[0], None, None, None, orders, *unflat(found[1:], ctx.given[5:])]))
     return *of, None, None
 
 
@@ -84,7 +86,7 @@ _block.register_autograd(_gradients, setup_context=_keep)
 
 
 def run_block(given: Operands, settings: str, random: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """(y [T, D], balance fp32 [gates], entropy fp32 [gates], visits int64 [T], a load int64 [3, E] per gate).
+    """(y [T, D], losses fp32 [gates, 2], entropy fp32 [gates], visits int64 [T], a load int64 [3, E] per gate); see ``Results``.
 
     ``given`` has no seeds: they are drawn here where ``random`` says that anything is; settings as ``Settings.text`` gives them.
     """
@@ -95,8 +97,8 @@ def run_block(given: Operands, settings: str, random: bool) -> tuple[Tensor, Ten
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:  # somebody looks at operators
         out = results_of(torch.ops.smoe_mt.block(*given, settings, keep), gates)
     elif keep:
-        y, balance, entropy, visits, *loads = BlockFunction.apply(given, settings, *given.with_gradients())
-        return y, balance, entropy, visits, loads
+        y, losses, entropy, visits, *loads = BlockFunction.apply(given, settings, *given.with_gradients())
+        return y, losses, entropy, visits, loads
     else:
         out = block_forward(given, settings, False)
-    return out.y, out.balance, out.entropy, out.visits, out.loads
+    return out.y, out.losses, out.entropy, out.visits, out.loads

@@ -34,25 +34,28 @@ class Operands(NamedTuple):
     """What a block is given.
 
     x [T, D]; padding bool [T] or None; next_gate int64 [all experts], any where there is one gate; seeds int64 [gates x SEEDS] or
-    None, where nothing is drawn; gates [E_i, D] each; norms gamma, beta of each gate, or nothing; experts as ``Experts``, in the
-    precision to compute in
+    None, where nothing is drawn; orders fp32 [E_i] each, added to probabilities for the choice alone, or nothing; gates [E_i, D]
+    each; gate_biases [E_i] each, or nothing; norms gamma, beta of each gate, or nothing; experts as ``Experts``, in the precision to
+    compute in
     """
 
     x: Tensor
     padding: Tensor | None
     next_gate: Tensor
     seeds: Tensor | None
+    orders: list[Tensor]
     gates: list[Tensor]
+    gate_biases: list[Tensor]
     norms: list[Tensor]
     experts: list[Tensor]
 
     def with_gradients(self) -> list[Tensor]:
         """Those that get gradients, in the order of ``block_backward``'s results."""
-        return [self.x, *self.gates, *self.norms, *self.experts]
+        return [self.x, *self.gates, *self.gate_biases, *self.norms, *self.experts]
 
     def tensors(self) -> list[Tensor]:
         """All that kernels read and the caller allocated."""
-        return [*self.with_gradients(), *([] if self.padding is None else [self.padding])]
+        return [*self.with_gradients(), *self.orders, *([] if self.padding is None else [self.padding])]
 
     def norm_of(self, gate: int) -> Norm | None:
         """The norm before a gate."""
@@ -62,7 +65,7 @@ class Operands(NamedTuple):
 class Passed(NamedTuple):
     """What a gate decided and kept.
 
-    normed [T, D] (empty without norm), means and scales fp32 [T]
+    normed [T, D] (empty without norm), means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss)
     probs fp32 [T, E], choices int32 [K, T] (-1: not here), row_of_slot int32 [K, T] (-1: not served)
     token_of_row int32 [S] (-1: padding), weight_of_row fp32 [S], expert_of_tile int32 [tiles], starts int32 [E + 1]
     load int64 [3, E]: asked, served, first choices
@@ -72,6 +75,7 @@ class Passed(NamedTuple):
     normed: Tensor
     means: Tensor
     scales: Tensor
+    log_sums: Tensor
     probs: Tensor
     choices: Tensor
     row_of_slot: Tensor
@@ -84,14 +88,16 @@ class Passed(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a block gives: y [T, D], balance and entropy fp32 [gates], visits int64 [T], load int64 [3, E_i] of each gate.
+    """What a block gives: y [T, D], visits int64 [T], load int64 [3, E_i] of each gate.
 
-    later  [gates - 1, T, D], the inputs of later gates
-    kept   all tensors of each gate's ``Passed`` but its load, where a backward pass follows
+    losses   fp32 [gates, 2]: balance loss, z-loss (0 where it is not computed)
+    entropy  fp32 [gates]
+    later    [gates - 1, T, D], the inputs of later gates
+    kept     all tensors of each gate's ``Passed`` but its load, where a backward pass follows
     """
 
     y: Tensor
-    balance: Tensor
+    losses: Tensor
     entropy: Tensor
     visits: Tensor
     loads: list[Tensor]
@@ -105,6 +111,7 @@ class Saved(NamedTuple):
     x: Tensor
     seeds: Tensor | None
     gates: list[Tensor]
+    gate_biases: list[Tensor]
     norms: list[Tensor]
     experts: list[Tensor]
     loads: list[Tensor]
@@ -113,13 +120,12 @@ class Saved(NamedTuple):
 
     @staticmethod
     def of(given: Operands, results: Results) -> Saved:
-        return Saved(
-            given.x, given.seeds, given.gates, given.norms, given.experts, results.loads, results.later, results.kept
-        )
+        own = (given.x, given.seeds, given.gates, given.gate_biases, given.norms, given.experts)
+        return Saved(*own, results.loads, results.later, results.kept)
 
     def operands(self) -> Operands:
         """What the block was given, but for what only the way forward reads."""
-        return Operands(self.x, None, self.x, self.seeds, self.gates, self.norms, self.experts)
+        return Operands(self.x, None, self.x, self.seeds, [], self.gates, self.gate_biases, self.norms, self.experts)
 
     def passed(self, gate: int) -> Passed:
         """What a gate decided and kept."""

@@ -16,6 +16,8 @@ class Settings:
     strata           tokens go from gate to gate, with norm and residual; else there is one gate and y replaces x
     capacity_factor  0: no limit
     release          the released code's capacity, and its residual from the second gate on
+    renormalise      weights of two choices are divided by their sum; else they are the gate's probabilities
+    z                the z-loss is computed, too
     expert_dropout   on each row of the experts' outputs
     mask             probability of leaving out a slot; ``scale`` multiplies all weights
     """
@@ -26,6 +28,8 @@ class Settings:
     capacity_factor: float
     release: bool
     activation: str
+    renormalise: bool = True
+    z: bool = False
     gumbel: bool = False
     dropout: float = 0.0
     expert_dropout: float = 0.0

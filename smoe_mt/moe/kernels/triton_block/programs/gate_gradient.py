@@ -17,11 +17,13 @@ def gate_gradient_kernel(
     choices,
     weight_of_row,
     parts,  # fp32 [splits, 2, E, D]: of the gate's weight, of b_out
+    logit_parts,  # fp32 [splits, BE]: of the gate's bias, where BIAS
     T,
     D,
     E,
     splits,
     TOP_K: tl.constexpr,
+    BIAS: tl.constexpr,
     BY_ROW: tl.constexpr,
     PRECISION: tl.constexpr,
     BT: tl.constexpr,
@@ -36,6 +38,7 @@ def gate_gradient_kernel(
     share = tl.cdiv(tl.cdiv(T, BT), splits) * BT
     of_gate = tl.zeros((BE, BD), tl.float32)
     of_bias = tl.zeros((BE, BD), tl.float32)
+    of_logits = tl.zeros((BE,), tl.float32)
     for begin in tl.range(split * share, tl.minimum(split * share + share, T), BT):
         t = begin + tl.arange(0, BT)
         inside = t < T
@@ -44,6 +47,8 @@ def gate_gradient_kernel(
         at = t.to(tl.int64)[:, None] * D + d[None, :]
         seen = tl.load(x + at, mask=here & fits, other=0.0)
         logits = tl.load(grad_logits + t[:, None] * BE + e[None, :], mask=inside[:, None], other=0.0)
+        if BIAS:
+            of_logits += tl.sum(logits, axis=0)
         of_gate = dot_32(tl.trans(logits), seen, of_gate, PRECISION)
         for k in tl.static_range(0, TOP_K):
             choice = tl.load(choices + k * T + t, mask=inside, other=-1)
@@ -66,15 +71,19 @@ def gate_gradient_kernel(
     seen_e = (e < E)[:, None] & fits
     tl.store(to, of_gate, mask=seen_e)
     tl.store(to + E * D, of_bias, mask=seen_e)
+    if BIAS:
+        tl.store(logit_parts + split * BE + e, of_logits, mask=e < tl.where(tl.program_id(0) == 0, E, 0))
 
 
 @triton.jit(do_not_specialize=["first_expert", "first_added", "E", "splits", "norm_blocks"])
 def reduce_kernel(
     gate_parts,  # fp32 [splits, 2, E, D]
+    logit_parts,  # fp32 [splits, BE]; splits <= BR
     bias_parts,  # fp32 [tiles of rows, F]
     norm_parts,  # fp32 [blocks, 2, D]
     starts,
     grad_gate,  # [E, D]
+    grad_gate_bias,  # [E], where BIAS
     grad_b_out,  # [all experts, D]
     grad_b_in,  # [all experts, F]
     grad_norm,  # [2, D]
@@ -86,6 +95,8 @@ def reduce_kernel(
     splits,
     norm_blocks,
     NORM: tl.constexpr,
+    BIAS: tl.constexpr,
+    BE: tl.constexpr,
     BM: tl.constexpr,
     BR: tl.constexpr,
     BC: tl.constexpr,
@@ -121,6 +132,9 @@ def reduce_kernel(
         total = tl.sum(acc, axis=0)
         if which == 0:
             tl.store(grad_gate + e * D + column, total, mask=column < D)
+            if BIAS:
+                shares = tl.load(logit_parts + r * BE + e, mask=r < splits, other=0.0)
+                tl.store(grad_gate_bias + e, tl.sum(shares, axis=0), mask=number % d_tiles == 0)
         else:
             to = grad_b_out + (first_expert + e) * D + column
             if first_expert + e >= first_added:

@@ -36,8 +36,8 @@ def place_kernel(
     expert_of_tile,  # int32 [S / PAD]
     starts,  # int32 [E + 1]
     load,  # int64 [3, E]: asked, served, first choices
-    balance,  # fp32 [1]
-    entropy,  # fp32 [1], the mean
+    losses,  # fp32 [gates, 2]: balance, and z where Z, else 0
+    entropy,  # fp32 [gates], the mean
     seeds,
     number,
     T,
@@ -48,6 +48,8 @@ def place_kernel(
     drop_weight,  # probability of masking a slot in training
     scale_weight,  # factor on all weights, in evaluation
     TOP_K: tl.constexpr,
+    RENORMALISE: tl.constexpr,
+    Z: tl.constexpr,
     CAPACITY: tl.constexpr,
     MASK: tl.constexpr,
     PAD: tl.constexpr,
@@ -106,9 +108,10 @@ def place_kernel(
         row_2 = pick(second_1h, start) + place
         p_2 = tl.load(probs + t * E + second, mask=second >= 0, other=0.0)
         weight_2 = tl.where(kept_2, p_2, 0.0)
-        total = tl.maximum(weight_1 + weight_2, 1.1920929e-07)
-        weight_1 = weight_1 / total
-        weight_2 = weight_2 / total
+        if RENORMALISE:
+            total = tl.maximum(weight_1 + weight_2, 1.1920929e-07)
+            weight_1 = weight_1 / total
+            weight_2 = weight_2 / total
         if MASK:
             weight_2 = tl.where(
                 tl.rand(tl.load(seeds + number * SEEDS + MASKED_SLOTS), T + t) >= drop_weight, weight_2, 0.0
@@ -140,11 +143,15 @@ def place_kernel(
         tl.store(load + 2 * E + e, all_1.to(tl.int64), mask=seen)
         mass = tl.zeros((BE,), tl.float32)
         disorder = tl.zeros((BB,), tl.float32)
+        squares = tl.zeros((BB,), tl.float32)
         for b in tl.range(0, blocks, BB):
             those = b + tl.arange(0, BB)
-            at = sums + those[:, None] * (BE + 1) + e[None, :]
-            mass += tl.sum(tl.load(at, mask=(those < blocks)[:, None], other=0.0), axis=0)
-            disorder += tl.load(sums + those * (BE + 1) + BE, mask=those < blocks, other=0.0)
+            at = sums + those * (BE + 2)
+            mass += tl.sum(tl.load(at[:, None] + e[None, :], mask=(those < blocks)[:, None], other=0.0), axis=0)
+            disorder += tl.load(at + BE, mask=those < blocks, other=0.0)
+            if Z:
+                squares += tl.load(at + BE + 1, mask=those < blocks, other=0.0)
         count = tl.maximum(tokens, 1).to(tl.float32)
-        tl.store(balance + number, E * tl.sum(all_1.to(tl.float32) / count * (mass / count), axis=0))
+        tl.store(losses + 2 * number, E * tl.sum(all_1.to(tl.float32) / count * (mass / count), axis=0))
+        tl.store(losses + 2 * number + 1, tl.sum(squares, axis=0) / count)
         tl.store(entropy + number, tl.sum(disorder, axis=0) / count)

@@ -37,6 +37,84 @@ def seen_gradient(
     return g
 
 
+@triton.jit
+def weight_gradients(
+    grad_y, b_out, weight_parts, weight_of_row, first, second, row_1, row_2, kept_1, kept_2, at, at_1, at_2, here_2d, ds, e,
+    first_expert, D, E, S, parts, scale_weight,
+    TOP_K: tl.constexpr, ACT_WEIGHTED: tl.constexpr, MASK: tl.constexpr, BY_ROW: tl.constexpr, PRECISION: tl.constexpr,
+    WHOLE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a token's combine weights: <grad y, b_out> of the expert, and what grad_hidden found."""
+    grad_1 = tl.zeros((BT,), tl.float32)
+    grad_2 = tl.zeros((BT,), tl.float32)
+    for part in tl.range(0, parts):
+        grad_1 += tl.load(weight_parts + part * S + row_1, mask=kept_1, other=0.0)
+        if TOP_K == 2:
+            grad_2 += tl.load(weight_parts + part * S + row_2, mask=kept_2, other=0.0)
+    weight_1 = tl.load(weight_of_row + row_1, mask=kept_1, other=0.0)
+    weight_2 = weight_1
+    if TOP_K == 2:
+        weight_2 = tl.load(weight_of_row + row_2, mask=kept_2, other=0.0)
+    if ACT_WEIGHTED:
+        grad_1 = tl.where(weight_1 > 0, grad_1 / weight_1, 0.0)
+        grad_2 = tl.where(weight_2 > 0, grad_2 / weight_2, 0.0)
+    if WHOLE or BY_ROW:
+        b_at_1 = b_out + (first_expert + first)[:, None] * D + ds[None, :]
+        b_at_2 = b_out + (first_expert + second)[:, None] * D + ds[None, :]
+        for d in tl.range(0, D, BD):
+            fits = (ds < D - d)[None, :]
+            mask_1, mask_2 = kept_1[:, None] & fits, kept_2[:, None] & fits
+            g = tl.load(grad_y + (at_1 if BY_ROW else at) + d, mask=mask_1, other=0.0).to(tl.float32)
+            grad_1 += tl.sum(g * tl.load(b_at_1 + d, mask=mask_1, other=0.0).to(tl.float32), axis=1)
+            if TOP_K == 2:
+                g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=mask_2, other=0.0).to(tl.float32)
+                grad_2 += tl.sum(g * tl.load(b_at_2 + d, mask=mask_2, other=0.0).to(tl.float32), axis=1)
+    else:
+        of_expert = tl.zeros((BT, BE), tl.float32)
+        for d in tl.range(0, D, BD):
+            fits = ds < D - d
+            g = tl.load(grad_y + at + d, mask=here_2d & fits[None, :], other=0.0)
+            b_at = b_out + (first_expert + e)[None, :] * D + d + ds[:, None]
+            b = tl.load(b_at, mask=(e < E)[None, :] & fits[:, None], other=0.0)
+            of_expert = tl.dot(g, b, of_expert, input_precision=PRECISION)
+        grad_1 += tl.sum(tl.where(first[:, None] == e[None, :], of_expert, 0.0), axis=1)
+        if TOP_K == 2:
+            grad_2 += tl.sum(tl.where(second[:, None] == e[None, :], of_expert, 0.0), axis=1)
+    grad_1 *= scale_weight
+    grad_2 *= scale_weight
+    if MASK:
+        grad_1 = tl.where(weight_1 > 0, grad_1, 0.0)
+        grad_2 = tl.where(weight_2 > 0, grad_2, 0.0)
+    return grad_1, grad_2
+
+
+@triton.jit
+def logit_gradients(
+    grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, t, here, here_2d, e, E,
+    TOP_K: tl.constexpr, RENORMALISE: tl.constexpr, Z: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the logits from those of the combine weights and of the losses."""
+    first_1h = first[:, None] == e[None, :]
+    p = tl.load(probs + t[:, None] * E + e[None, :], mask=here_2d & (e < E)[None, :], other=0.0)
+    if TOP_K == 2:
+        second_1h = second[:, None] == e[None, :]
+    if TOP_K == 2 and RENORMALISE:
+        p_1 = tl.where(kept_1, tl.sum(tl.where(first_1h, p, 0.0), axis=1), 0.0)
+        p_2 = tl.where(kept_2, tl.sum(tl.where(second_1h, p, 0.0), axis=1), 0.0)
+        floor = 1.1920929e-07
+        total = tl.maximum(p_1 + p_2, floor)
+        common = tl.where(p_1 + p_2 >= floor, (p_1 * grad_1 + p_2 * grad_2) / total, 0.0)
+        grad_1 = tl.where(kept_1, (grad_1 - common) / total, 0.0)
+        grad_2 = tl.where(kept_2, (grad_2 - common) / total, 0.0)
+    grad_p = tl.where(first_1h & kept_1[:, None], grad_1[:, None], 0.0) + of_balance[None, :]
+    if TOP_K == 2:
+        grad_p += tl.where(second_1h & kept_2[:, None], grad_2[:, None], 0.0)
+    grad_l = p * (grad_p - tl.sum(p * grad_p, axis=1)[:, None])
+    if Z:
+        grad_l += p * (of_z * tl.load(log_sums + t, mask=here, other=0.0))[:, None]
+    return grad_l
+
+
 @triton.jit(do_not_specialize=["first_expert", "T", "E", "parts", "number"])
 def token_gradient_kernel(
     grad,  # [T, D] of y before dropout's gradient: what the residual passes on
@@ -46,9 +124,10 @@ def token_gradient_kernel(
     choices,
     weight_of_row,
     probs,
+    log_sums,  # fp32 [T], where Z
     weight_parts,  # fp32 [parts, S]
     load,  # int64 [3, E]
-    grad_balance,  # fp32 [1]: of the balance loss
+    grad_losses,  # fp32 [gates, 2]: of the balance loss, of the z-loss
     b_out,
     gate_weight,
     x,
@@ -67,6 +146,8 @@ def token_gradient_kernel(
     scale_weight,
     number,
     TOP_K: tl.constexpr,
+    RENORMALISE: tl.constexpr,
+    Z: tl.constexpr,
     ACT_WEIGHTED: tl.constexpr,  # weight_parts came with the weight
     MASK: tl.constexpr,
     BY_ROW: tl.constexpr,
@@ -85,7 +166,8 @@ def token_gradient_kernel(
     share_at = norm_parts + program.to(tl.int64) * 2 * D + ds
     firsts = tl.load(load + 2 * E + e, mask=e < E, other=0).to(tl.float32)
     count = tl.maximum(tl.sum(firsts, axis=0), 1.0)
-    of_balance = tl.load(grad_balance + number) * E * firsts / count / count
+    of_balance = tl.load(grad_losses + 2 * number) * E * firsts / count / count
+    of_z = 2 * tl.load(grad_losses + 2 * number + 1) / count
     of_gamma = tl.zeros((BD,), tl.float32)
     of_beta = tl.zeros((BD,), tl.float32)
     for block in tl.range(program, tl.cdiv(T, BT), tl.num_programs(0)):
@@ -108,65 +190,15 @@ def token_gradient_kernel(
             kept_2 = row_2 >= 0
             at_2 = row_2.to(tl.int64)[:, None] * D + ds[None, :]
 
-        # of the combine weights: <grad y, b_out> of the expert, and what grad_hidden found
-        grad_1 = tl.zeros((BT,), tl.float32)
-        grad_2 = tl.zeros((BT,), tl.float32)
-        for part in tl.range(0, parts):
-            grad_1 += tl.load(weight_parts + part * S + row_1, mask=kept_1, other=0.0)
-            if TOP_K == 2:
-                grad_2 += tl.load(weight_parts + part * S + row_2, mask=kept_2, other=0.0)
-        weight_1 = tl.load(weight_of_row + row_1, mask=kept_1, other=0.0)
-        weight_2 = weight_1
-        if TOP_K == 2:
-            weight_2 = tl.load(weight_of_row + row_2, mask=kept_2, other=0.0)
-        if ACT_WEIGHTED:
-            grad_1 = tl.where(weight_1 > 0, grad_1 / weight_1, 0.0)
-            grad_2 = tl.where(weight_2 > 0, grad_2 / weight_2, 0.0)
-        if WHOLE or BY_ROW:
-            b_at_1 = b_out + (first_expert + first)[:, None] * D + ds[None, :]
-            b_at_2 = b_out + (first_expert + second)[:, None] * D + ds[None, :]
-            for d in tl.range(0, D, BD):
-                fits = (ds < D - d)[None, :]
-                mask_1, mask_2 = kept_1[:, None] & fits, kept_2[:, None] & fits
-                g = tl.load(grad_y + (at_1 if BY_ROW else at) + d, mask=mask_1, other=0.0).to(tl.float32)
-                grad_1 += tl.sum(g * tl.load(b_at_1 + d, mask=mask_1, other=0.0).to(tl.float32), axis=1)
-                if TOP_K == 2:
-                    g = tl.load(grad_y + (at_2 if BY_ROW else at) + d, mask=mask_2, other=0.0).to(tl.float32)
-                    grad_2 += tl.sum(g * tl.load(b_at_2 + d, mask=mask_2, other=0.0).to(tl.float32), axis=1)
-        else:
-            of_expert = tl.zeros((BT, BE), tl.float32)
-            for d in tl.range(0, D, BD):
-                fits = ds < D - d
-                g = tl.load(grad_y + at + d, mask=here_2d & fits[None, :], other=0.0)
-                b_at = b_out + (first_expert + e)[None, :] * D + d + ds[:, None]
-                b = tl.load(b_at, mask=(e < E)[None, :] & fits[:, None], other=0.0)
-                of_expert = tl.dot(g, b, of_expert, input_precision=PRECISION)
-            grad_1 += tl.sum(tl.where(first[:, None] == e[None, :], of_expert, 0.0), axis=1)
-            if TOP_K == 2:
-                grad_2 += tl.sum(tl.where(second[:, None] == e[None, :], of_expert, 0.0), axis=1)
-        grad_1 *= scale_weight
-        grad_2 *= scale_weight
-        if MASK:
-            grad_1 = tl.where(weight_1 > 0, grad_1, 0.0)
-            grad_2 = tl.where(weight_2 > 0, grad_2, 0.0)
-
-        # of the probabilities, then of the logits
-        first_1h = first[:, None] == e[None, :]
-        p = tl.load(probs + t[:, None] * E + e[None, :], mask=here_2d & (e < E)[None, :], other=0.0)
-        if TOP_K == 2:
-            second_1h = second[:, None] == e[None, :]
-            p_1 = tl.where(kept_1, tl.sum(tl.where(first_1h, p, 0.0), axis=1), 0.0)
-            p_2 = tl.where(kept_2, tl.sum(tl.where(second_1h, p, 0.0), axis=1), 0.0)
-            floor = 1.1920929e-07
-            total = tl.maximum(p_1 + p_2, floor)
-            common = tl.where(p_1 + p_2 >= floor, (p_1 * grad_1 + p_2 * grad_2) / total, 0.0)
-            grad_1 = tl.where(kept_1, (grad_1 - common) / total, 0.0)
-            grad_2 = tl.where(kept_2, (grad_2 - common) / total, 0.0)
-            grad_p = tl.where(first_1h, grad_1[:, None], 0.0) + tl.where(second_1h, grad_2[:, None], 0.0)
-        else:
-            grad_p = tl.where(first_1h & kept_1[:, None], grad_1[:, None], 0.0)
-        grad_p += of_balance[None, :]
-        grad_l = p * (grad_p - tl.sum(p * grad_p, axis=1)[:, None])
+        grad_1, grad_2 = weight_gradients(
+            grad_y, b_out, weight_parts, weight_of_row, first, second, row_1, row_2, kept_1, kept_2, at, at_1, at_2, here_2d,
+            ds, e, first_expert, D, E, S, parts, scale_weight,
+            TOP_K, ACT_WEIGHTED, MASK, BY_ROW, PRECISION, WHOLE, BT, BD, BE,
+        )  # fmt: skip
+        grad_l = logit_gradients(
+            grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, t, here, here_2d, e, E,
+            TOP_K, RENORMALISE, Z,
+        )  # fmt: skip
         tl.store(grad_logits + t[:, None] * BE + e[None, :], grad_l, mask=inside[:, None])
 
         # of the tokens
