@@ -35,8 +35,6 @@ def test_the_plan_keeps_the_limit() -> None:
 
 @pytest.mark.parametrize("table", IN_ONE_PROCESS, ids=lambda table: table.name)
 def test_a_table_is_rehearsed(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if table.name.startswith("block") and "triton" in table.rehearsal:
-        pytest.importorskip("triton", reason="triton is not installed")
     module, *options = shlex.split(table.rehearsal)
     path = tmp_path / "table.json"
     monkeypatch.setattr(sys, "argv", [module, *options, "--json", str(path)])
@@ -53,7 +51,12 @@ def test_a_table_is_rehearsed(table: Table, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.title)
 def test_each_number_to_reach_is_a_cell_of_a_table(goal: gpu_tables.Goal, tmp_path: Path) -> None:
     options = words(BY_NAME[goal.table].on_gpu)
-    for option, name in (("--tokens", "tokens"), ("--sentences", "sentences"), ("--systems", "system")):
+    for option, name in (
+        ("--tokens", "tokens"),
+        ("--sentences", "sentences"),
+        ("--systems", "system"),
+        ("--models", "model"),
+    ):
         value = goal.where.get(name)
         if goal.where.get("mode") != "eval" and option in options and value not in (None, "dense"):
             assert str(value) in options[option]
@@ -76,8 +79,8 @@ def test_a_table_that_fails_does_not_stop_the_others(tmp_path: Path, capfd: pyte
 def test_a_table_is_stopped_at_the_limit_and_the_rest_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_tables, "LIMIT", 0.5)
+    monkeypatch.setattr(gpu_tables, "LIMIT", 1)
     slow = "timeit -n 1 -r 1 '__import__(\"time\").sleep(30)'"
-    tables = [Table("a", 1, slow, "", writes_json=False), Table("b", 1, slow, "", writes_json=False)]
+    tables = [Table(name, 0, slow, "", writes_json=False) for name in "ab"]
     first, second = (row["ended"] for row in run_all(tables, tmp_path, on_gpu=True))
-    assert (first, second) == ("stopped after 0 s", "left out: no time")
+    assert (first, second) == ("stopped after 1 s", "left out: no time")

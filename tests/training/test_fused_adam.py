@@ -112,7 +112,7 @@ def in_precision(name: str, weights: list[torch.Tensor], kind: str) -> Any:
     cfg.common.bf16, cfg.common.fp16, cfg.common.amp = kind == "bf16", kind == "fp16", kind == "amp"
     cfg.distributed_training.distributed_world_size = 1
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float32}[kind]
-    params = [torch.nn.Parameter(weight.to(dtype)) for weight in weights]
+    params = [torch.nn.Parameter(weight.clone().to(dtype)) for weight in weights]
     build = optim.AMPOptimizer if kind == "amp" else optim.FP16Optimizer
     return build.build_optimizer(cfg, params), params
 

@@ -14,6 +14,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.moe import SYSTEMS, BlockPlace, MoE, RankK, StratifiedMoE, TopK, routing_override
 from smoe_mt.moe.kernels import available, fused
 from smoe_mt.moe.kernels.fused import fuses, kernel_name
+from smoe_mt.moe.routers.base import Weighting
 from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.system import STRATA
 from tests.moe.settings import settings_of
@@ -104,7 +105,7 @@ def test_sizes_that_do_not_fit_are_refused_by_name_as_the_block_is_built(dim: in
     )
     for build in (
         lambda: MoE(dim, ffn, experts, backend="triton"),
-        lambda: StratifiedMoE(dim, ffn, (experts - 1, 1), backend="triton"),
+        lambda: StratifiedMoE(dim, ffn, (experts - 2, 2), backend="triton"),
     ):
         with pytest.raises(
             UserError, match=f"backend triton does not work here: {words}.*; choose auto, grouped or loop"
@@ -177,6 +178,6 @@ def test_gates_that_it_does_not_compute(words: str, caplog: pytest.LogCaptureFix
 
 def test_gates_that_are_set_in_different_ways_are_left_to_others(caplog: pytest.LogCaptureFixture) -> None:
     block = StratifiedMoE(D, F, (2, 3), backend="triton").eval()
-    with routing_override(block.gates[1], selection=TopK(1)):
+    with routing_override(block.gates[1], weighting=Weighting.RAW):
         assert kernel_name(block.parts, torch.zeros(4, D), "triton") == "loop"
     assert "its gates are set in different ways" in caplog.text
