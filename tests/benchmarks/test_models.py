@@ -70,7 +70,7 @@ def made(name: str, backend: str) -> Any:
     """A system's block in evaluation, where nothing is drawn, with gates that send tokens different ways."""
     groups = (2, 3) if SYSTEMS[name].experts_setting == STRATA else (5,)
     torch.manual_seed(0)
-    block = SYSTEMS[name].build(settings_of(name, moe_backend=backend), BlockPlace("encoder", 1, 16, 64, groups))
+    block = SYSTEMS[name].build(settings_of(name, moe_backend=backend), BlockPlace("encoder", 1, 32, 64, groups))
     for router in routers_of(block):
         for parameter in router.parameters():
             torch.nn.init.normal_(parameter)
@@ -83,23 +83,17 @@ def test_every_system_counts_alike_with_every_backend(name: str, backend: str) -
     if backend == "triton" and not (installed() and interpreted()):
         pytest.skip("no Triton kernels on a CPU here")
     loop, other = made(name, "loop"), made(name, backend)
-    x, mask = torch.randn(2, 6, 16), torch.zeros(2, 6, dtype=torch.bool)
-    mask[1, 4:] = True
+    x = torch.randn(1, 7, 32)
 
-    def forward(block: Any) -> None:
-        block(x, mask)
-
-    def both(block: Any) -> None:
-        block(x, mask)[0].sum().backward()
+    def train(block: Any) -> int:
+        return count_flops(lambda: block(x)[0].sum().backward())
 
     try:
-        counts = [count_flops(lambda block=block: forward(block)) for block in (loop, other)]
+        one, another = train(loop), train(other)
     except UserError as error:
         assert backend == "grouped" and "FFNs of one size" in str(error)
         return
-    # With other backends gates see positions that are not theirs, too; the gradients of biases are products of their own.
-    gates = 2 * x[..., 0].numel() * sum(weight.numel() for one in routers_of(loop) for weight in one.parameters())
-    biases = 2 * 4 * 2 * x[..., 0].numel() * len(routers_of(loop)) * (64 + 16)
-    assert abs(counts[0] - counts[1]) <= gates < 0.1 * counts[0]
-    counts = [count_flops(lambda block=block: both(block)) for block in (loop, other)]
-    assert abs(counts[0] - counts[1]) <= 3 * gates + biases
+    # With other backends later gates see positions that are not theirs, too; gradients of biases are products of their own.
+    gates = 3 * 2 * x[..., 0].numel() * sum(weight.numel() for gate in routers_of(loop) for weight in gate.parameters())
+    biases = 2 * 4 * sum(int(load.served.sum()) for load in loop(x)[1].load) * (64 + 32)
+    assert abs(one - another) <= gates + biases < 0.5 * one

@@ -203,7 +203,7 @@ def _gate(
         BIAS=gate.bias is not None,
         BY_ROW=found.by_row,
         PRECISION=precision(gate.dtype),
-        BT=64,
+        BT=32 if gate.dtype is torch.float32 else 64,
         BD=64,
         BE=gate.width,
         num_warps=4,
