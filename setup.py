@@ -10,11 +10,20 @@ HERE = Path(__file__).parent
 # Read, not imported: the package may not be importable yet.
 PACKAGE = (HERE / "smoe_mt" / "__init__.py").read_text(encoding="utf-8")
 (VERSION,) = re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)
-HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME
+HUB = ["huggingface_hub>=0.23"]  # fetches exported models by OWNER/NAME, and uploads them (`export --push`)
+HF = ["transformers>=5"]  # `import smoe_mt.hf`: models of `export --format huggingface` in transformers
+CTRANSLATE2 = ["ctranslate2>=4.3"]  # `export --format ctranslate2`: its converter
 PUBLIC = ["mtdata>=0.5"]  # the index of public corpora that `prepare --corpus public` looks in
 TRITON = ["triton>=3.4"]  # own GPU kernels; tests interpret them on a CPU
 SENTENCES = ["sentencex>=1.0.32"]  # `translate --split-sentences`; its rules are in its wheel
-SERVE = ["fastapi>=0.110", "uvicorn>=0.29"]  # `smoe-mt serve`
+SERVE = ["fastapi>=0.110", "uvicorn>=0.29", "prometheus_client>=0.20"]  # `smoe-mt serve`
+COMET = ["unbabel-comet>=2.2"]  # `evaluate --metrics comet`; its models are to be had apart
+WANDB = ["wandb>=0.16"]  # `common.wandb_project`
+MLFLOW = [
+    "mlflow-skinny>=2.9",
+    "sqlalchemy>=2",
+    "alembic>=1.12",
+]  # `task.mlflow_experiment`, also into sqlite:///mlflow.db
 ZSTD = ["zstandard>=0.22"]  # `.zst` files of text
 LANGUAGE_IDENTIFICATION = [
     "py3langid>=0.4"
@@ -48,6 +57,7 @@ setup(
             "environment.sh",
             "quickstart.sh",
             "study.sh",
+            "systems.sh",
             "benchmark.sh",
             "m4.sh",
             "m15.sh",
@@ -77,6 +87,8 @@ setup(
     ],
     extras_require={
         "hub": HUB,
+        "hf": HF,
+        "ctranslate2": CTRANSLATE2,
         "slurm": ["hydra-submitit-launcher>=1.2"],  # jobs of a multirun on a cluster
         "test": [
             "pytest>=8",
@@ -85,12 +97,16 @@ setup(
             "ruff>=0.6",
             "mypy>=1.11",
             *HUB,
+            *HF,
+            *CTRANSLATE2,
             *PUBLIC,
             *LANGUAGE_IDENTIFICATION,
             *SENTENCES,
             *ZSTD,
             *SERVE,
             "httpx>=0.27",  # requests to the server
+            "nbclient>=0.10",  # runs the notebooks of docs/
+            "ipykernel>=6.29",
             *TRITON,
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
@@ -100,6 +116,9 @@ setup(
         "serve": SERVE,
         "gpu": TRITON,
         "langid": LANGUAGE_IDENTIFICATION,
+        "comet": COMET,
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
     },
     entry_points={"console_scripts": ["smoe-mt=smoe_mt.cli:main"]},
     classifiers=[

@@ -3,7 +3,8 @@
     python -m benchmarks.bench_updates --dtype bf16 --optimizer fused_adam --json updates.json
 
 Each model trains for some seconds on random sentences of real lengths. The rate is the median over the log intervals after
-the first one, in which kernels are compiled. With --at-once several processes train the same model side by side.
+the first one, in which kernels are compiled; shapes are captured in the first few. With --at-once several processes train the
+same model side by side.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ MODELS = {
     "quickstart dense, 8192 tokens": ["model=dense", "dataset.max_tokens=8192"],
     "d 64 smoe_2_2_2_2": ["model=smoe_2_2_2_2", "dataset.max_tokens=2048", "model.moe_freq=1", *NARROW],
 }
+# Batches as ever; padded to few shapes; these captured as CUDA graphs.
+SHAPES = ["task.batch_shapes=16"]
+WAYS = {"plain": [], "shapes": SHAPES, "graphs": [*SHAPES, "task.cuda_graphs=on"]}
+FELL_BACK = "training goes on without graphs"
 # Nothing but training, with no end but the time's.
 TRAINING = [
     "common.log_format=simple",
@@ -37,13 +42,19 @@ TRAINING = [
 ]
 
 
-def command(model: str, data: Path, folder: Path, args: argparse.Namespace) -> list[str]:
+def command(model: str, way: str, data: Path, folder: Path, args: argparse.Namespace) -> list[str]:
     """A training of ``args.seconds``."""
     own = [f"task.data={data}", f"checkpoint.save_dir={folder}", f"optimization.stop_time_hours={args.seconds / 3600}"]
     own += [f"common.log_interval={args.log_interval}"]
     own += [f"optimizer._name={args.optimizer}", f"common.cpu={str(args.device == 'cpu').lower()}"]
     precision = [f"common.{args.dtype}=true"] if args.dtype != "fp32" else []
-    return [sys.executable, "-m", "smoe_mt.cli", "train", *MODELS[model], *TRAINING, *own, *precision]
+    batches = SHAPES if args.device == "cpu" and way == "graphs" else WAYS[way]
+    return [sys.executable, "-m", "smoe_mt.cli", "train", *MODELS[model], *batches, *TRAINING, *own, *precision]
+
+
+def fell_back(folder: Path) -> bool:
+    """Whether a training that was to use graphs did without."""
+    return FELL_BACK in (folder / "hydra_train.log").read_text(encoding="utf-8")
 
 
 def rates(folder: Path) -> list[float]:
@@ -52,12 +63,12 @@ def rates(folder: Path) -> list[float]:
     return [rate for _, rate in parse_log(lines)["train_inner"].get("ups", [])][1:]
 
 
-def measure(model: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
+def measure(model: str, way: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A row: the rate of each process is in the sum."""
     with tempfile.TemporaryDirectory() as folder:
         folders = [Path(folder) / str(number) for number in range(args.at_once)]
         runs = [
-            subprocess.Popen(command(model, data, one, args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            subprocess.Popen(command(model, way, data, one, args), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             for one in folders
         ]
         for run in runs:
@@ -65,9 +76,11 @@ def measure(model: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
             if run.returncode:
                 sys.exit(f"{model}: {errors.decode(errors='replace')[-2000:]}")
         found = [rates(one) for one in folders]
+        without = any(fell_back(one) for one in folders) or args.device == "cpu"
     known = [statistics.median(one) for one in found if one]
     return {
         "model": model,
+        "batches": "shapes" if way == "graphs" and without else way,
         "optimizer": args.optimizer,
         "processes": args.at_once,
         "intervals": sum(map(len, found)),
@@ -79,6 +92,9 @@ def measure(model: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["quickstart dense", "d 64 smoe_2_2_2_2"], choices=MODELS)
+    parser.add_argument(
+        "--ways", nargs="+", default=["plain"], choices=WAYS, help="how batches are padded and computed"
+    )
     parser.add_argument("--optimizer", default="adam", help="optimizer._name")
     parser.add_argument("--seconds", type=float, default=14, help="of each training, the compiling of kernels included")
     parser.add_argument("--log-interval", type=int, default=20, help="updates in each interval that is timed")
@@ -88,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         make_folder(data, pairs=4, total=40_000, full=True, vocabulary=VOCABULARY)
-        measuring.show([measure(model, data, args) for model in args.models], args)
+        measuring.show([measure(model, way, data, args) for model in args.models for way in args.ways], args)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from smoe_mt.errors import UserError
+from smoe_mt.export.ctranslate2 import convert
 
 Search = Callable[[], object]
 
@@ -43,36 +44,15 @@ def ctranslate2_search(model: Any, sources: Sequence[Tensor], args: argparse.Nam
         raise UserError("--others ctranslate2: pip install ctranslate2") from None
     symbols = task.target_dictionary.symbols
     with tempfile.TemporaryDirectory() as folder:
-        _convert(model, symbols, Path(folder) / "model")
+        convert(model, symbols, Path(folder), "float32")
         translator = ctranslate2.Translator(
-            str(Path(folder) / "model"), device=args.device, intra_threads=args.threads, compute_type="float32"
+            folder, device=args.device, intra_threads=args.threads, compute_type="float32"
         )
     lines = [[symbols[i] for i in source.tolist()[:-1]] for source in sources]
     limits = {"min_decoding_length": args.length, "max_decoding_length": args.length}
     return lambda: translator.translate_batch(
         lines, beam_size=args.beam, length_penalty=1.0, max_batch_size=0, **limits
     )
-
-
-def _convert(model: Any, symbols: Sequence[str], folder: Path) -> None:
-    from ctranslate2.converters import fairseq as converter
-    from ctranslate2.specs import transformer_spec
-
-    cfg = model.cfg
-    spec = transformer_spec.TransformerSpec.from_config(
-        (cfg.encoder.layers, cfg.decoder.layers), cfg.encoder.attention_heads, pre_norm=True
-    )
-    with torch.no_grad():
-        converter.set_transformer_encoder(spec.encoder, model.encoder)
-        converter.set_transformer_decoder(spec.decoder, model.decoder)
-    names = ["<blank>" if symbol == "<pad>" else symbol for symbol in symbols]
-    spec.register_source_vocabulary(names)
-    spec.register_target_vocabulary(names)
-    spec.config.decoder_start_token = spec.config.eos_token
-    spec.config.add_source_eos = True
-    folder.mkdir()
-    spec.validate()
-    spec.save(str(folder))
 
 
 OTHERS: dict[str, Callable[[Any, Sequence[Tensor], argparse.Namespace, Any], Search]] = {

@@ -1,5 +1,6 @@
 # Sourced by the other scripts: a Python environment with smoe_mt in it.
 # Uses the virtual environment that is active, else makes .venv in the repository. SMOE_MT_EXTRAS="[test]" adds extras.
+# SMOE_MT_CUDA=1 takes torch with CUDA where no GPU is seen (an image that is built elsewhere).
 # PYTHON=python3.12 chooses the interpreter for a new one. In an installed wheel there is nothing left to do.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -28,7 +29,7 @@ install_torch() {
     # A machine without a GPU needs no CUDA libraries, several gigabytes of them.
     python -c "import torch" 2>/dev/null && return
     local version=2.13.0
-    if command -v nvidia-smi >/dev/null 2>&1 || [ "$(uname -s)" != Linux ]; then
+    if command -v nvidia-smi >/dev/null 2>&1 || [ "${SMOE_MT_CUDA:-0}" = 1 ] || [ "$(uname -s)" != Linux ]; then
         pip install --quiet "torch==$version"
     else
         pip install --quiet "torch==$version+cpu" 2>/dev/null ||

@@ -31,32 +31,49 @@ trap 'exit 130' INT TERM
 train() { # MODEL RUN: train unless that is finished; fairseq continues from checkpoint_last.pt
     local name="$1" run="$2" job
     if [ -e "$run/finished-$updates" ]; then
-        echo "$run is trained"
+        echo "$run is trained" >&3
         return
     fi
     smoe-mt train --config quickstart "model=$name" "task.data=$data" "checkpoint.save_dir=$run" \
-        "optimization.max_update=$updates" > >(sed -u "s/^/$name | /") 2>&1 &
+        "optimization.max_update=$updates" > >(sed -u "s/^/$name | /" >&3) 2>&1 &
     job=$!
     trap 'kill "$job" 2>/dev/null' TERM
     wait "$job" || return 1
     touch "$run/finished-$updates"
 }
 
-start() { # MODEL RUN ...: in the background, one after the other
+translate() { # RUN ...: the hypotheses of what is trained, on a core that is free early; step 3 takes them, or says what is wrong
+    local run split job
+    for run in "$@"; do
+        [ -e "$run/finished-$updates" ] || continue
+        for split in test test_udhr; do
+            smoe-mt evaluate "$run" --data "$data" --split "$split" --processes 1 >/dev/null 2>&1 &
+            job=$!
+            trap 'kill "$job" 2>/dev/null; exit 143' TERM
+            wait "$job" || true
+        done
+    done
+}
+
+start() { # COMMAND ...: in the background
     (
         trap - EXIT
-        while [ $# -gt 0 ]; do
-            train "$1" "$2" || exit 1
-            shift 2
-        done
+        "$@"
     ) &
     pids+=($!)
+}
+
+display() { # one line for each model that trains, whose output goes to descriptor 3
+    exec 3> >(if python -c "import smoe_mt" 2>/dev/null; then exec python -m smoe_mt.training.side_by_side; else exec cat; fi)
+    shown=$!
 }
 
 finish() { # wait for what was started; a failure of one is a failure of all
     local failed=0 pid
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     pids=()
+    exec 3>&-
+    wait "$shown" || true
     [ "$failed" = 0 ] || { echo "error: training failed; the lines above say why" >&2; exit 1; }
 }
 
@@ -64,15 +81,18 @@ step "1/4  data: Northern Sotho, Malay, Tagalog and Catalan with English"
 smoe-mt prepare --corpus l10n --benchmark m4 --vocab-size 8000 --out "$data"
 
 step "2/4  training: dense, vanilla and $model side by side, $updates updates each"
+display
 if [ "$cores" -ge 3 ]; then
     export OMP_NUM_THREADS=$((cores / 3))
-    start dense "$dense"
-    start vanilla "$vanilla"
-    start "$model" "$sparse"
-else # the sparse model takes about as long as the two others
+    start train dense "$dense"
+    start train vanilla "$vanilla"
+    start train "$model" "$sparse"
+else # the sparse model is trained some minutes before the two others
     export OMP_NUM_THREADS=1
-    start "$model" "$sparse"
-    start dense "$dense" vanilla "$vanilla"
+    dense_and_vanilla() { train dense "$dense" && train vanilla "$vanilla"; }
+    sparse_and_hypotheses() { train "$model" "$sparse" && translate "$sparse" "$dense"; }
+    start dense_and_vanilla
+    start sparse_and_hypotheses
 fi
 finish
 export OMP_NUM_THREADS="$cores"

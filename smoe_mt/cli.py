@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from smoe_mt.checkpoints.hub import looks_like_model_id
 from smoe_mt.checkpoints.locate import find_checkpoint
-from smoe_mt.errors import UserError, one_line, reason_of
+from smoe_mt.errors import UserError, naming_flags, one_line, reason_of
 from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
 from smoe_mt.standard_streams import STDOUT, check_output_is_open, drop_output, standard_streams
 
@@ -106,9 +106,9 @@ COMMANDS = {
         models="model",
     ),
     "export": Command(
-        "smoe_mt.generation.arguments:add_export_arguments",
-        "smoe_mt.generation.export",
-        "checkpoint -> a folder with everything needed to translate, and a model card",
+        "smoe_mt.export.arguments:add_arguments",
+        "smoe_mt.export.command",
+        "checkpoint -> a folder with everything needed to translate, and a model card; for transformers and CTranslate2 too",
         models="run",
     ),
     "evaluate": Command(
@@ -209,7 +209,7 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments[1:] else EXIT_USER_ERROR
     name, rest = _command(arguments)
     leave_out_unused()
-    with passive_waiting(), plain_messages(name):
+    with passive_waiting(), plain_messages(name), naming_flags():
         command = COMMANDS[name]
         parser = Parser(prog=f"smoe-mt {name}", description=command.help)
         command.add_arguments(parser)

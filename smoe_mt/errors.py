@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_as_flags: ContextVar[bool] = ContextVar("settings are called by their flags", default=False)
 
 
 class UserError(ValueError):
@@ -16,6 +21,21 @@ def one_line(error: BaseException) -> str:
     """What is printed for a mistake: names of files and values may hold line breaks and what a terminal would obey."""
     text = " ".join(str(error).split())
     return "error: " + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+@contextmanager
+def naming_flags() -> Iterator[None]:
+    """Within this, messages call settings by the flags of the command line: `setting`."""
+    token = _as_flags.set(True)
+    try:
+        yield
+    finally:
+        _as_flags.reset(token)
+
+
+def setting(name: str) -> str:
+    """How a message calls a setting that Python and the command line share: test_top_k, or --test-top-k for who typed that."""
+    return f"--{name.replace('_', '-')}" if _as_flags.get() else name
 
 
 def first_sentence(error: BaseException) -> str:

@@ -197,6 +197,8 @@ def _train(arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from smoe_mt.training.console import ConsoleHandler
+
     # fairseq looks for the parts of a --user-dir only where it is the one to import it, and here it is imported already.
     register()
     # Without this Hydra swallows the exception and ends the process itself, with a trace for a user's mistake.
@@ -212,6 +214,9 @@ def _train(arguments: list[str]) -> None:
             raise error.__cause__ from error
         raise
     finally:
+        if ConsoleHandler.line is not None:  # what comes next is not of the training
+            ConsoleHandler.line.terminal.leave()
+            ConsoleHandler.line = None
         sys.argv = before
         if full_error is None:
             del os.environ[FULL_ERROR]

@@ -60,6 +60,7 @@ MODEL: Mapping[str, Range] = {
 TASK: Mapping[str, Range] = {
     "sampling_temperature": Range(0, 1e6, open_low=True),
     **dict.fromkeys(("epoch_pairs", "tokens_per_update", "max_nonfinite_updates", "eval_bleu_sentences"), COUNT),
+    "batch_shapes": Range(0, 1_024),
     **dict.fromkeys(("expert_parallel_size", "expert_parallel_chunks"), Range(1, MOST_EXPERTS)),
     **{f"max_{side}_positions": POSITIONS for side in ("source", "target")},
     "eval_bleu_beam": Range(1, 1_000),

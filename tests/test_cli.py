@@ -146,6 +146,9 @@ SLOW = (
     "sklearn",
     "scipy",
     "jinja2",
+    "transformers",
+    "ctranslate2",
+    "huggingface_hub",
 )
 
 

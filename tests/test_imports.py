@@ -33,6 +33,8 @@ LAYERS = (
     ("smoe_mt.registration", "smoe_mt.path_command"),
     ("smoe_mt.launch",),
     ("smoe_mt.generation",),
+    ("smoe_mt.export",),
+    ("smoe_mt.hf",),
     ("smoe_mt.serving",),
     ("smoe_mt.evaluation",),
     ("smoe_mt.analysis",),
@@ -128,6 +130,18 @@ def test_the_engine_imports_torch_and_itself_alone() -> None:
             allowed = {PLACE["smoe_mt.moe"], PLACE["smoe_mt.errors"]}
             assert all(layer(name) in allowed for name in imports(module, path, known)), module
             assert not re.search(r"^\s*(from|import) fairseq", path.read_text(encoding="utf-8"), re.MULTILINE), module
+
+
+def test_optional_libraries_do_not_slow_down_a_command() -> None:
+    """transformers and CTranslate2 take seconds: what imports them with itself is smoe_mt.hf, which no module imports."""
+    slow = {"transformers", "ctranslate2", "huggingface_hub"}
+    for module, path in modules().items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+        names += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+        if not module.startswith("smoe_mt.hf"):
+            assert not slow & {name.split(".")[0] for name in names}, module
+            assert not any(name.startswith("smoe_mt.hf") for name in names), module
 
 
 def test_a_circle_is_found() -> None:

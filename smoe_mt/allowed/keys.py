@@ -242,10 +242,12 @@ TASK: Mapping[str, Kind] = {
     "target_lang": Maybe(Text()),
     "sampling_temperature": real(ranges.TASK["sampling_temperature"]),
     "sharded_checkpoints": Flag(),
+    "cuda_graphs": Choice(("off", "on", "auto")),
     "eval_bleu": Flag(),
     "verify": Flag(),
     "eval_bleu_max_len_a": real(ranges.TASK["eval_bleu_max_len_a"]),
     "eval_bleu_tokenizer": Text(),
+    "mlflow_experiment": Maybe(LETTERS),
 }
 
 OF_REAL_NUMBERS = ("dropout", "attention_dropout", "activation_dropout", "balance_bias")

@@ -4,6 +4,8 @@
 - model.safetensors: weights, each once; its metadata names the weights that are tied to another (name -> kept name)
 - spm.model, dict.txt, directions.txt, corpus.json: of the data folder, so that the folder is a data folder without text
 - README.md: the model card, which anybody may edit
+
+A folder for transformers (``--format huggingface``) is read as well: its config.json has the same record under a key of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from smoe_mt.checkpoints.names import CONFIG, PARTS, README, REMEDY
+from smoe_mt.checkpoints.names import CONFIG, OTHER_PARTS, PARTS, README, RECORD, REMEDY, WEIGHTS
 from smoe_mt.checkpoints.schema import untrained_history
 from smoe_mt.checksums import is_intact, sha256_file
 from smoe_mt.errors import UserError
@@ -39,7 +41,7 @@ def read_exported(weights: Path) -> dict[str, Any]:
     return {
         "args": None,
         "cfg": sections,
-        "model": _read_weights(weights),
+        "model": _read_weights(weights, config.get("tied")),
         "task_state": config["task_state"],
         "optimizer_history": untrained_history(config["updates"]),
         "extra_state": {},
@@ -50,7 +52,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is missing: not a folder that `smoe-mt export` wrote, or not all of it; {REMEDY}")
-    config = read_json_object(path, REMEDY)
+    config = record_in(read_json_object(path, REMEDY))
     if "smoe_mt_export" not in config:
         raise UserError(f"{path}: not written by `smoe-mt export`; give a folder that it wrote")
     if config["smoe_mt_export"] != FORMAT:
@@ -76,22 +78,40 @@ def _check_part(path: Path, expected: dict[str, Any]) -> None:
         raise UserError(f"{path} is not the file that was exported (its size or SHA-256 differs); {REMEDY}")
 
 
+def check_weights(folder: Path) -> None:
+    """UserError where the weights of an exported folder are not those that its config.json names; nothing where it names none."""
+    try:
+        files = record_in(read_json_object(folder / CONFIG)).get("files")
+    except UserError:  # no folder, or one whose reader says what is wrong with it
+        return
+    if isinstance(files, dict) and isinstance(files.get(WEIGHTS), dict):
+        _check_part(folder / WEIGHTS, files[WEIGHTS])
+
+
 def own_files(folder: Path) -> list[str]:
     """Names of the files in a folder that `smoe-mt export` wrote there; none where its config.json does not say that it did.
 
     README.md is one of them as long as nobody has changed it.
     """
     try:
-        config = read_json_object(folder / CONFIG)
+        config = record_in(read_json_object(folder / CONFIG))
     except UserError:
         return []
     if "smoe_mt_export" not in config:
         return []
     files = config.get("files")
-    card = files.get(README) if isinstance(files, dict) else None
-    own = [name for name in (CONFIG, *PARTS) if _is_file(folder / name)]
+    listed: dict[str, Any] = files if isinstance(files, dict) else dict.fromkeys(PARTS)
+    card = listed.get(README)
+    names = (CONFIG, *(name for name in (*PARTS, *OTHER_PARTS) if name in listed))
+    own = [name for name in names if _is_file(folder / name)]
     unchanged = _is_file(folder / README) and fingerprint(folder / README) == card
     return [*own, README] if unchanged else own
+
+
+def record_in(config: dict[str, Any]) -> dict[str, Any]:
+    """What we wrote of the model into a config.json: all of it, or a part of another program's. Empty where there is none."""
+    inside = config.get(RECORD)
+    return config if "smoe_mt_export" in config or not isinstance(inside, dict) else inside
 
 
 def _is_file(path: Path) -> bool:
@@ -103,7 +123,8 @@ def fingerprint(path: Path, progress: Callable[[int], Any] = lambda _: None) -> 
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path, progress)}
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, ties: Any) -> dict[str, Tensor]:
+    """`ties`: of config.json, for a file that was written by a program which keeps none in it."""
     try:
         with safe_open(path, framework="pt") as stream:
             weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (no mapping)
@@ -111,6 +132,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}); {REMEDY}") from error
     tied.pop("format", None)
+    if isinstance(ties, dict):
+        tied |= {str(name): str(kept) for name, kept in ties.items()}
     if unknown := set(tied.values()) - set(weights):
         raise UserError(f"{path}: it ties weights to {min(unknown)!r}, which it does not hold; {REMEDY}")
     return weights | {name: weights[kept] for name, kept in tied.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt.checkpoints.hub import fetch, looks_like_model_id
-from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, REMEDY, WEIGHTS
+from smoe_mt.checkpoints.names import CHECKPOINT_NAMES, CONFIG, CTRANSLATE2_WEIGHTS, REMEDY, WEIGHTS
 from smoe_mt.errors import UserError
 from smoe_mt.inputs import no_such
 from smoe_mt.paths import check_utf8, expanded
@@ -35,6 +35,11 @@ def find_checkpoint(path: str | Path) -> Path:
     for name in CHECKPOINT_NAMES:
         if (path / name).is_file():
             return path / name
+    if (path / CTRANSLATE2_WEIGHTS).is_file():
+        raise UserError(
+            f"{path}: a model in CTranslate2's format, which its README.md says how to use; give a run folder, or export without "
+            "--format ctranslate2"
+        )
     if (path / CONFIG).is_file():
         raise UserError(f"{path / WEIGHTS} is missing; {REMEDY}")
     raise UserError(

@@ -54,15 +54,21 @@ def own_settings(settings: Any, weights: Mapping[str, Tensor], path: Path) -> Se
     task, model = (_section(settings, name, path) for name in ("task", "model"))
     if task.get("_name") != TASK:
         raise UserError(f"{path}: a model of the task {_named(task)}, and smoe_mt reads those of {TASK}")
-    if not is_own({"cfg": {"model": model}}):
-        raise UserError(
-            f"{path}: model._name is {_named(model)}, and smoe_mt builds {', '.join(sorted(own_architectures()))} alone; "
-            "give a checkpoint of smoe_mt (`smoe-mt checkpoint convert` reads fairseq's transformer)"
-        )
     own = _own_model(model, path)
     check_sizes(own, weights, path)
     checked = {**_other_sections(settings, path), "model": own, "task": _own_task(task, path)}
     return {name: checked[name] for name in settings if name in checked}
+
+
+def model_and_criterion(settings: Any, path: Path) -> Settings:
+    """These two sections, checked as by `own_settings`, but for the sizes; the criterion is None where it is none of ours."""
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: it has no settings (cfg); {REMEDY}")
+    criterion = settings.get("criterion")
+    return {
+        "model": _own_model(_section(settings, "model", path), path),
+        "criterion": _criterion(criterion, path) if isinstance(criterion, dict) else None,
+    }
 
 
 def own_architectures() -> set[str]:
@@ -100,6 +106,11 @@ def _named(section: Settings) -> str:
 def _own_model(section: Settings, path: Path) -> Settings:
     from smoe_mt.models.config import SMoETransformerConfig
 
+    if not is_own({"cfg": {"model": section}}):
+        raise UserError(
+            f"{path}: model._name is {_named(section)}, and smoe_mt builds {', '.join(sorted(own_architectures()))} alone; "
+            "give a checkpoint of smoe_mt (`smoe-mt checkpoint convert` reads fairseq's transformer)"
+        )
     name = section.get("moe")
     if isinstance(name, str) and NAME.fullmatch(name) and name != DENSE and name not in SYSTEMS:
         raise UserError(f"{path}: {SYSTEMS.unknown(name)}")

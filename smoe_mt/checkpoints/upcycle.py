@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ def upcycled_state(dense: Mapping[str, Tensor], model: nn.Module, where: str) ->
     """
     target, state = model.state_dict(), {}
     banks = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, ExpertBank)}
+    for prefix, bank in banks.items():
+        _check_whole_tokens(prefix.partition(".block.")[0], bank, model)
     beside = tuple(f"{name}.shared." for name, module in model.named_modules() if isinstance(module, SharedExperts))
     for name, old in target.items():
         if name.startswith(beside):
@@ -69,6 +72,15 @@ def upcycled_state(dense: Mapping[str, Tensor], model: nn.Module, where: str) ->
                 "every expert must be as large as the dense FFN"
             ) from None
     return state
+
+
+def _check_whole_tokens(layer: str, bank: ExpertBank, model: nn.Module) -> None:
+    width: Any = model.get_submodule(layer).embed_dim
+    if bank.embed_dim != width:
+        raise UserError(
+            f"--init-experts-from: the experts of {layer} read parts of a token, {bank.embed_dim} of its {width} values, and a "
+            "dense FFN reads whole tokens: such a model cannot start from a dense one; leave --init-experts-from out"
+        )
 
 
 FFN = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")

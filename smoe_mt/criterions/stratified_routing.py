@@ -23,6 +23,7 @@ from smoe_mt.allowed.config import check_values
 from smoe_mt.criterions.config import StratifiedRoutingConfig
 from smoe_mt.criterions.host_sums import host_sums
 from smoe_mt.criterions.routing_metrics import log_routing, routing_sums
+from smoe_mt.criterions.smoothed_loss import smoothed_loss
 from smoe_mt.errors import UserError
 from smoe_mt.moe import Routing, System
 from smoe_mt.moe.names import blocks_of
@@ -81,31 +82,46 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
     def forward(
         self, model: nn.Module, sample: Mapping[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """The loss (sum over target tokens), the sample size that divides it, and sums for logging."""
-        self._request_losses(model)
+        """The loss (sum over target tokens), the sample size that divides it, and sums for logging.
+
+        `sample`: a batch of ours. Its counts (`ntokens`, `nsentences`) may be float64 scalars on the device.
+        """
+        self.request_losses(model)
         net_output = model(**sample["net_input"])
         loss_BT, nll_BT = self.compute_loss(model, net_output, sample, reduce=False)
         nll_loss, loss = nll_BT.sum(), loss_BT.sum()
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        sentences = sample.get("nsentences", sample["target"].size(0))  # without rows of nothing but padding
+        sample_size = sentences if self.sentence_avg else sample["ntokens"]
         logging_output = {
             "loss": loss.detach(),
             "nll_loss": nll_loss.detach(),
             "ntokens": sample["ntokens"],
-            "nsentences": sample["target"].size(0),
+            "nsentences": sentences,
             "sample_size": sample_size,
         }
         blocks = [*net_output[1]["encoder_routing"], *net_output[1]["decoder_routing"]]
         if blocks:
             losses, logged = self._routing_losses(model, blocks)
-            logging_output |= {f"{MEAN}{name}": value * sample_size for name, value in logged.items()}
+            logging_output |= {f"{MEAN}{name}": _times(sample_size, value) for name, value in logged.items()}
             routing = dict(zip(blocks_of(model), blocks, strict=True))
             logging_output |= routing_sums(routing, sample["direction"], self.directions)
             if model.training:
                 for name, value in losses.items():
-                    loss = loss + self._weight(model, name) * sample_size * value
+                    loss = loss + _times(self._weight(model, name) * sample_size, value)
         if not model.training:
             logging_output |= self._direction_sums(nll_BT, sample)
         return loss, sample_size, logging_output
+
+    def compute_loss(
+        self, model: nn.Module, net_output: Any, sample: Mapping[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """As fairseq's, which holds several copies of the logits: (loss, negative log-likelihood), their sums or [B * T]."""
+        logits_BTV, target_BT = net_output[0], cast(Any, model).get_targets(sample, net_output)
+        if self.ignore_prefix_size > 0:
+            logits_BTV, target_BT = logits_BTV[:, self.ignore_prefix_size :], target_BT[:, self.ignore_prefix_size :]
+        logits_NV = logits_BTV.reshape(-1, logits_BTV.size(-1))
+        loss_N, nll_N = smoothed_loss(logits_NV, target_BT.reshape(-1), self.eps, self.padding_idx)
+        return (loss_N.sum(), nll_N.sum()) if reduce else (loss_N, nll_N)
 
     def _routing_losses(
         self, model: nn.Module, blocks: Sequence[Routing]
@@ -120,8 +136,13 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
             logged |= {name: value.detach() for name, value in found.logged.items()}
         return losses, logged
 
-    def _request_losses(self, model: nn.Module) -> None:
-        """Those that gates compute on request alone. UserError where a gate cannot."""
+    def routing_loss(self, model: nn.Module, blocks: Sequence[Routing]) -> Tensor:
+        """The weighted sum of the losses of these blocks, for a loss that is a mean over target tokens."""
+        losses, _ = self._routing_losses(model, blocks)
+        return torch.stack([self._weight(model, name) * value for name, value in losses.items()]).sum()
+
+    def request_losses(self, model: nn.Module) -> None:
+        """Let the gates compute those that they compute on request alone. UserError where a gate cannot."""
         request = getattr(model, "request_losses", None)  # a model of fairseq's has no gates
         if request is not None:
             request(("z",) if self.options.z_weight else ())
@@ -166,6 +187,11 @@ class StratifiedRoutingCriterion(LabelSmoothedCrossEntropyCriterion):
                 metrics.log_scalar(f"nll_loss/{direction}", nll / tokens / math.log(2), tokens, priority=1000, round=3)
                 # Of the mean: a mean of perplexities would depend on how sentences are batched and spread over ranks.
                 metrics.log_derived(f"ppl/{direction}", partial(perplexity, direction=direction), priority=1000)
+
+
+def _times(number: float | Tensor, value: Tensor) -> Tensor:
+    """The product in the precision of `value`, whether the number is on the host or a float64 scalar on the device."""
+    return (number.to(value.dtype) if isinstance(number, Tensor) else number) * value
 
 
 def perplexity(meters: Mapping[str, Any], direction: str) -> float:

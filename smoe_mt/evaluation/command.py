@@ -26,7 +26,9 @@ from smoe_mt.evaluation.standing import checkpoints_table, remarks
 from smoe_mt.evaluation.table import samples, scores_table
 from smoe_mt.generation import Translator
 from smoe_mt.generation.arguments import routing_of
+from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.generation.job import decoding_of
+from smoe_mt.generation.routing import check_routing
 from smoe_mt.language_codes import direction_name
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.scores_file import ROUTING, partial, unusual
@@ -55,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
         check_writable(folder)
     keep_freed_memory()
     with open_ranks() as ranks:
+        _check_routing_of_all(args, request, groups, ranks)
         evaluations = _evaluate_all(args, request, groups, names, folders, ranks)
     if not ranks.first:
         return
@@ -109,6 +112,21 @@ def _parallel_files(args: argparse.Namespace) -> ParallelFiles | None:
     parallel_files = ParallelFiles(Path(args.source), Path(args.reference), direction_name(args.direction))
     _ = parallel_files.lines  # errors in the files are found before a model is loaded
     return parallel_files
+
+
+def _check_routing_of_all(
+    args: argparse.Namespace, request: Request, groups: Sequence[tuple[Path, ...]], ranks: Ranks
+) -> None:
+    """UserError for a run that cannot route as is asked for, before the runs in front of it are translated with."""
+    rank = None if request.decoding.contrast is None else request.decoding.contrast_rank
+    if len(groups) < 2 or (rank is None and request.routing.changes_nothing):
+        return
+    for checkpoints in groups:
+        for one in checkpoints:
+            loaded = load_model(
+                one, args.data, ranks.device(args.device), "fp32", args.expert_parallel_size, args.verify
+            )
+            check_routing(loaded, request.routing, rank)
 
 
 def _evaluate_all(

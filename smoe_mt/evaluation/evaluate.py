@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -229,14 +230,15 @@ def _translate_shared(
 def _score(
     corpora: Sequence[Corpus], metrics: Sequence[Metric], name: str, processes: int
 ) -> tuple[dict[str, DirectionScores], dict[str, dict[str, DirectionScores]]]:
-    def of_direction(number: int) -> list[DirectionScores]:
-        corpus = corpora[number]
-        return [score(each, metrics) for each in (corpus, *(translate(corpus) for translate in BASELINES.values()))]
+    def of_direction(number: int, here: bool) -> list[DirectionScores]:
+        corpus, chosen = corpora[number], [metric for metric in metrics if metric.in_one_process is here]
+        return [score(each, chosen) for each in (corpus, *(translate(corpus) for translate in BASELINES.values()))]
 
     found: list[list[DirectionScores]] = [[]] * len(corpora)
     with progress_bar(sum(len(corpus.sources) for corpus in corpora), f"{name}: scoring") as bar:
-        for number, scores in map_unordered(of_direction, len(corpora), processes):
-            found[number] = scores
+        for number, scores in map_unordered(partial(of_direction, here=False), len(corpora), processes):
+            both = zip(scores, of_direction(number, here=True), strict=True)
+            found[number] = [one.joined(other) for one, other in both]
             bar.update(len(corpora[number].sources))
     directions = [corpus.direction for corpus in corpora]
     own, *baselines = (dict(zip(directions, column)) for column in zip(*found, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smoe_mt.evaluation.metrics import DEFAULT_METRICS, Corpus, Metric
@@ -26,6 +26,10 @@ class DirectionScores:
     values: Mapping[str, float | None]
     signatures: Mapping[str, str]
     sentences: int
+
+    def joined(self, other: DirectionScores) -> DirectionScores:
+        """With other metrics of the same sentences."""
+        return replace(self, values={**self.values, **other.values}, signatures={**self.signatures, **other.signatures})
 
     def as_json(self) -> dict[str, Any]:
         """The entry of one direction in scores.json."""

@@ -1,4 +1,4 @@
-"""Keeps per-direction metrics out of the text log, where they would fill the screen.
+"""Keeps per-direction metrics out of the text log, where they would fill the screen; hands them to MLflow.
 
 fairseq hands the same statistics to the text progress bar and to TensorBoard, W&B and the like: with 188 directions a log
 line would have hundreds of numbers. Names with a slash (`bleu/nso-en`, `loss/nso-en`) are for the latter alone. The JSON log
@@ -8,9 +8,11 @@ format, which programs read, keeps all.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import wraps
 from typing import Any
 
 from smoe_mt.fairseq_patches.patch import Patch
+from smoe_mt.training.trackers import with_mlflow
 
 SEPARATOR = "/"
 
@@ -29,7 +31,18 @@ def format_stats(original: Any) -> Any:
     return shorter
 
 
+def bar(original: Any) -> Any:
+    """The function that makes all progress bars of fairseq's."""
+
+    @wraps(original)
+    def tracked(*args: Any, **settings: Any) -> Any:
+        return with_mlflow(original(*args, **settings))
+
+    return tracked
+
+
 PATCHES = (
+    Patch("fairseq.logging.progress_bar.progress_bar", bar, "fairseq writes to other trackers, and not to MLflow"),
     Patch(
         "fairseq.logging.progress_bar.BaseProgressBar._format_stats",
         format_stats,

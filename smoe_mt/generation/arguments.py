@@ -1,4 +1,4 @@
-"""Arguments of ``smoe-mt translate`` and ``export``, and those that several commands share. Nothing slow is imported here."""
+"""Arguments of ``smoe-mt translate``, and those that several commands share. Nothing slow is imported here."""
 
 from __future__ import annotations
 
@@ -152,19 +152,20 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     contrast.add_argument(
         "--contrast-rank",
         type=number(Whole(1, 10**6)),
-        default=2,
         metavar="K",
-        help="rank of that expert at its gate, from 1 (default: %(default)s)",
+        help="rank of that expert at its gate, from 1 (default: 2)",
     )
     contrast.add_argument(
         "--contrast-alpha",
         type=number(Real(0, 1)),
-        default=0.1,
         metavar="A",
-        help="leave out tokens that the strong pass finds less probable than A times the best one; 0: none (default: %(default)s)",
+        help="leave out tokens that the strong pass finds less probable than A times the best one; 0: none (default: 0.1)",
     )
     contrast.add_argument(
-        "--contrast-encoder", action="store_true", help="the weak pass reads the source with the weaker routing, too"
+        "--contrast-encoder",
+        action="store_true",
+        default=None,
+        help="the weak pass reads the source with the weaker routing, too",
     )
     speed = parser.add_argument_group("speed")
     add_device_argument(speed)
@@ -208,21 +209,3 @@ def add_routing_arguments(parser: argparse.ArgumentParser) -> None:
 def routing_of(args: argparse.Namespace) -> RoutingOptions:
     """The routing that the arguments ask for. UserError for values that contradict each other."""
     return RoutingOptions(args.test_top_k, args.test_top_p, args.test_threshold, args.capacity)
-
-
-def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``export``."""
-    parser.epilog = """examples:
-  smoe-mt export runs/nordic exports/nordic --licence CC-BY-4.0
-  smoe-mt export runs/nordic exports/nordic-bf16 --dtype bf16"""
-    parser.add_argument(
-        "run", metavar="RUN", help="run folder (checkpoint.save_dir of the training) or checkpoint file"
-    )
-    parser.add_argument("out", type=flags.file, metavar="OUT", help="folder to write")
-    add_data_arguments(parser)
-    parser.add_argument("--name", help="name of the model in its card (default: that of OUT)")
-    parser.add_argument("--licence", help="licence of the weights, for the card (default: not stated)")
-    parser.add_argument(
-        "--dtype", default="fp32", choices=list(DTYPES), help="what weights are stored in (default: %(default)s)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in OUT")

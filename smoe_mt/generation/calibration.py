@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, setting
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.generation.details import block_means
 from smoe_mt.generation.routing_options import MOST_BIAS
@@ -96,5 +96,5 @@ def _validation_pairs(loaded: LoadedModel) -> tuple[list[torch.Tensor], list[tor
 def _no_text(loaded: LoadedModel) -> UserError:
     return UserError(
         f"{loaded.checkpoint}: a mean of visits is measured on text of split {SPLIT}, and {loaded.task.folder.path} has none that "
-        "fits the model; give the bias itself, --capacity bias=B"
+        f"fits the model; give the bias itself ({setting('capacity')} bias=B)"
     )

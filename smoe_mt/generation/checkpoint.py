@@ -5,26 +5,50 @@ Loading goes through fairseq, with torch's ``weights_only`` safety on, or throug
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, open_dict
 
 from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
 from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.checkpoints.schema import CheckpointView, updates_of
+from smoe_mt.checkpoints.schema import CheckpointView, untrained_history, updates_of
 from smoe_mt.devices import pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.paths import expanded
 from smoe_mt.registration import register
 
 
+class SearchLock:
+    """One search at a time with a model, in each process: a forked one does not inherit a search of its parent's threads."""
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock, self._process = threading.RLock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self._renew()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its task and the configuration it was trained with; `lock`: of whoever searches with it."""
+    """A model in evaluation mode with its task and the configuration it was trained with; `lock`: of whoever searches with it.
+
+    Pickled with its weights; the data folder is opened again where it is unpickled.
+    """
 
     model: Any
     task: Any
@@ -34,14 +58,33 @@ class LoadedModel:
     #: The epoch that its training was in; None where it does not say. And the data folder that the checkpoint remembers.
     epoch: int | None = None
     trained_on: str | None = None
-    lock: Any = field(default_factory=threading.RLock, compare=False, repr=False)
+    lock: Any = field(default_factory=SearchLock, compare=False, repr=False)
 
-    def __getstate__(self) -> Any:
-        """Pickled for a process of its own: fairseq's tasks cannot be."""
-        raise UserError(
-            "a loaded model cannot be handed to another process: load it there (Translator.from_pretrained), or let processes "
-            'start by fork (multiprocessing.get_context("fork"))'
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        """fairseq's tasks cannot be pickled. UserError for a model whose experts are spread over ranks."""
+        if self.task.expert_ranks is not None:
+            raise UserError(
+                "experts are spread over ranks: such a model cannot be handed to another process; load it there"
+            )
+        weights = BytesIO()
+        torch.save(self.model.state_dict(), weights)  # tied weights once
+        first = next(self.model.parameters())
+        state = {
+            "args": None,
+            "cfg": self.config,
+            "task_state": self.task.state_dict(),
+            "optimizer_history": untrained_history(self.updates),
+            "extra_state": {"train_iterator": {"epoch": self.epoch}},
+        }
+        return _unpickled, (state, weights.getvalue(), self.checkpoint, str(first.device), first.dtype, self.trained_on)
+
+
+def _unpickled(
+    state: dict[str, Any], weights: bytes, checkpoint: Path, device: str, dtype: torch.dtype, trained_on: str | None
+) -> LoadedModel:
+    register()
+    state["model"] = torch.load(BytesIO(weights), map_location="cpu", weights_only=True)
+    return _built(state, checkpoint, pick_device(device), dtype, trained_on)
 
 
 def load_model(
@@ -60,8 +103,6 @@ def load_model(
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
     file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
     """
-    from fairseq import checkpoint_utils
-
     register()
     checkpoint = find_checkpoint(path)
     target, precision = pick_device(device), pick_dtype(dtype)
@@ -72,6 +113,15 @@ def load_model(
     with open_dict(config):
         config.task.expert_parallel_size = expert_parallel_size
         config.task.verify = verify
+    return _built(state, checkpoint, target, precision, trained_on)
+
+
+def _built(
+    state: dict[str, Any], checkpoint: Path, device: torch.device, dtype: torch.dtype, trained_on: str | None
+) -> LoadedModel:
+    """The model and its task from a checkpoint's state in fairseq's form."""
+    from fairseq import checkpoint_utils
+
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     except (UserError, OSError):
@@ -82,8 +132,10 @@ def load_model(
             "was it written by another version of smoe_mt?"
         ) from error
     model = models[0]
-    model.eval().to(device=target, dtype=precision)
-    return LoadedModel(model, task, config, checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on)
+    model.eval().to(device=device, dtype=dtype)
+    return LoadedModel(
+        model, task, state["cfg"], checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on
+    )
 
 
 def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:

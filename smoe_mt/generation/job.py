@@ -12,21 +12,15 @@ from typing import Any
 from smoe_mt.errors import UserError
 from smoe_mt.generation.details import Candidate, Translation, Visits
 from smoe_mt.generation.translator import Translator
-from smoe_mt.search.beam import Decoding
+from smoe_mt.search.beam import CONTRAST, Decoding, contrast_alone
 
 
 def decoding_of(args: argparse.Namespace) -> Decoding:
     """The settings of the search. UserError for values that contradict each other."""
-    return Decoding(
-        args.beam,
-        args.lenpen,
-        args.max_len_a,
-        args.max_len_b,
-        contrast=args.contrast,
-        contrast_rank=args.contrast_rank,
-        contrast_alpha=args.contrast_alpha,
-        contrast_encoder=args.contrast_encoder,
-    )
+    contrast = {name: getattr(args, name) for name in CONTRAST if getattr(args, name) is not None}
+    if contrast and args.contrast is None:  # also where what was typed is what it would be anyway
+        raise contrast_alone(next(iter(contrast)))
+    return Decoding(args.beam, args.lenpen, args.max_len_a, args.max_len_b, **contrast)
 
 
 @dataclass

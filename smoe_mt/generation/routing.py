@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, setting
 from smoe_mt.generation.calibration import Calibrated, calibrate
 from smoe_mt.generation.checkpoint import LoadedModel
 from smoe_mt.generation.routing_options import Capacity, RoutingOptions
@@ -64,22 +64,36 @@ class Rerouting:
         return {**self.options.given(), **found}
 
 
-def rerouting(loaded: LoadedModel, options: RoutingOptions) -> Rerouting:
-    """The routing that ``options`` ask of a model; a mean of visits is calibrated now, on the model's validation text.
+def rerouting(loaded: LoadedModel, options: RoutingOptions, calibrated: Calibrated | None = None) -> Rerouting:
+    """The routing that ``options`` ask of a model; a mean of visits is calibrated now, on the model's validation text, unless
+    it was ``calibrated`` before.
 
     Raises UserError where the model has no such routing, or a gate sees too few experts.
     """
     if options.changes_nothing:
         return Rerouting(options)
-    calibrated, dial = None, options.dial
+    dial = options.dial
     if dial is not None:
-        _check_strata(loaded)
+        _check_strata(loaded, dial)
         if dial.dial == "mean":
-            calibrated = calibrate(
+            calibrated = calibrated or calibrate(
                 loaded, dial.value, lambda bias: Rerouting(options, _gates(loaded, options, Capacity("bias", bias)))
             )
             dial = Capacity("bias", calibrated.bias)
     return Rerouting(options, _gates(loaded, options, dial), calibrated)
+
+
+def check_routing(loaded: LoadedModel, options: RoutingOptions, contrast_rank: int | None) -> None:
+    """What `rerouting` would raise, but for a mean of visits that only measuring shows to be out of reach; and where there is
+    a rank, what `check_rank` would.
+    """
+    dial = options.dial
+    if dial is not None:
+        _check_strata(loaded, dial)
+    if not options.changes_nothing:
+        _gates(loaded, options, Capacity("bias", 0.0) if dial is not None and dial.dial == "mean" else dial)
+    if contrast_rank is not None:
+        check_rank(loaded, contrast_rank)
 
 
 @contextmanager
@@ -91,19 +105,19 @@ def weakened(model: Any, rank: int) -> Iterator[None]:
 
 def check_rank(loaded: LoadedModel, rank: int) -> None:
     """UserError for a model whose gates have no expert of this rank."""
-    for gate in _routers(loaded, "contrast"):
-        _check(loaded, RankK(rank), gate)
+    for gate in _routers(loaded, setting("contrast")):
+        _check(loaded, setting("contrast_rank"), RankK(rank), gate)
 
 
 def _gates(loaded: LoadedModel, options: RoutingOptions, dial: Capacity | None) -> tuple[GateRouting, ...]:
-    found = []
-    for router, strata in _routers(loaded, ", ".join(options.given())).items():
+    found, asked = [], ", ".join(map(setting, options.given()))
+    for router, strata in _routers(loaded, asked).items():
         selection, weighting = _selection(loaded, router, options)
         if dial is not None and dial.dial == "visits":
             selection = MostVisits(strata, int(dial.value), selection)
         elif dial is not None:
             selection = BiasedStrata(strata, dial.value, selection)
-        _check(loaded, selection, router)
+        _check(loaded, asked, selection, router)
         found.append(GateRouting(router, selection, weighting))
     return tuple(found)
 
@@ -142,20 +156,28 @@ def _routers(loaded: LoadedModel, asked: str) -> dict[Router, tuple[int, ...]]:
     }
 
 
-def _check(loaded: LoadedModel, selection: Selection, router: Router) -> None:
+def _check(loaded: LoadedModel, asked: str, selection: Selection, router: Router) -> None:
     try:
         router.check_selection(selection)
     except ValueError as error:
-        raise UserError(f"{loaded.checkpoint}: {error}") from None
+        raise UserError(f"{loaded.checkpoint}: {asked}: {error}") from None
 
 
-def _check_strata(loaded: LoadedModel) -> None:
-    """UserError for a model whose tokens all make as many visits."""
+def _check_strata(loaded: LoadedModel, dial: Capacity) -> None:
+    """UserError for a model whose tokens all make as many visits, and for more visits than any of its tokens makes."""
     system = str(loaded.config.model.moe)
     groups = [each for side in loaded.model.cfg.groups.values() for each in side]
     if system == DENSE or not SYSTEMS[system].nested or max(map(len, groups)) < 2:
         raise _no_such_routing(loaded, "capacity", "strata, which a token may visit or skip")
+    most = max(map(len, groups))
+    if dial.dial == "visits" and dial.value > most:
+        raise UserError(
+            f"{loaded.checkpoint}: {setting('capacity')} {dial} changes nothing: its blocks have at most {most} strata; give "
+            f"visits={most - 1} or fewer"
+        )
 
 
 def _no_such_routing(loaded: LoadedModel, name: str, needed: str) -> UserError:
-    return UserError(f"{loaded.checkpoint}: {name} needs {needed}, and --moe {loaded.config.model.moe} has none")
+    return UserError(
+        f"{loaded.checkpoint}: {setting(name)} needs {needed}, and --moe {loaded.config.model.moe} has none"
+    )

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, setting
 
 MOST_BIAS = 20.0
 DIALS = ("bias", "visits", "mean")
@@ -29,7 +29,7 @@ class Capacity:
         except ValueError:
             found = cls("", 0.0)
         if not found._is_allowed():
-            raise UserError(f"capacity is {text[:40]!r}: it must be {WANTED}")
+            raise UserError(f"{setting('capacity')} is {text[:40]!r}: it must be {WANTED}")
         return found
 
     def _is_allowed(self) -> bool:
@@ -64,17 +64,18 @@ class RoutingOptions:
     def __post_init__(self) -> None:
         k = self.test_top_k
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-            raise UserError(f"test_top_k is {k!r}: it must be a whole number of 1 or more")
+            raise UserError(f"{setting('test_top_k')} is {k!r}: it must be a whole number of 1 or more")
         for name in ("test_top_p", "test_threshold"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, float)) or not 0 <= value <= 1):
-                raise UserError(f"{name} is {value!r}: it must be a number from 0 to 1")
+                raise UserError(f"{setting(name)} is {value!r}: it must be a number from 0 to 1")
         given = [name for name in ("test_top_k", "test_top_p", "test_threshold") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise UserError(f"{given[0]} and {given[1]} both say how many experts a token takes: leave out one of them")
+            first, second = map(setting, given[:2])
+            raise UserError(f"{first} and {second} both say how many experts a token takes: leave out one of them")
         if self.capacity is not None:
             if not isinstance(self.capacity, str):
-                raise UserError(f"capacity is {self.capacity!r}: it must be {WANTED}")
+                raise UserError(f"{setting('capacity')} is {self.capacity!r}: it must be {WANTED}")
             object.__setattr__(self, "capacity", str(Capacity.of(self.capacity)))  # one spelling for one setting
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -37,8 +37,9 @@ class Text:
         return cls(listed, source, target, prefixes)
 
 
-def _listed(lines: Iterable[str], name: str) -> list[str]:
-    """UserError, with the argument's name, for what is no sequence of texts. An error of the caller's own generator passes."""
+def each_line(lines: Iterable[str], name: str = "lines") -> Iterator[str]:
+    """The lines, checked one by one: UserError, with the argument's name, for what is no sequence of texts, at once where
+    that can be told without reading one. An error of the caller's own generator passes."""
     if isinstance(lines, (str, bytes, bytearray)):
         example = lines if isinstance(lines, str) else lines.decode("utf-8", "replace")
         raise UserError(f"{name}: give a list of sentences, such as [{example[:20]!r}], not one text")
@@ -48,12 +49,16 @@ def _listed(lines: Iterable[str], name: str) -> list[str]:
         each = iter(lines)
     except TypeError as error:
         raise UserError(f"{name}: give a list of sentences, not {type(lines).__name__}") from error
-    listed = list(each)
-    for number, line in enumerate(listed):
-        if not isinstance(line, str):
-            raise UserError(f"{name}[{number}]: must be text, not {type(line).__name__}")
-        if _SURROGATE.search(line):
-            raise UserError(
-                f"{name}[{number}]: {line[:30]!a} is no text: it holds half of a character, or bytes that are not UTF-8"
-            )
-    return listed
+    return (_checked(line, f"{name}[{number}]") for number, line in enumerate(each))
+
+
+def _listed(lines: Iterable[str], name: str) -> list[str]:
+    return list(each_line(lines, name))
+
+
+def _checked(line: object, name: str) -> str:
+    if not isinstance(line, str):
+        raise UserError(f"{name}: must be text, not {type(line).__name__}")
+    if _SURROGATE.search(line):
+        raise UserError(f"{name}: {line[:30]!a} is no text: it holds half of a character, or bytes that are not UTF-8")
+    return line

@@ -22,13 +22,14 @@ from smoe_mt.generation.memory import bytes_to_search
 from smoe_mt.generation.routing import Rerouting, check_rank, rerouting, weakened
 from smoe_mt.generation.routing_options import RoutingOptions
 from smoe_mt.generation.sentences import SplitText, check_split
-from smoe_mt.generation.texts import Text
-from smoe_mt.processes import map_unordered, processes_for
+from smoe_mt.generation.texts import Text, each_line
+from smoe_mt.processes import chunks, map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
 from smoe_mt.search.steps import Contrast, Ensemble, SingleModel, StepScorer
 from smoe_mt.text import normalise
 
 Progress = bool | Callable[[int], object] | None
+AHEAD = 64  # lines of a stream
 LONG = 200  # sentences from which on a person at a terminal wants to see progress
 SHORTEST_BATCH = 512  # tokens for which a process is worth while
 BATCHES_EACH = 2  # at least, of a process
@@ -42,7 +43,8 @@ class Translator:
     >>> translator.translate_in_detail(["Dumela"], "nso", "en", nbest=3, routing=True)[0].candidates
 
     Several threads may share one: searches with the same model wait for each other, since a search keeps its beam size and
-    routing in the model. `Translator(...)(lines, source, target)` is `translate`.
+    routing in the model. It can be pickled, weights included, for processes that do not inherit it; those need the data folder
+    at the same place. `Translator(...)(lines, source, target)` is `translate`.
     """
 
     def __init__(self, loaded: LoadedModel, *others: LoadedModel, routing: RoutingOptions | None = None) -> None:
@@ -55,6 +57,17 @@ class Translator:
             check_fit_together(loaded, other)
         self.routing = routing or RoutingOptions()
         self.reroutings = tuple(rerouting(each, self.routing) for each in self.models)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to the modules of the models: those are built anew."""
+        calibrated = [each.calibrated for each in self.reroutings]
+        return {"models": self.models, "said": self._said, "routing": self.routing, "calibrated": calibrated}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.models, self._said, self.routing = state["models"], state["said"], state["routing"]
+        self.loaded = self.models[0]
+        pairs = zip(self.models, state["calibrated"], strict=True)
+        self.reroutings = tuple(rerouting(each, self.routing, calibrated) for each, calibrated in pairs)
 
     @classmethod
     def from_pretrained(
@@ -198,6 +211,24 @@ class Translator:
             progress=progress,
         )
         return [translation.text for translation in found]
+
+    def stream(
+        self, lines: Iterable[str], source: str, target: str, *, ahead: int = AHEAD, **options: Any
+    ) -> Iterator[str]:
+        """Translate lines as they come, which may be without end: `ahead` of them are read and translated together.
+
+        `options`: as of `translate`; a prefix is one text for all. Raises UserError as `translate`, at once for what can be told
+        without the lines.
+        """
+        _check_number("ahead", ahead, 1)
+        if not isinstance(options.get("prefix"), (str, type(None))):
+            raise UserError("prefix: give one text for all lines of a stream")
+        self.translate([], source, target, **options)
+        return (
+            translation
+            for some in chunks(each_line(lines), ahead)
+            for translation in self.translate(some, source, target, **options)
+        )
 
     def translate_in_detail(
         self,

@@ -24,6 +24,7 @@ from smoe_mt.moe.registry import DENSE
 from smoe_mt.moe.systems.moefied import SYSTEM, chosen_of
 from smoe_mt.moefication import partition
 from smoe_mt.moefication.activations import Recorded, dense_ffns, record
+from smoe_mt.moefication.arguments import settle
 from smoe_mt.moefication.selectors import Quality, Slices, Tokens, mlp_selector, quality, similarity_selector
 from smoe_mt.moefication.weights import Cut, cut_state, merged_state
 from smoe_mt.progress import progress_bar
@@ -45,6 +46,7 @@ class Made:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, and unless that is all, cut and write; or merge. Raises UserError for what cannot be cut, merged or written."""
+    settle(args)
     if args.measure and args.out is not None:
         raise UserError(f"--measure writes nothing: leave {args.out} or --measure out")
     if not args.measure and args.out is None:

@@ -21,7 +21,8 @@ MILLION = 10**6
 TITLE = "Quality and cost"
 CAPTION = (
     "chrF++ (mean over the directions) against the FLOPs of a token, as each evaluation measured its routing on sources and "
-    "outputs; attention is over these sentences, so the numbers are not those of the result. Colours are runs. The filled point is the routing of the training; a line joins it with the settings of one dial. With contrast both passes count."
+    "outputs; attention is over these sentences, so the numbers are not those of the result. Colours are runs. The filled point is "
+    "the routing of the training; a line joins it with the settings of one dial. With contrast both passes count."
 )
 
 

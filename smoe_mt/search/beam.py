@@ -18,7 +18,7 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, setting
 from smoe_mt.search.steps import StepScorer
 
 FREE = -1  # in place of a token: the search may choose it
@@ -52,35 +52,43 @@ class Decoding:
         for name in ("beam", "max_len_b", "min_len", "contrast_rank"):
             least, value = int(name in ("beam", "contrast_rank")), getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} is {value!r}: it must be a whole number of {least} or more")
+                raise UserError(f"{setting(name)} is {value!r}: it must be a whole number of {least} or more")
         for name in ("lenpen", "max_len_a", "contrast", "contrast_alpha"):
             value = getattr(self, name)
             if name == "contrast" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise UserError(f"{name} is {value!r}: it must be a finite number")
+                raise UserError(f"{setting(name)} is {value!r}: it must be a finite number")
         if self.max_len_a < 0 or self.max_len_b < 0 or self.max_len_a + self.max_len_b == 0:
             raise UserError(
-                f"max_len_a {self.max_len_a} and max_len_b {self.max_len_b} leave no room for an output; raise one of them"
+                f"{setting('max_len_a')} {self.max_len_a} and {setting('max_len_b')} {self.max_len_b} leave no room for an output; "
+                "raise one of them"
             )
         self._check_contrast()
 
     def _check_contrast(self) -> None:
         if not isinstance(self.contrast_encoder, bool):
-            raise UserError(f"contrast_encoder is {self.contrast_encoder!r}: it must be True or False")
+            raise UserError(f"{setting('contrast_encoder')} is {self.contrast_encoder!r}: it must be True or False")
         if not 0 <= self.contrast_alpha <= 1:
-            raise UserError(f"contrast_alpha is {self.contrast_alpha}: it must be from 0 (all tokens are valid) to 1")
+            raise UserError(
+                f"{setting('contrast_alpha')} is {self.contrast_alpha}: it must be from 0 (all tokens are valid) to 1"
+            )
         if self.contrast is None:
             usual = {field.name: field.default for field in fields(self)}
             given = [name for name in CONTRAST[1:] if getattr(self, name) != usual[name]]
             if given:
-                raise UserError(f"{given[0]} is of use with contrast alone: set contrast, such as 0.5, too")
+                raise contrast_alone(given[0])
         elif not 0 <= self.contrast <= MOST_CONTRAST:
-            raise UserError(f"contrast is {self.contrast}: beta must be from 0 to {MOST_CONTRAST}")
+            raise UserError(f"{setting('contrast')} is {self.contrast}: beta must be from 0 to {MOST_CONTRAST}")
 
     def limit(self, source_tokens: int) -> int:
         """Longest output, in tokens, for a source of `source_tokens` (tag and end of sentence counted)."""
         return max(1, self.min_len, int(self.max_len_a * source_tokens + self.max_len_b))
+
+
+def contrast_alone(name: str) -> UserError:
+    """The error for a setting of the contrast where there is none."""
+    return UserError(f"{setting(name)} is of use with contrast alone: set {setting('contrast')}, such as 0.5, too")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smoe_mt import language_identifier
@@ -26,7 +26,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.serving.batching import Batcher
 from smoe_mt.serving.language_names import name_of
 from smoe_mt.serving.limits import Keys, Limits, RateLimiter, Refused
-from smoe_mt.serving.metrics import Metrics
+from smoe_mt.serving.metrics import CONTENT_TYPE, Metrics
 from smoe_mt.serving.requests import AUTO, DIAL, Wanted, key_of, read_fields, texts_of, wanted
 from smoe_mt.serving.wire import Answer, Ask, Facts
 
@@ -94,7 +94,7 @@ def _add_translation(app: FastAPI, service: Service) -> None:
         start = time.monotonic()
         fields = await service.fields(request)
         answer = await _translated(service, wanted(fields, service.facts, service.limits))
-        service.metrics.observe("request_seconds", time.monotonic() - start)
+        service.metrics.request_seconds.observe(time.monotonic() - start)
         return _json(answer)
 
     @app.post("/detect")
@@ -152,7 +152,7 @@ def _add_descriptions(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -189,7 +189,7 @@ async def _translated(service: Service, want: Wanted) -> dict[str, Any]:
         guesses = await asyncio.to_thread(_detect_all, want.texts, tuple(service.facts.targets))
         sources = [code for code, _ in guesses]
         detected = [{"language": code, "confidence": _percent(share)} for code, share in guesses]
-    service.metrics.add("characters_total", sum(map(len, want.texts)))
+    service.metrics.characters.inc(sum(map(len, want.texts)))
     asks = _asks(want, sources)
     found = await service.answers(asks)
     rest = {ask.source: iter(answers) for ask, answers in zip(asks, found, strict=True)}
@@ -309,7 +309,7 @@ class Measured:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.metrics.add("requests_total", labels={"path": path, "status": str(message["status"])})
+                self.metrics.requests.labels(path, message["status"]).inc()
             await send(message)
 
         await self.app(scope, receive, sending)

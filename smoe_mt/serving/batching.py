@@ -125,7 +125,7 @@ class Batcher:
                     return
                 except WorkerLost:
                     loaded = False
-                    self._metrics.add("worker_restarts_total")
+                    self._metrics.worker_restarts.inc()
                     print("warning: a worker has ended and is started again", file=sys.stderr)
                 finally:
                     self._ready -= 1
@@ -158,8 +158,8 @@ class Batcher:
     def _serve(self, worker: Worker) -> None:
         """Answer batches until the server stops. Raises WorkerLost, its batch being in the queue again."""
         while batch := self._next_batch():
-            self._metrics.add("batches_total")
-            self._metrics.observe("batch_sentences", sum(len(waiting.ask.lines) for waiting in batch))
+            self._metrics.batches.inc()
+            self._metrics.batch_sentences.observe(sum(len(waiting.ask.lines) for waiting in batch))
             try:
                 found = worker.translate([waiting.ask for waiting in batch])
             except CannotAnswer as error:
@@ -172,7 +172,7 @@ class Batcher:
                 self._again(batch)
                 raise WorkerLost from error
             for waiting, answers in zip(batch, found, strict=True):
-                self._metrics.add("sentences_total", len(answers))
+                self._metrics.sentences.inc(len(answers))
                 waiting.answers.set_result(answers)
 
     def _again(self, batch: Sequence[_Waiting]) -> None:

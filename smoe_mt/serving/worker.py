@@ -16,7 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from smoe_mt.errors import UserError
+from smoe_mt.errors import UserError, naming_flags
 from smoe_mt.serving.wire import Answer, Ask, CannotAnswer, Facts, WorkerLost
 
 READY, DONE, REFUSED = "ready", "done", "refused"
@@ -115,7 +115,8 @@ def work(connection: Connection, args: argparse.Namespace, threads: int | None) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say_warnings_in_one_line()
     try:
-        engine = _load(args, threads)
+        with naming_flags():
+            engine = _load(args, threads)
         connection.send((READY, engine.facts()))
     except (UserError, OSError) as error:
         with suppress(OSError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from smoe_mt import preemption
 from smoe_mt.errors import UserError
 from smoe_mt.processes import available_cores
+from smoe_mt.training.console import UPDATE
 
 PAUSE = 0.5  # seconds between two looks at the processes
 PATIENCE = 90.0  # seconds that a training has to save and end, once it is asked to
@@ -42,11 +43,19 @@ class Job:
 
     def made(self) -> int:
         """Updates made so far, as its log says."""
+        found = UPDATES.findall(self._tail())
+        return int(found[-1].replace(b",", b"")) if found else 0
+
+    def progress(self) -> str:
+        """The last line of progress in its log; empty where there is none."""
+        lines = self._tail().decode("utf-8", "replace").splitlines()
+        return next((line for line in reversed(lines) if UPDATE.fullmatch(line)), "")
+
+    def _tail(self) -> bytes:
         with suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
-            found = UPDATES.findall(stream.read())
-            return int(found[-1].replace(b",", b"")) if found else 0
-        return 0
+            return stream.read()
+        return b""
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,7 @@ def read_plan(name: str) -> Plan:
     if not path.is_file():
         raise UserError(f"no study {name!r}: there are {', '.join(known_plans())}; or give a file NAME.yaml")
     content = _whole(path)
-    if not fits(content, FORM):
-        raise UserError(f"{path}: must have {', '.join(FORM)} of the forms that configs/study/claim.yaml shows")
+    _check_form(path, content)
     corpora = _corpora(path)
     if content["corpus"] not in corpora:
         raise UserError(f"{path}: no corpus {content['corpus']!r} in corpora.yaml: there are {', '.join(corpora)}")
@@ -211,6 +210,20 @@ def _whole(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: like: {like} is itself like {base['like']}: name that one")
     systems = {**_mapping(base.get("systems")), **_mapping(content.get("systems"))}
     return {**base, **content, "systems": systems}
+
+
+def _check_form(path: Path, content: Mapping[str, Any]) -> None:
+    shown = "configs/study/claim.yaml and the head of smoe_mt/study/plan.py show its form"
+    known = {name.removesuffix("?"): form for name, form in FORM.items()}
+    for name in content:
+        if name not in known:
+            raise UserError(f"{path}: {str(name)[:40]!r} is no part of a plan: there are like, {', '.join(known)}")
+    for name in FORM:
+        if name not in content and not name.endswith("?"):
+            raise UserError(f"{path}: {name} is missing; {shown}")
+    for name, value in content.items():
+        if not fits(value, known[name]):
+            raise UserError(f"{path}: {name} is of another form than it must be; {shown}")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

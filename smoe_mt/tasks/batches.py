@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from fairseq.data.data_utils_fast import batch_by_size_vec
@@ -11,6 +11,7 @@ from fairseq.data.data_utils_fast import batch_by_size_vec
 from smoe_mt.errors import UserError
 from smoe_mt.tasks.dataset import ManyToManyDataset
 from smoe_mt.tasks.draws import Draws
+from smoe_mt.tasks.shapes import BatchShape, choose_shapes, pack_into, padding_share
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,22 @@ class BatchLimits:
     multiple: int = 1
     #: Whether sentences that are too long are skipped (and counted in the log) or are a UserError.
     skip_long: bool = True
+    #: What batches are padded to, narrowest first; none: each to its longest sentences.
+    shapes: tuple[BatchShape, ...] = ()
+
+    def with_shapes(self, dataset: ManyToManyDataset, most: int) -> BatchLimits:
+        """These limits with at most `most` shapes, which follow from the dataset's text and sampling alone. Says which."""
+        shapes = choose_shapes(dataset.lengths, self._longest, most, self._rows)
+        limits = replace(self, shapes=shapes)
+        draws = dataset.draws(1, 0)
+        draws = draws[draws.fitting(*self._longest)]
+        if len(draws):
+            padding, without = (padding_share(draws, each.pack(draws), each.shapes) for each in (limits, self))
+            logger.info(
+                f"batches have {len(shapes)} shapes (rows x source x target: {', '.join(map(str, shapes))}); "
+                f"{padding:.1%} of their positions are padding, {without:.1%} without shapes"
+            )
+        return limits
 
     def batches(self, dataset: ManyToManyDataset, epoch: int, window: int) -> Batches:
         """The batches of a window of an epoch, shortest first; they follow from the dataset's seed, epoch and window alone."""
@@ -44,14 +61,27 @@ class BatchLimits:
 
         (fairseq's `batch_by_size` drops a last batch that is no multiple of 8, which in evaluation loses sentences.)
         """
+        if self.shapes:
+            return pack_into(draws, self.shapes)
         draws = draws.by_length()
         return batch_by_size_vec(
             draws.indices, draws.costs, self.max_tokens or -1, self.max_sentences or -1, self.multiple
         )
 
-    def _short_enough(self, dataset: ManyToManyDataset, draws: Draws, epoch: int, window: int) -> Draws:
+    @property
+    def _longest(self) -> tuple[int, int]:
+        """Source and target length of what is not too long."""
         bound = self.max_tokens or max(self.longest_source, self.longest_target)
-        source, target = min(self.longest_source, bound), min(self.longest_target, bound)
+        return min(self.longest_source, bound), min(self.longest_target, bound)
+
+    def _rows(self, longest: int) -> int:
+        """Most sentences of a batch whose longer side has this length."""
+        bounds = [self.max_tokens // longest if self.max_tokens else UNLIMITED, self.max_sentences or UNLIMITED]
+        rows = min(bounds)
+        return rows - rows % self.multiple if rows > self.multiple else rows
+
+    def _short_enough(self, dataset: ManyToManyDataset, draws: Draws, epoch: int, window: int) -> Draws:
+        source, target = self._longest
         fits = draws.fitting(source, target)
         if fits.all():
             return draws

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 from smoe_mt.allowed.config import check_values
@@ -52,6 +52,20 @@ class ManyToManyTranslationConfig(FairseqDataclass):
         metadata={
             "help": "target number of tokens an update, over all ranks: sets --update-freq from --max-tokens and the ranks; "
             "0 = leave --update-freq as it is"
+        },
+    )
+    batch_shapes: int = field(
+        default=0,
+        metadata={
+            "help": "pad training batches to at most N shapes (rows x source x target), chosen by the lengths of the text; "
+            "0 = each batch to its longest sentences"
+        },
+    )
+    cuda_graphs: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
+        default="off",
+        metadata={
+            "help": "on a GPU, with --batch-shapes: capture forward and backward of each shape as a CUDA graph; auto: where it "
+            "can be done"
         },
     )
     expert_parallel_size: int = field(
@@ -105,6 +119,13 @@ class ManyToManyTranslationConfig(FairseqDataclass):
     eval_bleu_tokenizer: str = field(
         default=AUTO,
         metadata={"help": "sacreBLEU's tokenizer in validation, such as 13a or char; auto: the target language's"},
+    )
+
+    mlflow_experiment: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "experiment of MLflow that the training is a run of (needs the extra mlflow); MLFLOW_TRACKING_URI says where"
+        },
     )
 
     # Taken from fairseq's own options.

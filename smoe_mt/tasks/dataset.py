@@ -9,7 +9,7 @@ with the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from fairseq.data import FairseqDataset
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.draws import Draws
 from smoe_mt.tasks.sampling import draw_lines, draws_per_direction, window_bounds, window_rng
+from smoe_mt.tasks.shapes import BatchShape
 from smoe_mt.tasks.token_file import TokenFile
 
 WINDOW = 2**18
@@ -62,6 +63,8 @@ class ManyToManyDataset(FairseqDataset):
         self.texts = tuple(texts)
         self.special = special
         self.sampling = sampling
+        #: What batches are padded to; none: each to its longest sentences.
+        self.shapes: Sequence[BatchShape] = ()
         #: int64[directions + 1], the first index of each direction.
         self.offsets = np.cumsum([0] + [len(text) for text in self.texts], dtype=np.int64)
 
@@ -80,7 +83,7 @@ class ManyToManyDataset(FairseqDataset):
 
     def collater(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
         """A batch in fairseq's form: see `smoe_mt.tasks.collate`."""
-        return collate(sentences, self.special)
+        return collate(sentences, self.special, self.shapes)
 
     @property
     def draws_per_epoch(self) -> int:
@@ -91,6 +94,15 @@ class ManyToManyDataset(FairseqDataset):
     def windows(self) -> int:
         """Parts in which a pass is planned, of about equal size; evaluation has one."""
         return 1 if self.sampling is None else max(1, -(-self.draws_per_epoch // self.sampling.window))
+
+    def lengths(self) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+        """Part by part, how often a sentence is drawn in an epoch, and source and target lengths, int32[n] each."""
+        sizes = [len(text) for text in self.texts]
+        temperature = self.sampling.temperature if self.sampling else 1.0
+        for text, count in zip(self.texts, draws_per_direction(sizes, temperature, self.draws_per_epoch)):
+            for first in range(0, len(text) if count else 0, WINDOW):
+                part = slice(first, first + WINDOW)
+                yield count / len(text), text.source.sizes[part] + np.int32(1), text.target.sizes[part]
 
     def draws(self, epoch: int, window: int) -> Draws:
         """What a window of a pass consists of, in random order for training and in text order for evaluation."""

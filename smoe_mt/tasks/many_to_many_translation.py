@@ -6,8 +6,8 @@ The target language is a tag `<2xxx>` in front of the source; the decoder starts
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from smoe_mt.process_group import by_one_process
 from smoe_mt.search.beam import BeamDecoder, Decoding
 from smoe_mt.search.steps import SingleModel
 from smoe_mt.tasks.batches import limits_from_fairseq
+from smoe_mt.tasks.codec import Codec
 from smoe_mt.tasks.collate import Sentence, Special, collate
 from smoe_mt.tasks.config import ManyToManyTranslationConfig
-from smoe_mt.tasks.data_folder import DataFolder, language_tag, split_direction
+from smoe_mt.tasks.data_folder import DataFolder, split_direction
 from smoe_mt.tasks.dataset import DirectionText, ManyToManyDataset, Sampling
 from smoe_mt.tasks.pieces import FolderPieces
 from smoe_mt.tasks.report import sampling_table, validation_table
@@ -36,7 +37,6 @@ from smoe_mt.tasks.resumable import ResumableBatches
 from smoe_mt.tasks.token_file import TokenFile
 from smoe_mt.tasks.validation_bleu import LOG_KEY, DirectionBleu
 from smoe_mt.tasks.vocabulary import Vocabulary
-from smoe_mt.text import normalise
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,14 @@ class ManyToManyTranslationTask(FairseqTask):
         super().__init__(cfg)
         self.folder = folder
         self.dictionary = dictionary
+        self.codec = Codec(folder, dictionary)
         self.expert_ranks: ExpertRanks | None = None
         #: The directions in use; `sample["direction"]` holds places in this tuple.
         self.directions: tuple[str, ...] = chosen_directions(cfg, folder)
         self.special = Special(pad=dictionary.pad(), eos=dictionary.eos())
         self.vocabulary = Vocabulary.of(dictionary, folder.path.resolve().name)
+        #: Computes forward and backward pass of a batch in place of the task, told how the task does; a trainer sets it.
+        self.graphs: Callable[..., tuple[Any, Any, dict[str, Any]]] | None = None
 
     @classmethod
     def setup_task(cls, cfg: Any, **_: Any) -> ManyToManyTranslationTask:
@@ -86,44 +89,26 @@ class ManyToManyTranslationTask(FairseqTask):
 
     # --- text and tokens ---
 
-    @cached_property
+    @property
     def spm(self) -> Any:
         """The SentencePiece model of the data folder. UserError for a damaged one."""
-        import sentencepiece
-
-        try:
-            return sentencepiece.SentencePieceProcessor(model_file=str(self.folder.spm_path))
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"{self.folder.spm_path}: not a SentencePiece model; prepare the data folder again"
-            ) from error
+        return self.codec.spm
 
     def tag(self, language: str) -> int:
         """Token id that asks for a translation into `language`. UserError for an unknown language."""
-        self.folder.check_language(language)
-        return int(self.dictionary.index(language_tag(language)))
+        return self.codec.tag(language)
 
     def encode(self, text: str, target_lang: str) -> Tensor:
         """int64[tokens] of a raw sentence: the tag of `target_lang`, its pieces, </s>."""
-        return torch.tensor([self.tag(target_lang), *self._pieces(text), self.dictionary.eos()])
+        return torch.tensor([self.tag(target_lang), *self.codec.pieces(text), self.dictionary.eos()])
 
     def encode_prefix(self, text: str) -> Tensor:
         """int64[tokens] of the beginning of a raw target sentence: its pieces alone."""
-        return torch.tensor(self._pieces(text), dtype=torch.long)
-
-    def _pieces(self, text: str) -> list[int]:
-        return [self.dictionary.index(piece) for piece in self.spm.encode(normalise(text), out_type=str)]
+        return torch.tensor(self.codec.pieces(text), dtype=torch.long)
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
         """Raw text of token ids, on one line; padding, </s> and tags leave no trace."""
-        ids = tokens.tolist() if isinstance(tokens, Tensor) else tokens
-        pieces = [self.dictionary[i] for i in ids if i not in self._silent]
-        return normalise(str(self.spm.decode_pieces(pieces)))
-
-    @cached_property
-    def _silent(self) -> frozenset[int]:
-        special = (self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos())
-        return frozenset((*special, *(self.tag(language) for language in self.folder.languages)))
+        return self.codec.text(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
 
     def build_bpe(self, args: Any) -> Any:
         """For fairseq's command lines: the data folder's SentencePiece model, unless --bpe asks for another."""
@@ -212,6 +197,10 @@ class ManyToManyTranslationTask(FairseqTask):
             return super().get_batch_iterator(dataset, **settings)
         if dataset not in self.dataset_to_epoch_iter or settings.get("disable_iterator_cache"):
             limits = limits_from_fairseq(settings, skip_long=dataset.sampling is not None)
+            # Of what fairseq iterates over, a training's sentences alone may be shuffled in groups.
+            if self.cfg.batch_shapes and dataset.sampling is not None and "grouped_shuffling" in settings:
+                limits = limits.with_shapes(dataset, self.cfg.batch_shapes)
+            dataset.shapes = limits.shapes
             self.dataset_to_epoch_iter[dataset] = ResumableBatches(
                 dataset,
                 limits.batches,
@@ -229,12 +218,24 @@ class ManyToManyTranslationTask(FairseqTask):
     # --- training and validation ---
 
     def train_step(
-        self, sample: dict[str, Any], model: Any, criterion: Any, *args: Any, ignore_grad: bool = False, **kwargs: Any
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+        **kwargs: Any,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """As fairseq's; a sample that only stands in for a missing batch (`ignore_grad`) counts for nothing."""
-        loss, size, log = super().train_step(sample, model, criterion, *args, ignore_grad=ignore_grad, **kwargs)
+        eager = partial(
+            super().train_step, sample, model, criterion, optimizer, update_num, ignore_grad=ignore_grad, **kwargs
+        )
         if not ignore_grad:
-            return loss, size, log
+            if self.graphs is None:
+                return eager()
+            return self.graphs(eager, sample, model, criterion, optimizer, update_num)
+        loss, size, log = eager()
         forget_passes(model)  # such samples are the first ones of an update
         return loss, size * 0, {key: value * 0 for key, value in log.items()}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smoe_mt.checkpoints.names import BEST, LAST
+from smoe_mt.training.console import ENDED
 from smoe_mt.training.jobs import best_score, early_stopping_state
 
 
@@ -14,7 +15,7 @@ def closing(trainer: Any, seconds: float, begun_at: int) -> str:
     """The line. `seconds` of this process, which began after `begun_at` updates."""
     cfg, updates = trainer.cfg, trainer.get_num_updates()
     now = f", {updates - begun_at:,} of them now" if begun_at else ""
-    return f"ended ({_reason(trainer)}): {updates:,} updates{now}, {seconds:.0f} s{_best(cfg)}{_next(cfg)}"
+    return f"{ENDED}{_reason(trainer)}): {updates:,} updates{now}, {seconds:.0f} s{_best(cfg)}{_next(cfg)}"
 
 
 def _reason(trainer: Any) -> str:

@@ -13,6 +13,7 @@ from fairseq import checkpoint_utils
 from fairseq.logging import progress_bar
 
 from smoe_mt.errors import UserError
+from smoe_mt.training.trackers import close_runs
 
 _folders: dict[Path, str] = {}
 
@@ -25,6 +26,7 @@ def forget_previous_job() -> None:
     for writer in progress_bar._tensorboard_writers.values():
         writer.close()
     progress_bar._tensorboard_writers.clear()
+    close_runs()
 
 
 def best_score() -> float | None:

@@ -49,7 +49,11 @@ class NonFiniteUpdates:
 
     def _note_loss(self, criterion: nn.Module, _inputs: Any, outputs: Any) -> None:
         if criterion.training:
-            self._losses.append(outputs[0].detach().float())
+            self.note(outputs[0])
+
+    def note(self, loss: Tensor) -> None:
+        """A loss of this update."""
+        self._losses.append(loss.detach().float())
 
     def begin(self) -> None:
         """Forget the losses of the update before."""

@@ -22,6 +22,7 @@ from smoe_mt.tasks.config import ManyToManyTranslationConfig
 from smoe_mt.tasks.data_folder import DataFolder
 from smoe_mt.tasks.many_to_many_translation import chosen_directions
 from smoe_mt.training.resuming import checkpoints_beside
+from smoe_mt.training.trackers import check_installed
 
 TASK = "many_to_many_translation"
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
@@ -46,6 +47,7 @@ def end() -> None:
 
 def _begin(cfg: Any) -> None:
     end()  # of the job before, in a multirun
+    check_installed(cfg)
     check_starting_point(cfg.checkpoint)
     if getattr(cfg.task, "_name", None) == TASK:
         check_text(cfg)

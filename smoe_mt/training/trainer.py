@@ -57,6 +57,8 @@ from smoe_mt.training.opening import opening
 from smoe_mt.training.optimizer_state import check_optimizer_state
 from smoe_mt.training.precision import prepare_precision
 from smoe_mt.training.resuming import whole_checkpoint
+from smoe_mt.training.step_graphs import step_graphs
+from smoe_mt.training.trackers import open_runs
 from smoe_mt.training.whole_files import remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class SMoETrainer(ExpertParallelTrainer):
         if self.is_data_parallel_master:
             clean_up(self.cfg.checkpoint.save_dir)
             check_room(self.cfg, self._model)
+            open_runs(self.cfg)
         if self.device.type == "cpu":
             keep_freed_memory()
         limit = getattr(self.cfg.task, "max_nonfinite_updates", 0)
@@ -96,7 +99,9 @@ class SMoETrainer(ExpertParallelTrainer):
         self._routers_changed_at: int | None = None
         self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
+        self._counts_updates = False  # at a terminal, once it has begun
         self._last_epoch = LastEpoch(self.cfg)
+        self._graphs = self.task.graphs = step_graphs(self, self._nonfinite.note)
         preemption.listen()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -106,6 +111,8 @@ class SMoETrainer(ExpertParallelTrainer):
         that some ranks do not see.
         """
         self._check_that_all_see(filename)
+        if self._graphs is not None:
+            self._graphs.forget()
         found: dict[str, tuple[str, str]] = {}
         if PathManager.isfile(filename) or self._is_last(filename):
             filename = self._whole(filename)
@@ -167,6 +174,7 @@ class SMoETrainer(ExpertParallelTrainer):
         self._epochs = super().get_train_iterator(epoch, *args, **kwargs)
         if begins and self.is_data_parallel_master and isinstance(self._model, SMoETransformerModel):
             ConsoleHandler.last_update = self.cfg.optimization.max_update or None
+            self._counts_updates = self.cfg.common.log_format in ("simple", "json")  # tqdm draws a line of its own
             ConsoleHandler.closing = partial(closing, self, begun_at=self.get_num_updates())
             logger.info(opening(self.cfg, self.task, self._model, self.get_num_updates()))
         if begins:
@@ -193,6 +201,8 @@ class SMoETrainer(ExpertParallelTrainer):
             if output is not None:
                 self._after_update()
                 self._nonfinite.good()
+                if self._counts_updates and ConsoleHandler.line is not None:
+                    ConsoleHandler.line.count(self.get_num_updates(), ConsoleHandler.last_update)
         except NonFiniteUpdate as reason:
             self.zero_grad()
             self._nonfinite.left_out(reason, self.get_num_updates(), samples, self.cfg.checkpoint.save_dir)

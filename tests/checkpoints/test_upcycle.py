@@ -48,11 +48,17 @@ def test_another_size_is_refused_by_name(make_model: Make) -> None:
         upcycled_state(dense.state_dict(), smoe, "dense.pt")
 
 
-@pytest.mark.parametrize("system", ["xmoe", "mhmoe"])
-def test_smaller_experts_cannot_start_from_a_dense_ffn(make_model: Make, system: str) -> None:
-    dense, smaller = make_model(moe="none").state_dict(), make_model(moe=system)
+def test_smaller_experts_cannot_start_from_a_dense_ffn(make_model: Make) -> None:
+    dense, smaller = make_model(moe="none").state_dict(), make_model(moe="xmoe")
     wanted = "fc1, .*fc2 of dense.pt does not fit: w_in is .*these experts have .*every expert must be as large as the dense FFN"
     with pytest.raises(UserError, match=wanted):
+        upcycled_state(dense, smaller, "dense.pt")
+
+
+@pytest.mark.parametrize("system", ["mhmoe", "stratified_mhmoe"])
+def test_experts_of_parts_of_tokens_cannot_start_from_a_dense_ffn(make_model: Make, system: str) -> None:
+    dense, smaller = make_model(moe="none").state_dict(), make_model(moe=system)
+    with pytest.raises(UserError, match="layers.1 read parts of a token, 8 of its 16 values"):
         upcycled_state(dense, smaller, "dense.pt")
 
 

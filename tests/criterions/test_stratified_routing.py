@@ -206,3 +206,38 @@ def test_validation_has_no_budget_loss(task: SimpleNamespace) -> None:
 def test_weights_that_make_no_sense_are_refused(task: SimpleNamespace, settings: dict[str, float], words: str) -> None:
     with pytest.raises(UserError, match=words):
         criterion(task, **settings)
+
+
+@pytest.mark.parametrize(("kind", "sentence_avg"), [*((kind, False) for kind in MOE_KINDS), ("stratified", True)])
+def test_positions_and_rows_of_padding_count_nowhere(task: SimpleNamespace, kind: str, sentence_avg: bool) -> None:
+    """Loss, gradients, and all that is logged are those of the batch alone, a capacity that drops slots included."""
+    options = {"moe": kind, "capacity_factor": 0.5, "cmr_gate_dropout": 0.0, "pesc_dropout": 0.0, "eom_p": 0.0}
+    model = make_model(task, num_experts=4, **options).train()
+    tested = StratifiedRoutingCriterion(task, sentence_avg=sentence_avg, label_smoothing=0.1, balance_weight=0.5)
+    found = []
+    for sample in (SAMPLE | {"nsentences": 2}, padded(SAMPLE) | {"nsentences": 2}):
+        model.zero_grad()
+        loss, size, log = tested(model, sample)
+        loss.backward()
+        gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+        found.append((loss, size, log, gradients))
+    (loss, size, log, gradients), (of_padded, size_of_padded, log_of_padded, gradients_of_padded) = found
+    assert (
+        size == size_of_padded and list(log) == list(log_of_padded) and gradients.keys() == gradients_of_padded.keys()
+    )
+    torch.testing.assert_close(of_padded, loss)
+    for key, value in log.items():
+        torch.testing.assert_close(log_of_padded[key], value)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_of_padded[name], gradient, msg=name)
+
+
+def padded(sample: dict[str, Any]) -> dict[str, Any]:
+    """Two columns and three rows more, all of them padding."""
+    pad = torch.nn.functional.pad
+    tokens = {
+        name: pad(sample["net_input"][name], (0, 2, 0, 3), value=1) for name in ("src_tokens", "prev_output_tokens")
+    }
+    net_input = tokens | {"src_lengths": pad(sample["net_input"]["src_lengths"], (0, 3))}
+    target, direction = pad(sample["target"], (0, 2, 0, 3), value=1), pad(sample["direction"], (0, 3))
+    return sample | {"net_input": net_input, "target": target, "direction": direction}

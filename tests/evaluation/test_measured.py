@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from smoe_mt import cli
 from smoe_mt.evaluation.measured import measured_blocks
 from smoe_mt.evaluation.metrics import Corpus
-from smoe_mt.generation import Decoding, RoutingOptions, Translator
+from smoe_mt.generation import Decoding, LoadedModel, RoutingOptions, Translator
+from smoe_mt.generation.checkpoint import load_model
 from smoe_mt.scores_file import ROUTING, unusual
 from tests.conftest import TrainedRun
 
@@ -47,6 +49,30 @@ def test_the_weak_pass_is_measured_beside_the_strong_one(trained_run: TrainedRun
 def test_an_ensemble_is_not_measured(trained_run: TrainedRun) -> None:
     both = Translator.from_pretrained([trained_run.folder, trained_run.folder / "checkpoint_last.pt"], device="cpu")
     assert measured_blocks(both, [CORPUS], Decoding()) is None
+
+
+@pytest.mark.parametrize("options", [["--contrast", "0.5"], ["--test-top-k", "1"], ["--capacity", "mean=1.5"]])
+def test_a_run_that_cannot_route_so_is_refused_before_another_is_translated_with(
+    trained_run: TrainedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    for name in ("sparse", "dense"):
+        (tmp_path / name).mkdir()
+        shutil.copy(trained_run.folder / "checkpoint_best.pt", tmp_path / name)
+
+    def load(path: Path, *settings: Any) -> LoadedModel:
+        loaded = load_model(path, *settings)
+        loaded.config.model.moe = "none" if path.parent.name == "dense" else loaded.config.model.moe
+        return loaded
+
+    monkeypatch.setattr("smoe_mt.evaluation.command.load_model", load)
+    runs = [str(tmp_path / name) for name in ("sparse", "dense")]
+    assert cli.main(["evaluate", *runs, "--device", "cpu", *options]) == cli.EXIT_USER_ERROR
+    err = capsys.readouterr().err
+    assert f"dense/checkpoint_best.pt: {options[0]}" in err and "translating" not in err
 
 
 def test_another_routing_has_a_folder_and_a_mark_of_its_own(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,7 @@ import torch
 from smoe_mt import cli
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, LoadedModel, RoutingOptions, Translator
-from smoe_mt.generation.routing import check_rank, rerouting, weakened
+from smoe_mt.generation.routing import check_rank, check_routing, rerouting, weakened
 from smoe_mt.models import SMoETransformerModel
 from tests.conftest import TrainedRun
 
@@ -81,15 +82,25 @@ def test_the_threshold_of_the_training_changes_nothing(of_system: Callable[..., 
         ),
         ("stacking", {"capacity": "visits=1"}, "capacity needs strata"),
         ("none", {"capacity": "visits=1"}, "capacity needs strata"),
+        (
+            "stratified",
+            {"capacity": "visits=3"},
+            "capacity visits=3 changes nothing: .* 2 strata; give visits=1 or fewer",
+        ),
         ("none", {"test_top_k": 1}, "test_top_k: a dense model has no gates"),
     ],
 )
 def test_a_routing_that_a_model_cannot_have_is_refused(
     of_system: Callable[..., LoadedModel], system: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        rerouting(of_system(system), RoutingOptions(**options))
-    assert str(caught.value).startswith("run.pt: ") and "\n" not in str(caught.value)
+    for refuse in (rerouting, partial(check_routing, contrast_rank=None)):
+        with pytest.raises(UserError, match=message) as caught:
+            refuse(of_system(system), RoutingOptions(**options))
+        assert str(caught.value).startswith("run.pt: ") and "\n" not in str(caught.value)
+
+
+def test_a_mean_of_visits_is_checked_without_text_to_measure_it_on(of_system: Callable[..., LoadedModel]) -> None:
+    check_routing(of_system("stratified"), RoutingOptions(capacity="mean=1.5"), contrast_rank=2)
 
 
 def test_the_dial_reaches_every_block(of_system: Callable[..., LoadedModel]) -> None:
@@ -180,14 +191,19 @@ def test_contrast_in_processes_and_by_keyword(trained_run: TrainedRun, lines: li
         (["--contrast", "0.5", "--contrast-rank", "0"], "argument --contrast-rank: '0' must be"),
         (["--contrast", "0.5", "--contrast-rank", "3"], "rank 3 needs at least 3 experts"),
         (["--contrast", "0.5", "--contrast-alpha", "1.1"], "argument --contrast-alpha: '1.1' must be"),
-        (["--contrast-rank", "3"], "contrast_rank is of use with contrast alone"),
-        (["--contrast-encoder"], "contrast_encoder is of use with contrast alone"),
+        (["--contrast-rank", "2"], "--contrast-rank is of use with contrast alone"),
+        (["--contrast-rank", "3"], "--contrast-rank is of use with contrast alone: set --contrast"),
+        (["--contrast-encoder"], "--contrast-encoder is of use with contrast alone"),
         (["--test-top-k", "0"], "argument --test-top-k: '0' must be"),
-        (["--test-top-k", "3"], "top_k=3 needs at least 3 experts"),
+        (["--test-top-k", "3"], "--test-top-k: top_k=3 needs at least 3 experts"),
         (["--test-top-p", "2"], "argument --test-top-p: '2' must be"),
-        (["--test-threshold", "0.5"], "test_threshold needs gates that choose until probabilities sum to a threshold"),
-        (["--test-top-k", "1", "--test-top-p", "0.5"], "test_top_k and test_top_p both say"),
-        (["--capacity", "much"], "capacity is 'much': it must be bias=B"),
+        (
+            ["--test-threshold", "0.5"],
+            "--test-threshold needs gates that choose until probabilities sum to a threshold",
+        ),
+        (["--test-top-k", "1", "--test-top-p", "0.5"], "--test-top-k and --test-top-p both say"),
+        (["--capacity", "much"], "--capacity is 'much': it must be bias=B"),
+        (["--capacity", "visits=5"], "--capacity visits=5 changes nothing: its blocks have at most 2 strata"),
         (["--capacity", "mean=3"], "no bias gives a mean of 3 visits"),
     ],
 )

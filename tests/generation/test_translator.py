@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import multiprocessing
 import pickle
+import shutil
 import sys
+import threading
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import torch
 
 from smoe_mt import cli
 from smoe_mt.errors import UserError
-from smoe_mt.generation import Decoding, Text, Translator
+from smoe_mt.generation import Decoding, RoutingOptions, Text, Translator
 from smoe_mt.processes import map_unordered
 from smoe_mt.search.beam import BeamDecoder
 from smoe_mt.search.steps import SingleModel
@@ -281,9 +285,113 @@ def test_error_of_the_callers_generator_passes(translator: Translator) -> None:
         translator.translate(lines(), "aa", "en")
 
 
-def test_model_that_is_pickled_says_what_to_do(translator: Translator) -> None:
-    with pytest.raises(UserError, match="load it there"):
-        pickle.dumps(translator)
+def test_pickled_it_translates_the_same_without_its_checkpoint(trained_run: TrainedRun, tmp_path: Path) -> None:
+    copied = shutil.copytree(trained_run.folder, tmp_path / "run")
+    translator = Translator.from_pretrained(copied, data=trained_run.data, device="cpu")
+    with torch.no_grad():
+        translator.loaded.model.encoder.embed_tokens.weight[10:] += 0.02  # what is in memory counts
+    lines = translator.loaded.task.folder.references("test", "aa-en", side="source")
+    expected = [one.candidates for one in translator.translate_in_detail(lines, "aa", "en", routing=True)]
+    pickled = pickle.dumps(translator)
+    shutil.rmtree(copied)
+    other = pickle.loads(pickled)
+    assert [one.candidates for one in other.translate_in_detail(lines, "aa", "en", routing=True)] == expected
+    assert (other.loaded.updates, other.loaded.epoch) == (translator.loaded.updates, translator.loaded.epoch)
+    model = other.loaded.model
+    assert model.encoder.embed_tokens.weight is model.decoder.output_projection.weight
+    assert len(pickled) < 1.5 * sum(parameter.numel() * 4 for parameter in model.parameters()) + 50_000
+
+
+def test_pickled_it_keeps_precision_ensemble_and_routing(translator: Translator, sentences: list[str]) -> None:
+    halved = Translator.from_pretrained(translator.loaded.checkpoint, device="cpu", dtype="bf16")
+    asked = RoutingOptions(capacity="mean=1.2")
+    together = Translator(translator.loaded, halved.loaded, routing=asked)
+    other = pickle.loads(pickle.dumps(together))
+    assert next(other.models[1].model.parameters()).dtype is torch.bfloat16
+    assert other.calibrations == together.calibrations and len(other.calibrations) == 2
+    assert other.translate(sentences, "aa", "en") == together.translate(sentences, "aa", "en")
+
+
+def in_a_process(translator: Translator, lines: list[str]) -> list[str]:
+    return translator.translate(lines, "aa", "en")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_processes_of_ones_own_get_what_this_one_gets(
+    translator: Translator, sentences: list[str], method: str
+) -> None:
+    expected = translator.translate(sentences, "aa", "en")
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(in_a_process, translator, sentences).result(timeout=120) == expected
+
+
+def test_a_forked_process_does_not_wait_for_a_search_of_its_parents_threads(
+    translator: Translator, sentences: list[str]
+) -> None:
+    expected = translator.translate(sentences[:2], "aa", "en")
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with translator.loaded.lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=lambda: results.put(in_a_process(translator, sentences[:2])), daemon=True)
+    process.start()
+    process.join(30)
+    done.set()
+    thread.join()
+    assert not process.is_alive() and results.get() == expected
+
+
+def test_a_stream_is_translated_as_it_comes(translator: Translator, sentences: list[str]) -> None:
+    read: list[str] = []
+
+    def endless() -> Iterator[str]:
+        for line in itertools.cycle(sentences):
+            read.append(line)
+            yield line
+
+    found = translator.stream(endless(), "aa", "en", ahead=3)
+    assert read == []
+    assert list(itertools.islice(found, 7)) == translator.translate(sentences[:7], "aa", "en")
+    assert len(read) == 9
+
+
+def test_a_streams_error_comes_after_what_was_translated(translator: Translator, sentences: list[str]) -> None:
+    def lines() -> Iterator[str]:
+        yield from sentences[:2]
+        raise TypeError("the caller's own")
+
+    found = translator.stream(lines(), "aa", "en", ahead=2, beam=1)
+    assert [next(found), next(found)] == translator.translate(sentences[:2], "aa", "en", beam=1)
+    with pytest.raises(TypeError, match="the caller's own"):
+        next(found)
+    with pytest.raises(UserError, match=r"lines\[3\]: must be text, not int"):
+        list(translator.stream(["a", "b", "c", 4], "aa", "en", ahead=2))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("lines", "target", "options", "message"),
+    [
+        ("one text", "en", {}, "lines: give a list of sentences"),
+        (["a"], "xx", {}, "unknown language 'xx'"),
+        (["a"], "en", {"ahead": 0}, "ahead is 0: it must be 1 or more"),
+        (["a"], "en", {"beam": 0}, "beam is 0"),
+        (["a"], "en", {"prefix": ["b"]}, "prefix: give one text for all lines of a stream"),
+    ],
+)
+def test_a_stream_that_makes_no_sense_is_told_at_once(
+    translator: Translator, lines: Any, target: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        translator.stream(lines, "aa", target, **options)
 
 
 @pytest.mark.parametrize("path", [None, 3, b"run", [3]])

@@ -19,7 +19,8 @@ FAST = ("--subset", "valid", "--sentences", "40", "--device", "cpu")
 
 
 def moefy(*arguments: object) -> int:
-    return cli.main(["checkpoint", "moefy", *map(str, arguments), *FAST])
+    reading = () if "--merge" in arguments else FAST
+    return cli.main(["checkpoint", "moefy", *map(str, arguments), *reading])
 
 
 def test_sparsity_is_printed_by_layer_and_direction(dense: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +97,9 @@ def test_sides_of_different_sizes_get_different_numbers_of_experts(toy_text: Pat
         (("cut.pt",), {"moe": "stratified", "strata": "2,2"}, "a model has blocks of one system"),
         (("cut.pt",), {"moe": "moefied", "num_experts": 4}, "cut already"),
         (("cut.pt", "--directions", "aa-bb"), {}, "unknown direction"),
+        (("cut.pt", "--merge", "--choose", "0.2"), {}, "--merge neither cuts nor reads text: leave --choose out"),
+        (("cut.pt", "--merge", "--subset", "valid"), {}, "leave --subset out"),
+        (("--measure", "--units", "4", "--seed", "2"), {}, "--measure cuts nothing: leave --units, --seed out"),
     ],
 )
 def test_what_cannot_be_cut_is_refused_in_one_line(
@@ -109,7 +113,8 @@ def test_what_cannot_be_cut_is_refused_in_one_line(
 ) -> None:
     save_model(toy_text, tmp_path / "model.pt", **settings)
     monkeypatch.chdir(tmp_path)
-    assert moefy("model.pt", "--units", 4, *arguments) == cli.EXIT_USER_ERROR
+    units = () if {"--merge", "--measure"} & {*arguments} else ("--units", 4)
+    assert moefy("model.pt", *units, *arguments) == cli.EXIT_USER_ERROR
     (line,) = [one for one in capsys.readouterr().err.splitlines() if "sent/s" not in one and "FFN/s" not in one]
     assert words in line
     assert not (tmp_path / "cut.pt").exists()

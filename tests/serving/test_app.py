@@ -19,6 +19,7 @@ from tests.serving.fakes import FACTS, IMPOSSIBLE, Capitals
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
+from smoe_mt.serving import requests
 from smoe_mt.serving.app import Service, create_app
 
 FINNISH = "Tämä on suomenkielinen lause, jossa on monta sanaa."
@@ -171,6 +172,18 @@ def test_bytes_that_are_no_request(client: TestClient, body: bytes, status: int,
 
 def test_a_body_without_a_length_is_counted_as_it_comes(client: TestClient) -> None:
     check_refused(client.post("/translate", content=(b"x" * 1000 for _ in range(400))), 413, "more than 305536 bytes")
+
+
+def test_a_request_may_be_as_large_as_the_characters_that_are_allowed(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is the most that is read of a request that is too large."""
+    monkeypatch.setattr(requests, "MOST_DISCARDED", 1000)
+    body = json.dumps({"source": "fi", "target": "en", "q": "\U0001f600" * 9_999}).encode()
+    assert len(body) > 100_000
+    client = make_client(limits=Limits(characters=10_000))
+    answer = client.post("/translate", content=(body[start : start + 1000] for start in range(0, len(body), 1000)))
+    assert (answer.status_code, client.post("/translate", content=body).status_code) == (200, 200)
 
 
 def test_a_form_that_is_not_utf8(client: TestClient) -> None:

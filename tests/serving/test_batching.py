@@ -110,7 +110,7 @@ def test_a_worker_that_dies_once_is_started_again_and_its_batch_repeated() -> No
     batcher.start()
     assert batcher.submit(ask("a", "b")).result(SECONDS)[1].texts == ("B",)
     batcher.stop()
-    assert metrics.value("worker_restarts_total") == 1
+    assert metrics.registry.get_sample_value("smoe_mt_worker_restarts_total") == 1
 
 
 def test_an_ask_that_cannot_be_answered_is_refused_alone(batcher: Batcher, worker: Capitals) -> None:

@@ -111,7 +111,7 @@ def test_a_killed_worker_loses_no_request(server: Running) -> None:
         answers = clients.map(lambda text: server.post(q=text), texts)
         os.kill(server.worker(), signal.SIGKILL)
         assert list(answers) == [expected[text] for text in texts]
-    assert "worker_restarts_total 1\n" in server.get("/metrics")
+    assert "worker_restarts_total 1.0\n" in server.get("/metrics")
     assert json.loads(server.get("/health")) == {"status": "ok"}
 
 
@@ -160,7 +160,7 @@ def test_a_signal_lets_it_finish_its_work(trained_run: TrainedRun) -> None:
     long = "\n".join(["fofo fila lelu fila gibe samo"] * 100)
     with started(trained_run) as running, ThreadPoolExecutor(4) as clients:
         answers = [clients.submit(running.post, q=long) for _ in range(4)]
-        while "waiting_lines 0\n" in running.get("/metrics"):
+        while "waiting_lines 0.0\n" in running.get("/metrics"):
             time.sleep(0.01)
         code, said = running.end()
         assert [answer.result()[0] for answer in answers] == [200] * 4

@@ -1,29 +1,31 @@
-"""The text that Prometheus reads."""
+"""What Prometheus reads."""
 
 from __future__ import annotations
 
-import re
+from prometheus_client.parser import text_string_to_metric_families
 
 from smoe_mt.serving.metrics import Metrics
 
-SAMPLE = re.compile(r'^smoe_mt_\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+]+$')
+
+def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    families = text_string_to_metric_families(metrics.text())
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
 
 
-def test_every_line_is_a_comment_or_a_sample() -> None:
+def test_requests_are_counted_by_path_and_status() -> None:
     metrics = Metrics()
-    metrics.add("requests_total", labels={"path": "/translate", "status": "200"})
-    metrics.gauge("waiting_lines", "Lines that wait.", lambda: 3)
-    lines = metrics.text().splitlines()
-    assert all(line.startswith(("# HELP ", "# TYPE ")) or SAMPLE.match(line) for line in lines)
-    assert 'smoe_mt_requests_total{path="/translate",status="200"} 1' in lines
-    assert "smoe_mt_waiting_lines 3" in lines
+    metrics.requests.labels("/translate", 200).inc()
+    metrics.requests.labels("/translate", 429).inc(2)
+    assert samples(metrics)["smoe_mt_requests_total", "/translate", "429"] == 2
 
 
-def test_buckets_count_what_is_not_above_them() -> None:
-    metrics = Metrics()
-    for lines in (1, 2, 300):
-        metrics.observe("batch_sentences", lines)
-    text = metrics.text()
-    assert 'batch_sentences_bucket{le="1"} 1\n' in text and 'batch_sentences_bucket{le="2"} 2\n' in text
-    assert 'batch_sentences_bucket{le="256"} 2\n' in text and 'batch_sentences_bucket{le="+Inf"} 3\n' in text
-    assert "batch_sentences_sum 303.000000\n" in text and "batch_sentences_count 3\n" in text
+def test_a_gauge_is_asked_for_at_each_reading() -> None:
+    metrics, waiting = Metrics(), [3.0]
+    metrics.gauge("waiting_lines", "Lines that wait.", waiting.pop)
+    assert samples(metrics)[("smoe_mt_waiting_lines",)] == 3
+
+
+def test_two_servers_in_a_process_count_apart() -> None:
+    first, second = Metrics(), Metrics()
+    first.batches.inc()
+    assert samples(second)[("smoe_mt_batches_total",)] == 0

@@ -48,5 +48,6 @@ def test_updates_are_read_from_a_log(tmp_path: Path) -> None:
     assert one.made() == 0
     one.log.write_text("epoch 1: num_updates=100, lr=1\n... | num_updates 200 | lr 2\n")
     assert one.made() == 200
-    one.log.write_text("update 1,900 of 4,000: loss 5.7\n")
-    assert one.made() == 1900
+    assert one.progress() == ""
+    one.log.write_text("update 1,800 of 4,000: loss 5.8\nupdate 1,900 of 4,000: loss 5.7\nwarning: odd\n")
+    assert one.made() == 1900 and one.progress() == "update 1,900 of 4,000: loss 5.7"

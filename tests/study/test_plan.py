@@ -42,7 +42,9 @@ def test_another_plans_runs_are_used_where_they_lie() -> None:
         ("seeds: [1, 2, 3]", "seeds: [1, 1]", "seeds must be"),
         ("corpus: m4-8k", "corpus: m5", "no corpus 'm5'"),
         ("corpus: m4-8k", "corpus: m4-8k\nmeasure: speed", "measure must be scores or loss"),
-        ("config: quickstart", "config: [quickstart]", "of the forms"),
+        ("config: quickstart", "config: [quickstart]", "mine.yaml: config is of another form"),
+        ("classes:", "klasses:", "mine.yaml: 'klasses' is no part of a plan: there are like, config"),
+        ("config: quickstart\n", "", "mine.yaml: config is missing"),
         ("  vanilla: [", "  ../vanilla: [", "letters, digits"),
     ],
 )

@@ -86,6 +86,13 @@ def test_setup_reads_the_version_of_the_package() -> None:
     assert "version=VERSION" in setup and smoe_mt.__version__ not in setup
 
 
+def test_a_wheel_has_the_scripts_that_people_run() -> None:
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for_developers = {"test.sh", "docs.sh"}  # they need the repository
+    scripts = {path.name for path in (ROOT / "scripts").glob("*.sh")}
+    assert {name for name in scripts if f'"{name}"' in setup} == scripts - for_developers
+
+
 def test_the_changelog_has_an_entry_for_the_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## {smoe_mt.__version__}" in changelog.replace("[", "").replace("]", "")

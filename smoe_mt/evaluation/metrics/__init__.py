@@ -1,6 +1,6 @@
 """The metrics that an evaluation can compute. To add one: a file in this folder and a line below."""
 
-from smoe_mt.evaluation.metrics import bleu, chrf, copied, length, off_target, piece_bleu, spbleu
+from smoe_mt.evaluation.metrics import bleu, chrf, comet, copied, length, off_target, piece_bleu, spbleu
 from smoe_mt.evaluation.metrics.base import Corpus, Metric, Score
 
 METRICS: tuple[Metric, ...] = (
@@ -11,6 +11,7 @@ METRICS: tuple[Metric, ...] = (
     length.METRIC,
     copied.METRIC,
     off_target.METRIC,
+    comet.METRIC,
 )
 DEFAULT_METRICS = tuple(metric for metric in METRICS if not metric.optional)
 

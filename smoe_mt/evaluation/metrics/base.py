@@ -97,6 +97,8 @@ class Metric:
     prepare: Callable[[Corpus, Sequence[str]], list[str]] = as_it_is
     #: For a metric whose scorer differs between directions.
     pool: Callable[[Sequence[Corpus]], Pooling] | None = None
+    #: Not in processes that share the directions: it holds much in memory, or uses a GPU.
+    in_one_process: bool = False
 
     def pooled(self, corpora: Sequence[Corpus]) -> Pooling:
         """How text of one direction or several is scored as one."""

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 SPILLED = 64  # bytes a thread, of the kernels for tokens
+GRAD_HIDDEN, AFTER_LOOP = 2, 128  # this product holds three tiles at once after its loop, and was the fastest so (H100)
 NOT_SPILLED = 8  # bytes that the compiler takes with registers to spare
 LARGE = {"product_kernel", "weight_gradient_kernel", "route_kernel", "gate_gradient_kernel"}
 #: Tokens, strata, embed_dim, ffn_dim, precision; and whether gates have biases and a z-loss.
@@ -72,4 +73,7 @@ def test_kernels_compile_and_fit(capability: int, case: str) -> None:
     assert ("norm_gradient_kernel" in names) == (case == "wide")
     for kernel in kernels:
         assert kernel["shared"] <= SHARED[capability], kernel
-        assert kernel["stack"] <= (NOT_SPILLED if kernel["name"] in LARGE else SPILLED), kernel
+        most = NOT_SPILLED if kernel["name"] in LARGE else SPILLED
+        if kernel["options"].get("KIND") == GRAD_HIDDEN:
+            most = AFTER_LOOP
+        assert kernel["stack"] <= most, kernel

@@ -13,9 +13,10 @@ from safetensors import safe_open
 from smoe_mt import Translator, cli
 from smoe_mt.checkpoints.names import PARTS
 from smoe_mt.errors import UserError
-from smoe_mt.generation import export as export_module
+from smoe_mt.export import folder as folder_module
+from smoe_mt.export import native
+from smoe_mt.export.folder import export
 from smoe_mt.generation.checkpoint import load_model
-from smoe_mt.generation.export import export
 from smoe_mt.temporary_names import MARK
 from tests.conftest import TrainedRun
 
@@ -23,7 +24,7 @@ from tests.conftest import TrainedRun
 @pytest.fixture(scope="module")
 def exported(trained_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "model"
-    export(load_model(trained_run.folder, device="cpu"), out, "toy")
+    export(load_model(trained_run.folder, device="cpu"), out, "toy", None, "fp32", native.FORMAT)
     return out
 
 
@@ -122,10 +123,10 @@ def test_a_failure_leaves_what_was_there(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "model_card", full_disk)
+    monkeypatch.setattr(folder_module, "model_card", full_disk)
     for out in (copy, tmp_path / "new"):
         with pytest.raises(UserError, match="cannot be written .No space left"):
-            export(loaded, out, "toy")
+            export(loaded, out, "toy", None, "fp32", native.FORMAT)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     assert load_model(copy, device="cpu").updates == loaded.updates
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from smoe_mt.generation.card import model_card, read_scores
+from smoe_mt.export import native
+from smoe_mt.export.card import model_card, read_scores
 
 MODEL = {"moe": "stratified", "strata": [2, 6], "moe_freq": 2, "variant": "paper", "num_experts": 8}
 SIZES = {"encoder_layers": 6, "decoder_layers": 5, "encoder_embed_dim": 512, "encoder_ffn_embed_dim": 2048}
@@ -37,7 +38,7 @@ SCORES = {
 
 
 def test_data_scores_size_directions_and_licence() -> None:
-    card = model_card(CONFIG, CORPUS, {"test": SCORES}, "CC-BY-4.0")
+    card = model_card(CONFIG, CORPUS, {"test": SCORES}, "CC-BY-4.0", native.use(CONFIG))
     for expected in (
         'license: "cc-by-4.0"',
         '- "fi"\n- "sv"',
@@ -45,6 +46,7 @@ def test_data_scores_size_directions_and_licence() -> None:
         "| fi-sv | 11,111 | 500 |",
         "| manuals | 7.4 | MPL-2.0 | fi-sv 12,000 |",
         "| fi-sv | 500 | 17.65 |",
+        '"metrics": [{"type": "bleu", "value": 17.654}]',
         "`nrefs:1|tok:13a`",
         "| strata | 2, 6 |",
         "The weights: CC-BY-4.0. The text that they were trained and tested on: MPL-2.0.",
@@ -54,7 +56,7 @@ def test_data_scores_size_directions_and_licence() -> None:
 
 
 def test_what_is_not_known_is_said() -> None:
-    card = model_card(CONFIG, {"pairs": ["fi-sv"], "splits": {}}, {}, None)
+    card = model_card(CONFIG, {"pairs": ["fi-sv"], "splits": {}}, {}, None, native.use(CONFIG))
     assert "There were none next to the checkpoint" in card
     assert "stated no licence" in card and 'license: "other"' in card
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from smoe_mt import scores_file
@@ -46,15 +46,16 @@ def read_scores(loaded: LoadedModel) -> dict[str, dict[str, Any]]:
 
 
 def model_card(
-    config: Mapping[str, Any], corpus: Mapping[str, Any], scores: Mapping[str, Any], licence: str | None
+    config: Mapping[str, Any], corpus: Mapping[str, Any], scores: Mapping[str, Any], licence: str | None, use: str
 ) -> str:
-    """The card as Markdown with a YAML head. `config`: of config.json; `corpus`: of corpus.json; `scores`: by split."""
+    """The card as Markdown with a YAML head. `config`: the record in config.json; `corpus`: of corpus.json; `scores`: by split;
+    `use`: how to translate with it, as Markdown."""
     parts = [
-        _head(config, licence),
+        _head(config, corpus, scores, licence),
         f"# {config['name']}",
         _summary(config),
         "## Use",
-        _use(config),
+        use,
         "## Data",
         _data(corpus),
         "## Scores",
@@ -73,10 +74,26 @@ def languages_of(config: Mapping[str, Any]) -> list[str]:
     return sorted({language for direction in config["directions"] for language in direction.split("-")})
 
 
-def _head(config: Mapping[str, Any], licence: str | None) -> str:
+def _head(config: Mapping[str, Any], corpus: Mapping[str, Any], scores: Mapping[str, Any], licence: str | None) -> str:
     rows = ["---", "language:", *(f"- {json.dumps(language)}" for language in languages_of(config))]
     rows += [f"license: {json.dumps(licence.lower() if licence else 'other')}", "pipeline_tag: translation"]
-    return "\n".join([*rows, "library_name: smoe_mt", "tags:", "- translation", "- mixture-of-experts", "---"])
+    rows += ["library_name: smoe_mt", "tags:", "- translation", "- mixture-of-experts"]
+    if results := [one for split, found in scores.items() for one in _results(corpus, split, found)]:
+        rows.append("model-index: " + json.dumps([{"name": config["name"], "results": results}]))
+    return "\n".join([*rows, "---"])
+
+
+def _results(corpus: Mapping[str, Any], split: str, scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The scores in the form that a model hub reads, direction by direction."""
+    name = str(corpus.get("corpus") or "corpus")
+    for direction, one in scores["directions"].items():
+        metrics = [{"type": metric, "value": as_number(one[metric])} for metric in _metrics(one)]
+        data = {"name": name, "type": name, "config": direction, "split": split}
+        yield {"task": {"type": "translation", "name": f"Translation {direction}"}, "dataset": data, "metrics": metrics}
+
+
+def _metrics(scores: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in scores.items() if as_number(value) is not None and name != "sentences"]
 
 
 def _summary(config: Mapping[str, Any]) -> str:
@@ -85,21 +102,16 @@ def _summary(config: Mapping[str, Any]) -> str:
     return (
         f"Translates in {len(config['directions'])} directions: {', '.join(config['directions'])}. A {kind} with "
         f"{config['parameters']:,} parameters, {config['updates']:,} updates of training, stored as {config['dtype']} "
-        f"({config['files']['model.safetensors']['bytes'] / 1e6:,.1f} MB)."
+        f"({next(iter(config['files'].values()))['bytes'] / 1e6:,.1f} MB)."
     )
 
 
-def _use(config: Mapping[str, Any]) -> str:
-    source, target = config["directions"][0].split("-")
+def external_system(config: Mapping[str, Any]) -> str:
+    """A paragraph on what has to be named before a model of a system from elsewhere is loaded; empty for all others."""
     moe = config["config"]["model"]["moe"]
-    elsewhere = moe != DENSE and not SYSTEMS.is_of_the_package(moe)
-    needed = f"`{moe}` is no system of smoe_mt: name the file that registers it in `{VARIABLE}` first.\n\n"
-    return (needed if elsewhere else "") + (
-        f"```python\nfrom smoe_mt import Translator\n\ntranslator = Translator.from_pretrained({config['name']!r})"
-        "  # the path of this folder\n"
-        f'translator.translate(["..."], source="{source}", target="{target}")\n```\n\n'
-        f"```bash\nsmoe-mt translate -m {config['name']} -s {source} -t {target} < text\n```"
-    )
+    if moe == DENSE or SYSTEMS.is_of_the_package(moe):
+        return ""
+    return f"`{moe}` is no system of smoe_mt: name the file that registers it in `{VARIABLE}` first.\n\n"
 
 
 def _data(corpus: Mapping[str, Any]) -> str:
@@ -130,7 +142,7 @@ def _data(corpus: Mapping[str, Any]) -> str:
 def _scores(split: str, scores: Mapping[str, Any]) -> str:
     directions: Mapping[str, Mapping[str, Any]] = scores["directions"]
     first = next(iter(directions.values()))
-    metrics = [name for name, value in first.items() if as_number(value) is not None and name != "sentences"]
+    metrics = _metrics(first)
     rows = [
         (direction, str(one.get("sentences", "")), *(_number(one.get(metric)) for metric in metrics))
         for direction, one in directions.items()

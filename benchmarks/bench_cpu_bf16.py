@@ -1,0 +1,108 @@
+"""Training on a CPU in bfloat16 (``model.cpu_bf16``) beside float32: tokens/s, and the loss after equal updates on the same batches.
+
+    python -m benchmarks.bench_cpu_bf16 DATA_FOLDER --widths 128 256 512 --updates 100 --json bf16.json
+
+FFNs and experts are four times as wide as the model. Both precisions are in one process, start from the same weights and take turns,
+an update each. "speed" is the median over the updates of the time in float32 to that in bfloat16: above 1, bfloat16 is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.criterions import FairseqCriterion
+from torch import nn
+from tqdm import tqdm
+
+import smoe_mt
+from benchmarks import measuring
+from benchmarks.bench_loader import open_batches, open_task
+from benchmarks.models import SYSTEMS
+from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
+from smoe_mt.memory import keep_freed_memory
+from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+
+PRECISIONS = {"float32": "off", "bfloat16": "on"}
+WARM_UP = 3  # updates that are not timed
+LAST = 20  # the loss is the mean over so many
+
+
+def build(system: str, width: int, cpu_bf16: str, task: Any) -> nn.Module:
+    """The model, the same weights for both precisions."""
+    cfg = SMoETransformerConfig(cpu_bf16=cpu_bf16, moe_freq=1)
+    for side in ("encoder", "decoder"):
+        for name, value in {"embed_dim": width, "ffn_embed_dim": 4 * width, "layers": 2, "attention_heads": 4}.items():
+            setattr(cfg, f"{side}_{name}", value)
+    for name, value in SYSTEMS[system].items():
+        setattr(cfg, name, value)
+    torch.manual_seed(0)
+    model: nn.Module = SMoETransformerModel.build_model(cfg, task).train()
+    return model
+
+
+def updates(model: nn.Module, criterion: FairseqCriterion, rate: float) -> Iterator[Any]:
+    """Send a batch, get the loss in nats a token; an update each."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    found: float | None = None
+    while True:
+        batch = yield found
+        optimizer.zero_grad(set_to_none=True)
+        loss, size, logged = criterion(model, batch)
+        (loss / size).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        found = float(logged["nll_loss"]) / size
+
+
+def compare(system: str, width: int, task: Any, batches: list[Any], rate: float) -> dict[str, Any]:
+    """A row: both precisions over the same batches, in turns."""
+    criterion = StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1)
+    trainings = {name: updates(build(system, width, how, task), criterion, rate) for name, how in PRECISIONS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    losses: dict[str, list[float]] = {name: [] for name in trainings}
+    for training in trainings.values():
+        next(training)
+    for batch in tqdm(batches, desc=f"{system}, d {width}", disable=None):
+        for name, training in trainings.items():
+            start = time.perf_counter()
+            losses[name].append(training.send(batch))
+            seconds[name].append(time.perf_counter() - start)
+    timed = {name: each[WARM_UP:] for name, each in seconds.items()}
+    tokens = statistics.mean(batch["ntokens"] for batch in batches[WARM_UP:])
+    row: dict[str, Any] = {"system": system, "d": width}
+    row |= {f"{name} tokens/s": tokens / statistics.median(each) for name, each in timed.items()}
+    row["speed"] = measuring.ratio(timed["float32"], timed["bfloat16"])
+    return row | {f"{name} loss": statistics.mean(each[-LAST:]) for name, each in losses.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="a data folder that smoe-mt prepare made")
+    parser.add_argument("--systems", nargs="+", default=["dense", "smoe_2_2_2_2"], choices=SYSTEMS)
+    parser.add_argument("--widths", nargs="+", type=int, default=[128, 256, 512])
+    parser.add_argument("--updates", type=int, default=100)
+    parser.add_argument("--max-tokens", type=int, default=2048, help="of a batch")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate, without a schedule")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    parser.add_argument("--json", type=Path, help="write the table and the machine's description here")
+    args = parser.parse_args()
+    args.device, args.dtype, args.runs = "cpu", "fp32 and bf16", args.updates - WARM_UP
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    smoe_mt.register()
+    args.temperature, args.workers = 1.0, 0
+    task = open_task(args)
+    batches = list(islice(open_batches(task, args).next_epoch_itr(), args.updates))
+    rows = [compare(system, width, task, batches, args.rate) for width in args.widths for system in args.systems]
+    measuring.show(rows, args)
+
+
+if __name__ == "__main__":
+    main()
