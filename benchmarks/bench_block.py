@@ -28,6 +28,7 @@ from benchmarks.one_hot import one_hot_moe, one_hot_stratified
 from smoe_mt.memory import keep_freed_memory
 from smoe_mt.models import SMoETransformerConfig
 from smoe_mt.moe import SYSTEMS, BlockPlace, ExpertBank
+from smoe_mt.moe.block import outputs_only
 from smoe_mt.moe.system import NUM_EXPERTS
 
 Groups = Callable[[int], tuple[int, ...]]  # experts of a block -> those of each stratum or layer
@@ -81,7 +82,7 @@ class Case:
 
         def once() -> None:
             if not self.training:
-                with torch.inference_mode():
+                with torch.inference_mode(), outputs_only():  # as a search does
                     compute(x)
                 return
             module.zero_grad(set_to_none=True)
@@ -115,7 +116,7 @@ def measure(case: Case) -> dict[str, Any]:
     if case.args.scattermoe and case.system == "vanilla" and scattermoe_is_there():
         other = ScatterMoE(case).to(case.args.device, measuring.DTYPES[case.args.dtype])
         contenders["scattermoe"] = case.run(other, other, x)
-    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device)
+    seconds = measuring.interleaved(contenders, case.args.runs, case.args.device, case.args.clock)
 
     def to(below: str, name: str) -> float | None:
         return measuring.ratio(seconds[name], seconds[below]) if name in seconds else None

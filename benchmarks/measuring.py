@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MIB = 1 << 20
 
 
@@ -27,6 +28,12 @@ def add_common_arguments(parser: argparse.ArgumentParser, runs: int) -> None:
     parser.add_argument("--dtype", default="fp32", choices=DTYPES, help="precision of weights and activations")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
     parser.add_argument("--runs", type=int, default=runs, help="timed runs of each contender, taken in turns")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=CLOCKS,
+        help="cpu: processor time of all threads, on a machine that others use too",
+    )
     parser.add_argument("--json", type=Path, help="write the table and the machine's description here")
 
 
@@ -40,6 +47,7 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
         "threads": args.threads,
         "dtype": args.dtype,
         "runs": args.runs,
+        "clock": args.clock,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -52,17 +60,19 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], runs: int, device: str) -> dict[str, list[float]]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], runs: int, device: str, clock: str = "wall"
+) -> dict[str, list[float]]:
     """Seconds of each run of each contender: one run of all, then the next of all, after one that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(runs + 1):
         for name, contender in contenders.items():
             wait_for(device)
-            start = time.perf_counter()
+            start = CLOCKS[clock]()
             contender()
             wait_for(device)
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(CLOCKS[clock]() - start)
     return seconds
 
 

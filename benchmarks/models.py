@@ -76,8 +76,8 @@ def _addmm_flops(_sum: Any, a: Any, b: Any, **_kwargs: Any) -> int:
     return 2 * a[0] * a[1] * b[1]
 
 
-def _packed_flops(x: Any, packed: Any, *_args: Any, **_kwargs: Any) -> int:
-    return 2 * x[0] * x[1] * packed[0]
+def _packed_flops(x: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+    return 2 * x[0] * x[1] * out_shape[1]
 
 
 def _grouped_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_args: Any, **_kwargs: Any) -> int:

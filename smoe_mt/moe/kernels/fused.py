@@ -64,6 +64,11 @@ def fused_pass(
     return _run(parts, x, padding_mask) if fuses(parts, x, backend) else None
 
 
+def may_fuse(x: Tensor, backend: str) -> bool:
+    """Whether ``triton`` is asked for where ``x`` lies, by name or by ``auto``."""
+    return backend == "triton" or (backend == "auto" and x.device.type == "cuda")
+
+
 def kernel_name(parts: BlockParts, x: Tensor, backend: str) -> str:
     """Which kernel computes ``x``."""
     return "triton" if fuses(parts, x, backend) else bind_experts(parts.bank, x, backend).kernel
@@ -76,7 +81,7 @@ def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
     Raises:
         UserError: as ``fused_pass``.
     """
-    if backend not in ("triton", "auto") or (backend == "auto" and x.device.type != "cuda"):
+    if not may_fuse(x, backend):
         return False
     refusal, missing = _block_refuses(parts), None
     if refusal is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass
+from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting
@@ -100,7 +100,7 @@ class MoE(MoEBlock):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
-        fused = self._fused(x, padding_mask)
+        fused = self._fused(x, padding_mask) if may_fuse(x, self.backend) else None
         if fused is not None:
             return fused
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
@@ -111,7 +111,7 @@ class MoE(MoEBlock):
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
         x_ND = x.reshape(-1, x.size(-1))
-        done = traverse(x_ND, padding_N, 1, gate, bound)
+        done = traverse(x_ND, padding_N, 1, gate, bound, self.training)
         y_ND = done.x_ND if padding_N is None else done.x_ND.masked_fill(padding_N[:, None], 0.0)
         (out,) = done.passes
         visits = done.visits_N.view(x.shape[:-1])
@@ -122,9 +122,11 @@ class MoE(MoEBlock):
             measures = (dict.fromkeys(self.gate.measure_names, zero),)
             load = (empty_load(self.gate, x.device),)
             return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
-        return y_ND.view_as(x), Routing(
-            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
-        )
+        told = out.told
+        if told is None:
+            return y_ND.view_as(x), Routing({}, visits, (), (), units)
+        routing = Routing(told.losses, visits, (told.load,), (told.entropy,), units, measures=(told.measures,))
+        return y_ND.view_as(x), routing
 
     @property
     def parts(self) -> BlockParts:
