@@ -48,10 +48,13 @@ class Cut:
     def of(gate: Gate, device: torch.device) -> Cut:
         t, columns = gate.tokens, triton.next_power_of_2(gate.dim)
         whole = gate.norm is not None and tiles.norm_goes_along(t, gate.dim, gate.width)
-        cut = (4, max(128, columns), max(1, columns // 128)) if whole else (16 if t <= 16384 else 32, 64, 4)
         norm_rows = max(1, 2048 // columns)
-        programs = min(triton.cdiv(t, cut[0] if whole else norm_rows), tiles.multiprocessors(device) * 4)
-        return Cut(whole, *cut, norm_rows, programs, min(16, triton.cdiv(t, 64)))
+        if whole:
+            tokens, width, warps = 4, max(128, columns), max(1, columns // 128)
+        else:
+            tokens, width, warps = 16 if t <= 16384 else 32, 64, 4
+        programs = min(triton.cdiv(t, tokens if whole else norm_rows), tiles.multiprocessors(device) * 4)
+        return Cut(whole, tokens, width, warps, norm_rows, programs, splits=min(16, triton.cdiv(t, 64)))
 
 
 def gate_backward(
