@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from smoe_mt.criterions import StratifiedRoutingCriterion
+from smoe_mt.cuda_recorder import CudaRecorder, Recorder
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
-from smoe_mt.training.cuda_recorder import CudaRecorder, Recorder
+from smoe_mt.read_backs import ReadBacks
 from smoe_mt.training.packed import Packing
-from smoe_mt.training.read_backs import ReadBacks
 
 logger = logging.getLogger(__name__)
 

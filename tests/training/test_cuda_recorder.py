@@ -15,9 +15,9 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from smoe_mt.criterions import StratifiedRoutingCriterion
+from smoe_mt.cuda_recorder import CudaRecorder
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.moe.kernels.available import interpreted
-from smoe_mt.training.cuda_recorder import CudaRecorder
 from smoe_mt.training.step_graphs import StepGraphs
 
 pytestmark = [

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from smoe_mt.cuda_graphs import captured
 
 
 class Recorder(Protocol):
@@ -46,9 +45,18 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
-        """See `Recorder`."""
+        """See `Recorder`. Kernels must be compiled, so `run` has run before with such shapes; other threads may use the GPU."""
+        graph = torch.cuda.CUDAGraph()
+        gc.collect()  # a graph or a kernel that is freed during a capture makes it invalid
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            return captured(run, self._pool)
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                outputs = run()
         except RuntimeError:
             self.forget()  # it may have been the pool's first
             raise
+        finally:
+            if collects:
+                gc.enable()
+        return outputs, graph.replay
