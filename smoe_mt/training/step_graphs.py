@@ -51,7 +51,7 @@ class StepGraphs:
         self,
         eager: Callable[[], Step],
         sample: Mapping[str, Any],
-        model: nn.Module,
+        model: Any,
         criterion: nn.Module,
         optimizer: Any,
         update_num: int,
