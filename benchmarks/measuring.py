@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import multiprocessing
 import platform
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+
+from smoe_mt.cuda_recorder import CudaRecorder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -94,15 +95,12 @@ def captured(run: Callable[[], object], device: str) -> Callable[[], object]:
         for _ in range(3):  # kernels are compiled, libraries take their workspaces
             run()
     torch.cuda.current_stream().wait_stream(side)
-    gc.collect()
-    gc.disable()  # what is freed during a capture makes it invalid
-    try:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-    finally:
-        gc.enable()
-    return graph.replay
+
+    def nothing_returned() -> list[torch.Tensor]:
+        run()
+        return []
+
+    return CudaRecorder().capture(nothing_returned)[1]
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

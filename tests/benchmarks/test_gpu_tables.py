@@ -29,6 +29,11 @@ def words(command: str) -> dict[str, list[str]]:
     return found
 
 
+def test_the_gpus_tests_are_found_by_their_mark() -> None:
+    assert {"tests/moe/test_gpu.py", "tests/moe/kernels/test_triton_gpu.py"} <= set(gpu_tables.GPU_TESTS)
+    assert all(name in TABLES[0].on_gpu for name in gpu_tables.GPU_TESTS)
+
+
 def test_the_plan_keeps_the_limit() -> None:
     assert sum(table.seconds for table in TABLES) <= LIMIT == 360
 

@@ -10,7 +10,7 @@ import torch
 
 from smoe_mt.moe import ConditionalMoE, MoE, Stacking, StratifiedMoE
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 BLOCKS: dict[str, Callable[..., Any]] = {
     "vanilla": lambda **o: MoE(64, 128, 8, **o),
