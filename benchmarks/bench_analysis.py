@@ -64,7 +64,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for tokens in args.tokens:
         batches = list(forced_batches(loaded.task, loaded.model, text, None, tokens))
         batch = batches[len(batches) // 2]
-        seconds = measuring.interleaved(passes(loaded, args.split, direction, batch), args.runs, args.device)
+        seconds = measuring.interleaved(
+            passes(loaded, args.split, direction, batch), args.runs, args.device, args.clock
+        )
         rows.append(
             {
                 "max tokens": tokens,

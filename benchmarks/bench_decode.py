@@ -1,7 +1,7 @@
 """Beam search with a whole model beside its dense twin, through the same generator: tokens/s, and what FLOPs would allow.
 
     python -m benchmarks.bench_decode --json decode.json
-    python -m benchmarks.bench_decode --size tiny --vocabulary 8000 --others fairseq ctranslate2
+    python -m benchmarks.bench_decode --size tiny --vocabulary 8000 --others unprepared fairseq ctranslate2 ctranslate2_int8
 
 Random weights never end a sentence by themselves, so all are as long as each other: ``--length`` tokens. tokens/s count
 the output of the best hypothesis. "of FLOPs" is the ratio of tokens/s to the dense twin's, divided by the inverse ratio of
@@ -12,25 +12,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import measuring
 from benchmarks.models import add_model_arguments, count_flops, make_model, random_tokens, toy_task
-from benchmarks.other_decoders import OTHERS
+from benchmarks.other_decoders import OTHERS, our_search, unprepared_search
 from smoe_mt.memory import keep_freed_memory
-from smoe_mt.search.beam import BeamDecoder, Decoding
-from smoe_mt.search.steps import SingleModel
-
-
-def make_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Callable[[], object]:
-    """Our search over ``sources``; each output ends at ``args.length`` tokens."""
-    decoding = Decoding(args.beam, max_len_a=0, max_len_b=args.length, min_len=args.length)
-    decoder = BeamDecoder(SingleModel(model.eval()), task.source_dictionary, decoding)
-    return lambda: decoder(sources)
+from smoe_mt.search.steps import scorer_of
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -48,11 +39,12 @@ def measure_batch(
 ) -> list[dict[str, Any]]:
     """A row per contender for one batch."""
     sources = list(random_tokens(sentences, args.length, task.source_dictionary, "cpu"))
-    searches = {system: make_search(model, sources, args, task) for system, model in models.items()}
-    flops = {system: count_flops(search) for system, search in searches.items()}
+    searches = {system: our_search(scorer_of(model.eval()), sources, args, task) for system, model in models.items()}
+    # By fairseq's decoder, for replays of captured steps cannot be counted.
+    flops = {system: count_flops(unprepared_search(model, sources, args, task)) for system, model in models.items()}
     for other in args.others:
         searches[f"dense, {other}"] = OTHERS[other](models["dense"], sources, args, task)
-    seconds = measuring.interleaved(searches, args.runs, args.device)
+    seconds = measuring.interleaved(searches, args.runs, args.device, args.clock)
     rows = []
     for name in searches:
         speed = measuring.ratio(seconds["dense"], seconds[name])
@@ -74,7 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--sentences", nargs="+", type=int, default=[1, 20, 100], help="sentences searched together")
-    parser.add_argument("--others", nargs="+", default=[], choices=OTHERS, help="the dense model through these, too")
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        default=[],
+        choices=OTHERS,
+        help="the dense model through these, too (unprepared: our search with fairseq's decoder)",
+    )
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--length", type=int, default=30, help="tokens of each source and of each output")
     measuring.add_common_arguments(parser, runs=5)

@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     steps = {system: make_step(model, sample, criterion) for system, model in models.items()}
     flops = {system: count_flops(step) for system, step in steps.items()}
     bare = {f"{system} bare": without_routing_metrics(steps[system]) for system in args.systems}
-    seconds = measuring.interleaved({**steps, **bare}, args.runs, args.device)
+    seconds = measuring.interleaved({**steps, **bare}, args.runs, args.device, args.clock)
     tokens = sample["ntokens"]
     return [
         {

@@ -1,10 +1,11 @@
-"""The same search by others: fairseq's generator, and CTranslate2 where it is installed (dense models only)."""
+"""The same search by others: by fairseq's decoder in our search, fairseq's generator, and CTranslate2 where it is installed."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from smoe_mt.errors import UserError
 from smoe_mt.export.ctranslate2 import convert
+from smoe_mt.search.beam import BeamDecoder, Decoding
+from smoe_mt.search.steps import SingleModel, StepScorer
 
 Search = Callable[[], object]
 
@@ -36,8 +39,22 @@ def fairseq_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespa
     return search
 
 
-def ctranslate2_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Search:
-    """CTranslate2's search over one batch, in float32. UserError where it is not installed."""
+def our_search(scorer: StepScorer, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Search:
+    """Our search over one batch; each output ends at ``args.length`` tokens."""
+    decoding = Decoding(args.beam, max_len_a=0, max_len_b=args.length, min_len=args.length)
+    decoder = BeamDecoder(scorer, task.source_dictionary, decoding)
+    return lambda: decoder(sources)
+
+
+def unprepared_search(model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any) -> Search:
+    """Our search with the scores of fairseq's decoder."""
+    return our_search(SingleModel(model.eval()), sources, args, task)
+
+
+def ctranslate2_search(
+    model: Any, sources: Sequence[Tensor], args: argparse.Namespace, task: Any, compute_type: str = "float32"
+) -> Search:
+    """CTranslate2's search over one batch. UserError where it is not installed."""
     try:
         import ctranslate2
     except ImportError:
@@ -46,7 +63,7 @@ def ctranslate2_search(model: Any, sources: Sequence[Tensor], args: argparse.Nam
     with tempfile.TemporaryDirectory() as folder:
         convert(model, symbols, Path(folder), "float32")
         translator = ctranslate2.Translator(
-            folder, device=args.device, intra_threads=args.threads, compute_type="float32"
+            folder, device=args.device, intra_threads=args.threads, compute_type=compute_type
         )
     lines = [[symbols[i] for i in source.tolist()[:-1]] for source in sources]
     limits = {"min_decoding_length": args.length, "max_decoding_length": args.length}
@@ -56,6 +73,8 @@ def ctranslate2_search(model: Any, sources: Sequence[Tensor], args: argparse.Nam
 
 
 OTHERS: dict[str, Callable[[Any, Sequence[Tensor], argparse.Namespace, Any], Search]] = {
+    "unprepared": unprepared_search,
     "fairseq": fairseq_search,
     "ctranslate2": ctranslate2_search,
+    "ctranslate2_int8": partial(ctranslate2_search, compute_type="int8"),
 }

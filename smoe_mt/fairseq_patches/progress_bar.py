@@ -41,7 +41,22 @@ def bar(original: Any) -> Any:
     return tracked
 
 
+def wandb_bar(_original: Any) -> Any:
+    """The bar of Weights & Biases, which writes to the run that is open (`training.trackers`)."""
+
+    def __init__(self: Any, wrapped_bar: Any, wandb_project: str, run_name: str | None = None) -> None:
+        self.wrapped_bar = wrapped_bar
+
+    return __init__
+
+
 PATCHES = (
+    Patch(
+        "fairseq.logging.progress_bar.WandBProgressBarWrapper.__init__",
+        wandb_bar,
+        "each bar, of an epoch or a validation, begins a run",
+        ("self", "wrapped_bar", "wandb_project", "run_name"),
+    ),
     Patch("fairseq.logging.progress_bar.progress_bar", bar, "fairseq writes to other trackers, and not to MLflow"),
     Patch(
         "fairseq.logging.progress_bar.BaseProgressBar._format_stats",

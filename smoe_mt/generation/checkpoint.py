@@ -19,10 +19,13 @@ from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
 from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView, updates_of
-from smoe_mt.devices import pick_device, pick_dtype
+from smoe_mt.devices import INT8, pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.paths import expanded
 from smoe_mt.registration import register
+from smoe_mt.search.decoder.prepared import compute_in_int8, computes_in_int8
+
+Precision = torch.dtype | str  # of weights, or INT8
 
 
 class SearchLock:
@@ -70,11 +73,12 @@ class LoadedModel:
         torch.save(self.model.state_dict(), weights)  # tied weights once
         first = next(self.model.parameters())
         plain = (self.config, self.checkpoint, self.updates, self.epoch, self.trained_on)
-        return _unpickled, (weights.getvalue(), self.task.state_dict(), str(first.device), first.dtype, *plain)
+        precision = INT8 if computes_in_int8(self.model) else first.dtype
+        return _unpickled, (weights.getvalue(), self.task.state_dict(), str(first.device), precision, *plain)
 
 
 def _unpickled(
-    weights: bytes, task_state: dict[str, Any], device: str, dtype: torch.dtype, config: DictConfig, *plain: Any
+    weights: bytes, task_state: dict[str, Any], device: str, precision: Precision, config: DictConfig, *plain: Any
 ) -> LoadedModel:
     from fairseq import tasks
 
@@ -83,8 +87,15 @@ def _unpickled(
     task.load_state_dict(task_state)
     model = task.build_model(config.model, from_checkpoint=True)
     model.load_state_dict(torch.load(BytesIO(weights), map_location="cpu", weights_only=True), model_cfg=config.model)
-    model.eval().to(device=pick_device(device), dtype=dtype)
+    _make_ready(model, pick_device(device), precision)
     return LoadedModel(model, task, config, *plain)
+
+
+def _make_ready(model: Any, device: torch.device, precision: Precision) -> None:
+    """For translating, there and in this precision."""
+    model.eval().to(device=device, dtype=torch.float32 if precision == INT8 else precision)
+    if precision == INT8:
+        compute_in_int8(model)
 
 
 def load_model(
@@ -95,7 +106,8 @@ def load_model(
     expert_parallel_size: int = 1,
     verify: bool = False,
 ) -> LoadedModel:
-    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
+    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16);
+    int8: they stay float32, and searches compute in 8-bit integers.
 
     `expert_parallel_size`: number of ranks that share its experts, whatever it was trained on. `verify`: read all of the data
     folder, even what was found sound before.
@@ -107,7 +119,7 @@ def load_model(
 
     register()
     checkpoint = find_checkpoint(path)
-    target, precision = pick_device(device), pick_dtype(dtype)
+    target, precision = pick_device(device), INT8 if dtype == INT8 else pick_dtype(dtype)
     state = read_for_fairseq(checkpoint)
     config: DictConfig = state["cfg"]
     trained_on = config.task.data
@@ -125,7 +137,7 @@ def load_model(
             "was it written by another version of smoe_mt?"
         ) from error
     model = models[0]
-    model.eval().to(device=target, dtype=precision)
+    _make_ready(model, target, precision)
     return LoadedModel(model, task, config, checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on)
 
 

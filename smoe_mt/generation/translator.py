@@ -25,7 +25,7 @@ from smoe_mt.generation.sentences import SplitText, check_split
 from smoe_mt.generation.texts import Text, each_line
 from smoe_mt.processes import chunks, map_unordered, processes_for
 from smoe_mt.search.beam import BeamDecoder, Decoding, Hypothesis
-from smoe_mt.search.steps import Contrast, Ensemble, SingleModel, StepScorer
+from smoe_mt.search.steps import Contrast, Ensemble, StepScorer, scorer_of
 from smoe_mt.text import normalise
 
 Progress = bool | Callable[[int], object] | None
@@ -387,7 +387,7 @@ class Translator:
 
 def _member(loaded: LoadedModel, routing: Rerouting, decoding: Decoding) -> StepScorer:
     """The scores of one model, or of its contrast."""
-    member = SingleModel(loaded.model, routing.opened)
+    member = scorer_of(loaded.model, routing.opened)
     if decoding.contrast is None:
         return member
     weak = partial(weakened, loaded.model, decoding.contrast_rank)

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+
+_outputs_only: ContextVar[bool] = ContextVar("outputs only", default=False)
+
+
+@contextmanager
+def outputs_only() -> Iterator[None]:
+    """While open, in this thread, passes in evaluation need not fill in their routing: of a record, visits and units alone are
+    sure to be there. For a search, which asks for nothing but the outputs.
+    """
+    token = _outputs_only.set(True)
+    try:
+        yield
+    finally:
+        _outputs_only.reset(token)
+
+
+def wants_routing(training: bool) -> bool:
+    """Whether a pass has to fill in its routing."""
+    return training or not _outputs_only.get()
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smoe_mt.moe.block import GateLoad
+from smoe_mt.moe.block import GateLoad, wants_routing
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
+from smoe_mt.moe.few import compute_few, few_slots, takes_few
 from smoe_mt.moe.routers.base import Choices, Router, count_leads
 
 VARIANTS = ("paper", "release")
@@ -48,15 +49,22 @@ class RoutedOutput:
     """What passing one gate gave: y_TD, who leads each token (int64 [T]) and the gate's share of Routing.
 
     units     hidden units asked for a token: of all, or int64 [T]
-    measures  ``Router.measures``
+    told      the rest of the gate's share; None where it is not wanted (``outputs_only``)
     """
 
     y_TD: Tensor
     lead_T: Tensor
+    units: int | Tensor
+    told: ToldByGate | None
+
+
+@dataclass(frozen=True)
+class ToldByGate:
+    """Losses, load, entropy and ``Router.measures`` of one pass through a gate."""
+
     losses: Mapping[str, Tensor]
     load: GateLoad
     entropy: Tensor
-    units: int | Tensor
     measures: Mapping[str, Tensor]
 
 
@@ -105,13 +113,18 @@ def routed(
     visible = router.num_experts
     probs_TE = router(x_TD)
     selection, weighting = router.in_force()
+    wanted = wants_routing(router.training)
+    if not wanted and active_T is None and router.listener is None and takes_few(x_TD.size(0), experts):
+        slots = few_slots(probs_TE, router, selection, weighting, 1 - mask.p)
+        y_TD = compute_few(x_TD, slots, experts, first_expert)
+        return RoutedOutput(y_TD, slots.choices.lead_T, _units(slots.choices, visible, first_expert, sizes), None)
     choices = router.choose(probs_TE, selection, not experts.never_syncs)
     if router.listener is not None:
         router.listener(choices)
-    lead_E = count_leads(choices.lead_T, visible, active_T)
+    lead_E = count_leads(choices.lead_T, visible, active_T) if wanted else None
     capacity = None
     if router.training and options.capacity_factor:
-        tokens = x_TD.size(0) if active_T is None else lead_E.sum()
+        tokens = x_TD.size(0) if active_T is None or lead_E is None else lead_E.sum()
         capacity = slot_capacity(options.capacity_factor, tokens, visible, options.variant)
     plan = plan_dispatch(
         choices.experts_TK,
@@ -121,22 +134,24 @@ def routed(
         complete=choices.complete,
         priority_TK=choices.priority_TK,
     )
-    if router.training and router.statistic_names and not _computed_again():
+    if router.training and router.statistic_names and not computed_again():
         with torch.no_grad():
             router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)
     weights_TK = mask(router.combine(probs_TE, choices, plan.kept_TK, weighting))
-    return RoutedOutput(
-        y_TD=experts(x_TD, weights_TK, plan, first_expert),
-        lead_T=choices.lead_T,
+    y_TD = experts(x_TD, weights_TK, plan, first_expert)
+    units = _units(choices, visible, first_expert, sizes)
+    if lead_E is None:
+        return RoutedOutput(y_TD, choices.lead_T, units, None)
+    told = ToldByGate(
         losses=router.losses(x_TD, probs_TE, choices, lead_E, active_T),
         load=GateLoad(asked=plan.asked_E, served=plan.served_E, tokens=lead_E),
         entropy=router.entropy(probs_TE, choices, active_T),
-        units=_units(choices, visible, first_expert, sizes),
         measures=router.measures(probs_TE, choices, active_T),
     )
+    return RoutedOutput(y_TD, choices.lead_T, units, told)
 
 
-def _computed_again() -> bool:
+def computed_again() -> bool:
     """Whether a backward pass computes activations anew that were not kept (activation checkpointing)."""
     return int(torch._C._current_graph_task_id()) != -1
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smoe_mt.moe.block import wants_routing
 from smoe_mt.moe.experts.base import BoundExperts
+from smoe_mt.moe.few import takes_few
 from smoe_mt.moe.routed import RoutedOutput
 
 
@@ -43,11 +45,37 @@ class Traversal:
 GateFn = Callable[[int, Tensor, Tensor | None], GateOutput]
 
 
-def traverse(x_ND: Tensor, padding_N: Tensor | None, gates: int, gate: GateFn, experts: BoundExperts) -> Traversal:
+def traverse(
+    x_ND: Tensor, padding_N: Tensor | None, gates: int, gate: GateFn, experts: BoundExperts, training: bool
+) -> Traversal:
     """Through ``gates`` gates to the ``experts``; padding_N bool [N] or None."""
     if experts.never_syncs:
         return traverse_masked(x_ND, padding_N, gates, gate)
+    if padding_N is None and not wants_routing(training) and takes_few(x_ND.size(0), experts):
+        return traverse_few(x_ND, gates, gate)
     return traverse_gathered(x_ND, padding_N, gates, gate, experts.skips_empty_gates)
+
+
+def traverse_few(x_ND: Tensor, gates: int, gate: GateFn) -> Traversal:
+    """The same for a few tokens: Python remembers where they are."""
+    at, visits = [0] * x_ND.size(0), [0] * x_ND.size(0)
+    passes: list[RoutedOutput | None] = [None] * gates
+    reached: list[Tensor | None] = [None] * gates
+    for i in range(gates):
+        here = [token for token, place in enumerate(at) if place == i]
+        if not here:
+            continue
+        here_T = None if len(here) == len(at) else torch.tensor(here)
+        out = gate(i, x_ND if here_T is None else x_ND.index_select(0, here_T), None)
+        x_ND = out.x_TD if here_T is None else x_ND.index_copy(0, here_T, out.x_TD.to(x_ND.dtype))
+        reached[i] = here_T
+        for token, place in zip(here, out.next_T.tolist()):
+            at[token] = place
+            visits[token] += 1
+        passes[i] = out.routed
+    visits_N = torch.tensor(visits)
+    units = _units(visits_N, passes, lambda i, units_T: _scattered(visits_N, reached[i], units_T))
+    return Traversal(x_ND, visits_N, tuple(passes), units)
 
 
 def traverse_gathered(

@@ -4,14 +4,14 @@ fairseq computes the limit ``max_len_a * length + max_len_b`` from the longest s
 runs on is cut somewhere else depending on its neighbours. And its search passes over all logits a dozen times a step, which
 costs small models more than their layers do. Here a step reads them three times: product, softmax, best of each row.
 
-Shape letters: B sentences that are not finished, K beams, V vocabulary, C = 2K candidates of a sentence.
+Shape letters: B sentences at hand, K beams, V vocabulary, C = 2K candidates of a sentence.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -19,9 +19,12 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from smoe_mt.errors import UserError, setting
+from smoe_mt.search.beams import Beams, Candidates, Finished, Hypothesis, lines_of
+from smoe_mt.search.best import best_of_rows
 from smoe_mt.search.steps import StepScorer
 
 FREE = -1  # in place of a token: the search may choose it
+STEPS_UNASKED = 4  # of a search on a GPU, whose host does not ask meanwhile whether sentences are finished
 CONTRAST = ("contrast", "contrast_rank", "contrast_alpha", "contrast_encoder")
 MOST_CONTRAST = 100
 
@@ -91,50 +94,11 @@ def contrast_alone(name: str) -> UserError:
     return UserError(f"{setting(name)} is of use with contrast alone: set {setting('contrast')}, such as 0.5, too")
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One translation: `tokens` [length] without end of sentence, and its length-normalised log-probability."""
-
-    tokens: Tensor
-    score: float
-
-
-@dataclass
-class Beams:
-    """The sentences that are not finished, after `step` output tokens.
-
-    sentence_B  which source each is; limit_B its longest output; both int64
-    tokens      int64 [B, K, step + 1], from the start of sentence on
-    scores_BK   log-probability of each beam; -inf for one that does not exist
-    """
-
-    sentence_B: Tensor
-    limit_B: Tensor
-    tokens: Tensor
-    scores_BK: Tensor
-
-    @property
-    def step(self) -> int:
-        return self.tokens.size(2) - 1
-
-
-@dataclass
-class Finished:
-    """What has ended: per source its hypotheses, at most `beam` of them."""
-
-    beam: int
-    of: list[list[Hypothesis]] = field(default_factory=list)
-
-    def add(self, sentence: int, tokens: Tensor, score: float) -> None:
-        if len(self.of[sentence]) < self.beam:
-            self.of[sentence].append(Hypothesis(tokens, score))
-
-    def is_full(self, sentence: int) -> bool:
-        return len(self.of[sentence]) == self.beam
-
-
 class BeamDecoder:
-    """Searches with the scores of `scorer`; give it batches of encoded sources."""
+    """Searches with the scores of `scorer`; give it batches of encoded sources.
+
+    On a GPU nothing is read back from the device but, every few steps, which sentences are finished.
+    """
 
     def __init__(self, scorer: StepScorer, dictionary: Dictionary, decoding: Decoding) -> None:
         self.scorer = scorer
@@ -148,107 +112,122 @@ class BeamDecoder:
         `prefixes`: int64 [length] each, how the hypotheses of each source have to begin; part of their tokens and scores.
         """
         with self.scorer.searching(self.decoding.beam):
-            finished = self._search(sources, prefixes)
-        return [sorted(found, key=lambda hypothesis: -hypothesis.score) for found in finished.of]
+            return self._search(sources, prefixes).hypotheses()
 
     def _search(self, sources: Sequence[Tensor], prefixes: Sequence[Tensor]) -> Finished:
-        k = self.decoding.beam
         tokens, lengths = self._batch(sources)
-        state = self.scorer.start(tokens, lengths, k)
-        beams = self._start(lengths.tolist(), prefixes)
+        state = self.scorer.start(tokens, lengths, self.decoding.beam)
+        limits = self._limits(lengths.tolist(), prefixes)
+        beams = self._start(limits)
         forced_BP = _forced(prefixes, self.scorer.device)
-        finished = Finished(k, [[] for _ in sources])
+        finished = Finished.of(len(sources), self.decoding.beam, max(limits), self.scorer.device)
         while True:
-            forbid = partial(self._allowed, beams=beams, forced_BP=forced_BP)
+            some_full = beams.step >= min(limits)
+            forbid = partial(self._forbid, beams=beams, some_full=some_full, forced_BP=forced_BP)
             logprobs_BKV = self.scorer.log_probs(beams.tokens, state, forbid)
-            candidates = self._candidates(beams, logprobs_BKV)
-            ended_B = self._collect(beams, candidates, finished)
-            beams, order = self._advance(beams, candidates, ended_B)
-            if not beams.sentence_B.numel():
+            found = self._candidates(beams, logprobs_BKV)
+            ends_BC = found.token_BC == self.eos
+            some_end = not self._may_ask or bool(ends_BC.any())
+            if some_end or some_full:
+                beams.done_B = beams.done_B | self._collect(beams, found, ends_BC, finished)
+            if beams.step == max(limits):
                 return finished
-            state = self.scorer.reorder(state, order)
+            beams, beam_BK = self._advance(beams, found, ends_BC, some_end)
+            rows = beam_BK + torch.arange(0, beam_BK.numel(), self.decoding.beam, device=beam_BK.device)[:, None]
+            if (some_end or some_full) if self._may_ask else beams.step % STEPS_UNASKED == 0:
+                going = self._going(beams)
+                if going is not None:
+                    if not len(going):
+                        return finished
+                    beams, rows = beams.select(going), rows.index_select(0, going)
+            state = self.scorer.reorder(state, rows.flatten())
+
+    @property
+    def _may_ask(self) -> bool:
+        """Whether looking at values costs nothing."""
+        return self.scorer.device.type == "cpu"
 
     def _batch(self, sources: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """int64 [B, longest], padded at the end, and the lengths."""
         lengths = torch.tensor([len(source) for source in sources])
         return torch.nn.utils.rnn.pad_sequence(list(sources), batch_first=True, padding_value=self.pad), lengths
 
-    def _start(self, lengths: Sequence[int], prefixes: Sequence[Tensor]) -> Beams:
-        """One beam a sentence, with nothing but the start of sentence; the others come with the first step.
-
-        A limit is never shorter than the sentence's prefix.
-        """
-        b, k, device = len(lengths), self.decoding.beam, self.scorer.device
-        longest = self.scorer.longest
+    def _limits(self, lengths: Sequence[int], prefixes: Sequence[Tensor]) -> list[int]:
+        """The longest output of each source, never shorter than its prefix."""
         wanted = [self.decoding.limit(length) for length in lengths]
         if prefixes:
             wanted = [max(limit, len(prefix)) for limit, prefix in zip(wanted, prefixes, strict=True)]
-        limits = torch.tensor([min(limit, longest) for limit in wanted], device=device)
+        return [min(limit, self.scorer.longest) for limit in wanted]
+
+    def _start(self, limits: Sequence[int]) -> Beams:
+        """One beam a sentence, with nothing but the start of sentence; the others come with the first step."""
+        b, k, device = len(limits), self.decoding.beam, self.scorer.device
         scores_BK = torch.full((b, k), -math.inf, device=device)
         scores_BK[:, 0] = 0.0
         tokens = torch.full((b, k, 1), self.eos, dtype=torch.long, device=device)
-        return Beams(torch.arange(b, device=device), limits, tokens, scores_BK)
+        done_B = torch.zeros(b, dtype=torch.bool, device=device)
+        return Beams(torch.arange(b, device=device), torch.tensor(limits, device=device), tokens, scores_BK, done_B)
 
-    def _allowed(self, logprobs_BKV: Tensor, beams: Beams, forced_BP: Tensor) -> Tensor:
+    def _forbid(self, logprobs_BKV: Tensor, beams: Beams, some_full: bool, forced_BP: Tensor) -> Tensor:
         """The scores with what must not come at -inf; [B, K, V], float32."""
-        logprobs_BKV[:, :, self.pad] = -math.inf
+        logprobs_BKV.select(2, self.pad).fill_(-math.inf)
         if beams.step < self.decoding.min_len:
-            logprobs_BKV[:, :, self.eos] = -math.inf
-        full_B = beams.limit_B <= beams.step
-        if full_B.any():
-            end_BK = logprobs_BKV[:, :, self.eos].clone()
-            logprobs_BKV.masked_fill_(full_B[:, None, None], -math.inf)
-            logprobs_BKV[:, :, self.eos] = end_BK
+            logprobs_BKV.select(2, self.eos).fill_(-math.inf)
+        if some_full:
+            full_B = (beams.limit_B <= beams.step) & ~beams.done_B
+            if not self._may_ask or full_B.any():
+                token_V = torch.arange(logprobs_BKV.size(2), device=logprobs_BKV.device)
+                logprobs_BKV.masked_fill_(full_B[:, None, None] & (token_V != self.eos), -math.inf)
         if beams.step < forced_BP.size(1):
-            forced_B = forced_BP[beams.sentence_B, beams.step]
-            rows = (forced_B != FREE).nonzero().squeeze(1)
-            kept = logprobs_BKV[rows, :, forced_B[rows]]
-            logprobs_BKV[rows] = -math.inf
-            logprobs_BKV[rows, :, forced_B[rows]] = kept
+            forced_B1 = forced_BP[beams.sentence_B, beams.step, None]
+            token_V = torch.arange(logprobs_BKV.size(2), device=logprobs_BKV.device)
+            others_BV = (forced_B1 != FREE) & (forced_B1 != token_V)
+            logprobs_BKV.masked_fill_(others_BV[:, None], -math.inf)
         return logprobs_BKV
 
     def _candidates(self, beams: Beams, logprobs_BKV: Tensor) -> Candidates:
         """The best 2K continuations of each sentence: enough for K that go on, as each beam ends in one way only."""
         k, vocabulary = logprobs_BKV.shape[1:]
         per_row = min(2 * k, vocabulary)
-        best_BKC, token_BKC = logprobs_BKV.topk(per_row)
-        total_BC = (best_BKC + beams.scores_BK[:, :, None]).flatten(1)
+        best, tokens = best_of_rows(logprobs_BKV.view(-1, vocabulary), per_row)
+        total_BC = (best.view(-1, k, per_row) + beams.scores_BK[:, :, None]).flatten(1)
         scores_BC, place_BC = total_BC.topk(min(2 * k, total_BC.size(1)))
-        return Candidates(scores_BC, token_BKC.flatten(1).gather(1, place_BC), place_BC // per_row)
+        return Candidates(scores_BC, tokens.view(total_BC.shape).gather(1, place_BC), place_BC // per_row)
 
-    def _collect(self, beams: Beams, found: Candidates, finished: Finished) -> Tensor:
+    def _collect(self, beams: Beams, found: Candidates, ends_BC: Tensor, finished: Finished) -> Tensor:
         """Keep the hypotheses that end among the best K candidates; returns which sentences are finished, bool [B]."""
         k = self.decoding.beam
-        ends_BC, real_BC = found.token_BC == self.eos, found.scores_BC > -math.inf
-        ends_BK = (ends_BC & real_BC)[:, :k]
+        real_BC = found.scores_BC > -math.inf
+        ends_BK = (ends_BC & real_BC)[:, :k] & ~beams.done_B[:, None]
+        lines_BKT = lines_of(beams.tokens[:, :, 1:], found.beam_BC[:, :k])
+        scores_BK = found.scores_BC[:, :k] / (beams.step + 1) ** self.decoding.lenpen
+        finished.add(beams.sentence_B, ends_BK, lines_BKT, scores_BK)
         ended_B = (beams.limit_B <= beams.step) | ~(real_BC & ~ends_BC).any(dim=1)
-        places = ends_BK.nonzero()
-        if len(places):
-            rows, columns = places.unbind(dim=1)
-            lines = beams.tokens[rows, found.beam_BC[rows, columns], 1:].cpu()
-            scores = found.scores_BC[rows, columns] / (beams.step + 1) ** self.decoding.lenpen
-            for row, sentence, tokens, score in zip(
-                rows.tolist(), beams.sentence_B[rows].tolist(), lines, scores.tolist(), strict=True
-            ):
-                finished.add(sentence, tokens, score)
-                ended_B[row] |= finished.is_full(sentence)
-        return ended_B
+        return ended_B | (finished.count.index_select(0, beams.sentence_B) == k)
 
-    def _advance(self, beams: Beams, found: Candidates, ended_B: Tensor) -> tuple[Beams, Tensor]:
-        """The best K candidates that go on, of the sentences that do, and the rows [B * K] that they continue."""
+    def _advance(self, beams: Beams, found: Candidates, ends_BC: Tensor, some_end: bool) -> tuple[Beams, Tensor]:
+        """The best K candidates that go on, and the beams of their sentence that they continue, int64 [B, K]."""
         k = self.decoding.beam
-        ends_BC = found.token_BC == self.eos
-        # Those that go on, in their order, in front of those that end.
-        order_BC = (ends_BC * ends_BC.size(1) + torch.arange(ends_BC.size(1), device=ends_BC.device)).argsort(dim=1)
-        going_BK = order_BC[~ended_B, :k]
-        row_B = (~ended_B).nonzero().squeeze(1)
-        found = Candidates(
-            *(value[row_B].gather(1, going_BK) for value in (found.scores_BC, found.token_BC, found.beam_BC))
-        )
-        source_BK = row_B[:, None] * k + found.beam_BC
-        tokens = beams.tokens.flatten(0, 1)[source_BK.flatten()].view(len(row_B), k, beams.step + 1)
-        tokens = torch.cat([tokens, found.token_BC[:, :, None]], dim=2)
-        return Beams(beams.sentence_B[row_B], beams.limit_B[row_B], tokens, found.scores_BC), source_BK.flatten()
+        if some_end:
+            # Those that go on, in their order, in front of those that end.
+            order_BC = (ends_BC * ends_BC.size(1) + torch.arange(ends_BC.size(1), device=ends_BC.device)).argsort(dim=1)
+            parts = (found.scores_BC, found.token_BC, found.beam_BC)
+            scores_BK, token_BK, beam_BK = (part.gather(1, order_BC[:, :k]) for part in parts)
+        else:
+            scores_BK, token_BK, beam_BK = found.scores_BC[:, :k], found.token_BC[:, :k], found.beam_BC[:, :k]
+        tokens = torch.cat([lines_of(beams.tokens, beam_BK), token_BK[:, :, None]], dim=2)
+        return Beams(beams.sentence_B, beams.limit_B, tokens, scores_BK, beams.done_B), beam_BK
+
+    def _going(self, beams: Beams) -> Tensor | None:
+        """Numbers of the sentences that go on, where it pays to leave the others: int64; None: all stay.
+
+        To leave some is to copy the state of the others.
+        """
+        going, present = int((~beams.done_B).sum()), len(beams.done_B)
+        few = rows_for(going) < present if self._may_ask else 2 * going <= present
+        if going and not few:
+            return None
+        return (~beams.done_B).nonzero().squeeze(1)
 
 
 def _forced(prefixes: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -258,10 +237,7 @@ def _forced(prefixes: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True, padding_value=FREE).to(device)
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The best continuations of each sentence, best first: scores, tokens and the beams that they continue; [B, C] each."""
-
-    scores_BC: Tensor
-    token_BC: Tensor
-    beam_BC: Tensor
+def rows_for(sentences: int) -> int:
+    """Sentences up to which a batch with so many unfinished ones stays as it is: at most a ninth more."""
+    step = 1 << max(sentences.bit_length() - 4, 0)
+    return -(-sentences // step) * step

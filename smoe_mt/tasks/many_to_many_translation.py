@@ -24,7 +24,7 @@ from smoe_mt.moe.distributed.placement import ExpertRanks, expert_mesh
 from smoe_mt.moe.routers import forget_passes
 from smoe_mt.process_group import by_one_process
 from smoe_mt.search.beam import BeamDecoder, Decoding
-from smoe_mt.search.steps import SingleModel
+from smoe_mt.search.steps import scorer_of
 from smoe_mt.tasks.batches import limits_from_fairseq
 from smoe_mt.tasks.codec import Codec
 from smoe_mt.tasks.collate import Sentence, Special, collate
@@ -296,7 +296,7 @@ class ManyToManyTranslationTask(FairseqTask):
                 max_len_a=self.cfg.eval_bleu_max_len_a,
                 max_len_b=self.cfg.eval_bleu_max_len_b,
             )
-            search = BeamDecoder(SingleModel(model), self.dictionary, decoding)
+            search = BeamDecoder(scorer_of(model), self.dictionary, decoding)
             sources, lengths = (sample["net_input"][name] for name in ("src_tokens", "src_lengths"))
             best = search([sources[row, : lengths[row]].cpu() for row in rows])
             outputs = [self.decode(hypotheses[0].tokens) for hypotheses in best]

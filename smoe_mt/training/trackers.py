@@ -1,8 +1,8 @@
 """A training's run in Weights & Biases (``common.wandb_project``) and in MLflow (``task.mlflow_experiment``), beside TensorBoard.
 
-fairseq writes to Weights & Biases itself; what is here opens the run at the door, so that a missing package or login is one line, and
-ends it before the next job of a multirun, which would go on with it. Of MLflow fairseq knows nothing: `with_mlflow` puts a progress
-bar around its own, as it does for the others.
+fairseq writes to Weights & Biases itself, and would begin a run with each of its progress bars; what is here begins one at the door, so
+that a missing package or login is one line, and ends it before the next job of a multirun. Of MLflow fairseq knows nothing: `with_mlflow`
+puts a progress bar around its own, as it does for the others.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def open_runs(cfg: Any) -> None:
     project, experiment = cfg.common.wandb_project, _experiment(cfg)
     if project:
         try:
-            # fairseq's own call, which gets this run; WANDB_NAME is its name for it.
-            progress_bar.wandb.init(project=project, reinit=False, name=os.environ.get("WANDB_NAME", name))
+            progress_bar.wandb.init(project=project, name=os.environ.get("WANDB_NAME", name))
         except Exception as error:  # of its own and of the network
             raise UserError(
                 f"common.wandb_project={project}: Weights & Biases does not begin a run ({first_sentence(error)}); `wandb login`, "
@@ -107,10 +106,19 @@ class MLflowBar(progress_bar.BaseProgressBar):  # type: ignore[misc]
         global _described
         if not _described:
             _described = True
-            parameters = [(name, str(value)[:LONGEST]) for name, value in config.items()]
+            parameters = list(_flat(config))
             for start in range(0, len(parameters), AT_ONCE):
                 _call("log_params", dict(parameters[start : start + AT_ONCE]))
         self.wrapped_bar.update_config(config)
+
+
+def _flat(config: Mapping[str, Any], front: str = "") -> Iterator[tuple[str, str]]:
+    """Each setting by its path, such as common/seed."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{front}{name}/")
+        else:
+            yield f"{front}{name}", str(value)[:LONGEST]
 
 
 def _write(stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:

@@ -511,3 +511,15 @@ def test_a_file_of_prefixes_goes_with_the_lines(
     (tmp_path / "prefixes").write_text("\n")
     assert cli.main([*command, "--prefix-file", str(tmp_path / "prefixes")]) == 2
     assert "prefixes has 1 lines, and the input has more" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no VNNI")
+def test_int8_translates_alike_in_any_company_and_in_another_process(
+    trained_run: TrainedRun, translator: Translator, sentences: list[str]
+) -> None:
+    precise = translator.translate(sentences, "aa", "en")
+    fast = Translator.from_pretrained(trained_run.folder, device="cpu", dtype="int8")
+    found = fast.translate(sentences, "aa", "en")
+    assert [fast.translate([each], "aa", "en")[0] for each in sentences[:3]] == found[:3]
+    assert sum(a == b for a, b in zip(found, precise)) > len(sentences) / 2
+    assert pickle.loads(pickle.dumps(fast)).translate(sentences[:3], "aa", "en") == found[:3]

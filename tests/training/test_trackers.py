@@ -69,7 +69,7 @@ def test_mlflow_gets_the_configuration_once_and_all_metrics_of_each_step(mlflow:
     loss.update(2.5)
     for stats in ({"loss": loss, "num_updates": 3, "lr": 0.5, "note": "x"}, {"bleu": 7.0, "bleu/aa-en": 7.25}):
         one = bar()
-        one.update_config({"common/seed": 1, "model/long": "x" * 1000})
+        one.update_config({"common": {"seed": 1}, "model": {"long": "x" * 1000}})
         assert [value for value in one] == [1, 2]
         (one.log if "loss" in stats else one.print)(stats, tag="train" if "loss" in stats else "valid", step=4)
     assert mlflow.calls == [
@@ -102,9 +102,17 @@ def test_a_job_of_a_multirun_gets_runs_of_its_own(mlflow: Tracker, wandb: Tracke
     assert isinstance(bar(), progress_bar.NoopProgressBar)
 
 
-def test_wandb_is_opened_as_fairseq_does_it(wandb: Tracker) -> None:
+def test_wandb_has_one_run_for_all_progress_bars(wandb: Tracker) -> None:
+    apply()
     trackers.open_runs(config(wandb_project="big"))
-    assert wandb.calls == [("init", {"project": "big", "reinit": False, "name": "a"})]
+    for step in (1, 2):
+        one = progress_bar.progress_bar([1], log_format="none", wandb_project="big", wandb_run_name="a")
+        one.log({"loss": 2.5}, tag="train", step=step)
+    assert wandb.calls == [
+        ("init", {"project": "big", "name": "a"}),
+        ("log", {"train/loss": 2.5}, {"step": 1}),
+        ("log", {"train/loss": 2.5}, {"step": 2}),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ class Activation:
     whole   h -> a for autograd, h staying as it is
     """
 
+    name: str
     keep: Callable[[Tensor], Tensor]
     output: Callable[[Tensor], Tensor]
     grad: Callable[[Tensor, Tensor], Tensor]
@@ -37,9 +38,9 @@ def _relu_grad(grad_a: Tensor, a: Tensor) -> Tensor:
 
 ACTIVATIONS = {
     # relu's derivative can be read off its output, so h itself need not stay.
-    "relu": Activation(torch.relu_, _same, _relu_grad, F.relu),
-    "gelu": Activation(_same, F.gelu, torch.ops.aten.gelu_backward, F.gelu),
-    "silu": Activation(_same, F.silu, torch.ops.aten.silu_backward, F.silu),
+    "relu": Activation("relu", torch.relu_, _same, _relu_grad, F.relu),
+    "gelu": Activation("gelu", _same, F.gelu, torch.ops.aten.gelu_backward, F.gelu),
+    "silu": Activation("silu", _same, F.silu, torch.ops.aten.silu_backward, F.silu),
 }
 
 

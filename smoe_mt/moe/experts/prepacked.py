@@ -1,29 +1,28 @@
-"""Experts' weights in oneDNN's own order, for evaluation with few rows an expert on a CPU: each step of a decoder.
+"""Experts' weights ready for evaluation on a CPU with few rows an expert: each step of a decoder.
 
-A product with few rows costs what reading and rearranging its weights costs. Rearranged once, they are read only. They
-take as much memory again as the experts that were asked.
+They take as much memory again as the experts that were asked.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-MOST_ROWS = 64  # rows of an expert up to which packed weights are faster (AVX2, one thread: 0.66 of the time at 6 rows)
-FEW_ROWS, ROWS_TOGETHER = 16, 4  # up to the first, a product has just its rows; then the next multiple of the second
+from smoe_mt.moe.linear import PackedLinear
 
 
 class PackedWeights:
-    """Packed weights of single experts, made when first asked for and again when the weights have changed.
+    """Both products of single experts, made when first asked for and again when the weights have changed.
 
     Copies and pickles are empty.
+
+    linear  what makes a product ready: PackedLinear, or Int8Linear
     """
 
-    def __init__(self) -> None:
-        self._packed: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, linear: type[PackedLinear] = PackedLinear) -> None:
+        self.linear = linear
+        self._packed: dict[int, tuple[PackedLinear, PackedLinear]] = {}
         self._version: tuple[int, ...] = ()
 
     def check(self, version: tuple[int, ...]) -> None:
@@ -31,36 +30,18 @@ class PackedWeights:
         if version != self._version:
             self._packed, self._version = {}, version
 
-    def of(self, e: int, w_in: Tensor, w_out: Tensor) -> tuple[Tensor, Tensor]:
-        """Packed weights of expert ``e`` of the version last checked; w_in [F, D] and w_out [D, F] given."""
+    def get(self, e: int) -> tuple[PackedLinear, PackedLinear] | None:
+        """Both products of expert ``e``, if they are made."""
+        return self._packed.get(e)
+
+    def of(self, e: int, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> tuple[PackedLinear, PackedLinear]:
+        """Both products of expert ``e`` of the version last checked; w_in [F, D] and w_out [D, F] given."""
         if e not in self._packed:
-            pack = torch.ops.mkldnn._reorder_linear_weight
-            self._packed[e] = pack(w_in.detach(), MOST_ROWS), pack(w_out.detach(), MOST_ROWS)
+            self._packed[e] = self.linear(w_in, b_in), self.linear(w_out, b_out)
         return self._packed[e]
 
     def drop(self) -> None:
         self._packed = {}
 
     def __reduce__(self) -> Any:
-        return PackedWeights, ()
-
-
-def packable(weight: Tensor) -> bool:
-    """Whether weights like this one can be packed here."""
-    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return known and weight.device.type == "cpu" and weight.dtype is torch.float32 and not weight.is_inference()
-
-
-def packed_linear(x_SI: Tensor, packed: Tensor, bias_O: Tensor) -> Tensor:
-    """x W^T + b; [S, O]."""
-    rows = len(x_SI)
-    more = rows_computed(rows) - rows
-    if more:
-        x_SI = functional.pad(x_SI, (0, 0, 0, more))
-    y_SO: Tensor = torch.ops.mkldnn._linear_pointwise(x_SI, packed, bias_O, "none", [], "")
-    return y_SO[:rows] if more else y_SO
-
-
-def rows_computed(rows: int) -> int:
-    """Rows of a product, rounded up: oneDNN keeps half a megabyte for each number of rows that it was ever asked for."""
-    return rows if rows <= FEW_ROWS else rows + -rows % ROWS_TOGETHER
+        return PackedWeights, (self.linear,)

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from smoe_mt.moe.dispatch import Plan, of_slots, of_tokens, sum_rows
 from smoe_mt.moe.experts.activations import Activation
-from smoe_mt.moe.experts.prepacked import MOST_ROWS, PackedWeights, packed_linear
+from smoe_mt.moe.experts.prepacked import PackedWeights
 from smoe_mt.moe.kernels.threads import for_each_expert
 
 #: w_in [E', F', D], b_in [E', F'], w_out [E', D, F'], b_out [E', D] of each size, one after the other.
@@ -31,7 +31,7 @@ STACKS = 4
 Places = Sequence[tuple[int, int]] | None
 
 
-def _by_expert(stacks: Weights, places: Places) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def experts_of(stacks: Weights, places: Places) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Each expert's own w_in, b_in, w_out, b_out.
 
     Unbound at once: with few tokens, taking slices one by one costs as much as the products.
@@ -64,7 +64,7 @@ class WeightGradients:
             return self._buffers, False
         self._pass, self._written = number, set()
         self._buffers = tuple(torch.empty_like(stack) for stack in weights)
-        self._experts = _by_expert(self._buffers, self._places)
+        self._experts = experts_of(self._buffers, self._places)
         return self._buffers, True
 
     def add(self, e: int, grad_h: Tensor, x: Tensor, grad_out: Tensor, a: Tensor, weight_S: Tensor) -> None:
@@ -120,7 +120,7 @@ def share_gradients(weights: Weights, sink: WeightGradients) -> Weights:
 class LoopCall:
     """What a call needs besides tensors with gradients; drop_SD, a dropout mask on the experts' outputs, or None.
 
-    packed  the weights packed for few rows, where no gradients are asked for; or None
+    packed  the products as they are made ready for evaluation, where no gradients are asked for; or None
     places  where each expert's weights are, if there are several sizes
     """
 
@@ -155,10 +155,12 @@ def loop_forward(
     x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: LoopCall, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """(y_TD, what a backward pass needs of the hidden layer where ``keep``: ``LoopCall.kept``)."""
+    if call.packed is not None and not keep:
+        return _evaluate(x_TD, weights_TK, weights, call, call.packed), x_TD.new_empty(0)
     act, slots, sizes = call.activation, call.plan.token_S.numel(), call.hidden_sizes(weights)
     kept_S = x_TD.new_empty(sum(count * size for count, size in zip(call.counts, sizes)) if keep else 0)
     out_SD = x_TD.new_empty(slots, x_TD.size(1))
-    experts = _by_expert(tuple(w.transpose(1, 2) if w.dim() == 3 else w for w in weights), call.places)
+    experts = experts_of(tuple(w.transpose(1, 2) if w.dim() == 3 else w for w in weights), call.places)
     # Split at once, as the weights are.
     rows = list(zip(x_TD.index_select(0, call.plan.token_S).split(call.counts), out_SD.split(call.counts)))
     kept = call.kept(kept_S, sizes) if keep else None
@@ -166,10 +168,6 @@ def loop_forward(
     def compute(e: int) -> None:
         w_1, b_1, w_2, b_2 = experts[call.first_expert + e]
         x, out = rows[e]
-        if call.packed is not None and x.size(0) <= MOST_ROWS:
-            p_1, p_2 = call.packed.of(call.first_expert + e, w_1.t(), w_2.t())
-            out.copy_(packed_linear(act.output(act.keep(packed_linear(x, p_1, b_1))), p_2, b_2))
-            return
         h = torch.addmm(b_1, x, w_1) if kept is None else torch.addmm(b_1, x, w_1, out=kept[e])
         torch.addmm(b_2, act.output(act.keep(h)), w_2, out=out)
 
@@ -177,6 +175,19 @@ def loop_forward(
     if call.drop_SD is not None:
         out_SD.mul_(call.drop_SD)
     return sum_rows(out_SD, call.plan, weights_TK), kept_S
+
+
+def _evaluate(x_TD: Tensor, weights_TK: Tensor, weights: Weights, call: LoopCall, packed: PackedWeights) -> Tensor:
+    """y_TD by products that are ready for evaluation."""
+    rows, experts = x_TD.index_select(0, call.plan.token_S).split(call.counts), experts_of(weights, call.places)
+    parts = list(rows)
+
+    def compute(e: int) -> None:
+        first, second = packed.of(call.first_expert + e, *experts[call.first_expert + e])
+        parts[e] = second(first(rows[e], call.activation.name))
+
+    for_each_expert(compute, call.counts, x_TD.device, call.hidden_sizes(weights))
+    return sum_rows(torch.cat(parts), call.plan, weights_TK)
 
 
 class _LoopFFN(torch.autograd.Function):
@@ -197,7 +208,7 @@ class _LoopFFN(torch.autograd.Function):
         if sink is not None:
             buffers, new = sink.open(tuple(weights))
             gradients = buffers if new else gradients
-        sizes, experts = call.hidden_sizes(weights), _by_expert(weights, call.places)
+        sizes, experts = call.hidden_sizes(weights), experts_of(weights, call.places)
         all_kept = call.kept(kept_S, sizes)
         weight_S = of_slots(weights_TK, call.plan)
         grad_rows_SD = x_TD.new_empty(call.plan.token_S.numel(), x_TD.size(1))

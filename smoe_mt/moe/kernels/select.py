@@ -27,10 +27,11 @@ from smoe_mt.moe.dispatch import Plan
 from smoe_mt.moe.experts.activations import activation
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import FFNBank, FFNs
-from smoe_mt.moe.experts.prepacked import PackedWeights, packable
+from smoe_mt.moe.experts.prepacked import PackedWeights
 from smoe_mt.moe.kernels.any_bank import bind_any_bank, one_size_only
 from smoe_mt.moe.kernels.grouped import grouped_call, grouped_ffn, grouped_refuses
-from smoe_mt.moe.kernels.loop import LoopCall, Places, WeightGradients, Weights, loop_ffn, share_gradients
+from smoe_mt.moe.kernels.loop import LoopCall, Places, WeightGradients, Weights, experts_of, loop_ffn, share_gradients
+from smoe_mt.moe.linear import PackedLinear, packable
 
 BACKENDS = ("auto", "loop", "grouped", "triton")
 
@@ -92,7 +93,7 @@ class BoundFFNs:
 
     never_syncs  nothing may be read back from the device: plans have a row for every slot
     dropout      on each expert's output, before the combination
-    packed       the weights once more, packed for few rows; None where they are of no use
+    packed       the products as they are made ready for evaluation; None in training and where there are none
     places       where each expert's weights are, if there are several sizes
     """
 
@@ -108,6 +109,11 @@ class BoundFFNs:
     @property
     def never_syncs(self) -> bool:
         return self.kernel == "grouped"
+
+    def products(self, e: int) -> tuple[PackedLinear, PackedLinear]:
+        """Both products of expert ``e``, where they are made ready for evaluation."""
+        assert self.packed is not None
+        return self.packed.get(e) or self.packed.of(e, *experts_of(self.weights, self.places)[e])
 
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         """y = sum_k weights_TK[:, k] FFN_e(x) over the served slots (eq. 6); plan's expert 0 is ``first_expert``; [T, D]."""
@@ -153,7 +159,7 @@ def bank_device(bank: ExpertBank) -> str:
 def _packed(bank: FFNs, weights: Weights) -> PackedWeights | None:
     """In training weights change with every step, so packing them does not pay."""
     w_in = weights[0]
-    if bank.training or w_in.dtype is not torch.float32 or not packable(w_in):
+    if bank.training or not packable(w_in):
         return None
     bank.packed.check(bank.version)
     return bank.packed

@@ -106,10 +106,12 @@ def gate_or(
 
 def gate_logits(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
     """W x, or W x + b; [T, E], at least float32."""
-    with torch.autocast(x_TD.device.type, enabled=False):
-        x_TD = at_least_float32(x_TD)
-        bias_E = None if bias_E is None else bias_E.to(x_TD.dtype)
-        return F.linear(x_TD, weight_ED.to(x_TD.dtype), bias_E)
+    if torch.is_autocast_enabled(x_TD.device.type):  # to leave it costs as much as a small product
+        with torch.autocast(x_TD.device.type, enabled=False):
+            return gate_logits(x_TD, weight_ED, bias_E)
+    x_TD = at_least_float32(x_TD)
+    bias_E = None if bias_E is None else bias_E.to(x_TD.dtype)
+    return F.linear(x_TD, weight_ED.to(x_TD.dtype), bias_E)
 
 
 def gate_probabilities(x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:

@@ -44,3 +44,8 @@ def routing_override(
         yield
     finally:
         IN_FORCE.reset(token)
+
+
+def routing_is_overridden() -> bool:
+    """Whether an override is in force in this thread, of whatever model."""
+    return bool(IN_FORCE.get())

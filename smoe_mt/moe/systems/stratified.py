@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoe_mt.moe.block import MoEBlock, Routing
+from smoe_mt.moe.block import MoEBlock, Routing, wants_routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
+from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting
@@ -107,12 +107,13 @@ class StratifiedMoE(MoEBlock):
         # Gate that a token meets after an expert; L = it leaves.
         next_gate = [i + 1 for i, size in enumerate(self.strata) for _ in range(size)]
         self.register_buffer("next_gate", torch.tensor(next_gate), persistent=False)
+        check_sizes(self.parts, backend)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
         x_ND = x.reshape(-1, x.size(-1))
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
-        fused = self._fused(x, padding_mask)
+        fused = self._fused(x, padding_mask) if may_fuse(x, self.backend) else None
         if fused is not None:
             y, routing = fused
             return (self._exit(y.view_as(x_ND), padding_N).view_as(x) if self.release else y), routing
@@ -121,14 +122,15 @@ class StratifiedMoE(MoEBlock):
         def gate(i: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
             return self._visit(i, x_TD, active_T, bound)
 
-        done = traverse(x_ND, padding_N, len(self.strata), gate, bound)
+        done = traverse(x_ND, padding_N, len(self.strata), gate, bound, self.training)
         y_ND = self._exit(done.x_ND, padding_N) if self.release else done.x_ND
         units = done.units.view(x.shape[:-1]) if isinstance(done.units, Tensor) else done.units
         return y_ND.view_as(x), self._routing(done.passes, done.visits_N.view(x.shape[:-1]), units)
 
-    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
-        """The way through all strata by one kernel; None where there is none for this block."""
-        parts = BlockParts(
+    @property
+    def parts(self) -> BlockParts:
+        """As a kernel for whole blocks sees it."""
+        return BlockParts(
             bank=self.experts,
             routers=[self._gate(i) for i in range(len(self.strata))],
             first_experts=self.first_experts,
@@ -138,7 +140,10 @@ class StratifiedMoE(MoEBlock):
             next_gate=self.next_gate,
             dropout=self.dropout,
         )
-        return fused_pass(parts, x, padding_mask, self.backend)
+
+    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
+        """The way through all strata by one kernel; None where there is none for this block."""
+        return fused_pass(self.parts, x, padding_mask, self.backend)
 
     def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
         """The released code's norm for tokens that leave; padding stays as it is."""
@@ -160,7 +165,8 @@ class StratifiedMoE(MoEBlock):
     def _moved(self, i: int, x_TD: Tensor, normed_TD: Tensor, out: RoutedOutput) -> GateOutput:
         """What the experts made of the tokens, with its residual, and where they go."""
         residual_TD = normed_TD if self.release and i else x_TD
-        moved_TD = residual_TD + F.dropout(out.y_TD, self.dropout, self.training).to(x_TD.dtype)
+        y_TD = F.dropout(out.y_TD, self.dropout) if self.training else out.y_TD
+        moved_TD = residual_TD + y_TD.to(x_TD.dtype)
         return GateOutput(moved_TD, self.next_gate[self.first_experts[i] + out.lead_T], out)
 
     def _gate(self, i: int) -> Router:
@@ -168,18 +174,21 @@ class StratifiedMoE(MoEBlock):
 
     def _routing(self, passes: Sequence[RoutedOutput | None], visits: Tensor, units: int | Tensor) -> Routing:
         """Collect the gates' shares; a gate that no token reached adds 0 (release: is left out of the mean)."""
+        if not wants_routing(self.training):
+            return Routing({}, visits, (), (), units)
+        told = [None if p is None else p.told for p in passes]
         zero = torch.zeros((), device=visits.device)
-        load = tuple(empty_load(self._gate(i), visits.device) if p is None else p.load for i, p in enumerate(passes))
-        gates: int | Tensor = len(passes)
+        load = tuple(empty_load(self._gate(i), visits.device) if p is None else p.load for i, p in enumerate(told))
+        gates: int | Tensor = len(told)
         if self.release:
             gates = sum((one.tokens.any().long() for one in load), zero).clamp(min=1)
         losses = {
-            name: sum((zero if p is None else p.losses[name] for p in passes), zero) / gates
+            name: sum((zero if p is None else p.losses[name] for p in told), zero) / gates
             for name in self._gate(0).loss_names
         }
-        entropy = tuple(zero if p is None else p.entropy for p in passes)
+        entropy = tuple(zero if p is None else p.entropy for p in told)
         measures = tuple(
-            dict.fromkeys(self._gate(i).measure_names, zero) if p is None else p.measures for i, p in enumerate(passes)
+            dict.fromkeys(self._gate(i).measure_names, zero) if p is None else p.measures for i, p in enumerate(told)
         )
         return Routing(losses, visits, load, entropy, units, measures=measures)
 

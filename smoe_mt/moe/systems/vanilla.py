@@ -10,7 +10,7 @@ from torch import Tensor
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, fused_pass
+from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting
@@ -96,10 +96,11 @@ class MoE(MoEBlock):
         self.gate = gate_or(
             router, embed_dim, num_experts, selection, weighting, "the gate", debug, gate_bias, load_bias
         )
+        check_sizes(self.parts, backend)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
-        fused = self._fused(x, padding_mask)
+        fused = self._fused(x, padding_mask) if may_fuse(x, self.backend) else None
         if fused is not None:
             return fused
         bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
@@ -110,7 +111,7 @@ class MoE(MoEBlock):
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
         x_ND = x.reshape(-1, x.size(-1))
-        done = traverse(x_ND, padding_N, 1, gate, bound)
+        done = traverse(x_ND, padding_N, 1, gate, bound, self.training)
         y_ND = done.x_ND if padding_N is None else done.x_ND.masked_fill(padding_N[:, None], 0.0)
         (out,) = done.passes
         visits = done.visits_N.view(x.shape[:-1])
@@ -121,14 +122,20 @@ class MoE(MoEBlock):
             measures = (dict.fromkeys(self.gate.measure_names, zero),)
             load = (empty_load(self.gate, x.device),)
             return y_ND.view_as(x), Routing(losses, visits, load, (zero,), units, measures=measures)
-        return y_ND.view_as(x), Routing(
-            out.losses, visits, (out.load,), (out.entropy,), units, measures=(out.measures,)
-        )
+        told = out.told
+        if told is None:
+            return y_ND.view_as(x), Routing({}, visits, (), (), units)
+        routing = Routing(told.losses, visits, (told.load,), (told.entropy,), units, measures=(told.measures,))
+        return y_ND.view_as(x), routing
+
+    @property
+    def parts(self) -> BlockParts:
+        """As a kernel for whole blocks sees it."""
+        return BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
 
     def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
         """The whole pass by one kernel; None where there is none for this block."""
-        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
-        return fused_pass(parts, x, padding_mask, self.backend)
+        return fused_pass(self.parts, x, padding_mask, self.backend)
 
     def _routed(self, x_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> RoutedOutput:
         """The tokens at the gate through it and the experts."""

@@ -3,6 +3,7 @@
 from smoe_mt.search.steps.base import StepScorer
 from smoe_mt.search.steps.contrast import Contrast
 from smoe_mt.search.steps.ensemble import Ensemble
+from smoe_mt.search.steps.prepared import PreparedModel, scorer_of
 from smoe_mt.search.steps.single import SingleModel
 
-__all__ = ["Contrast", "Ensemble", "SingleModel", "StepScorer"]
+__all__ = ["Contrast", "Ensemble", "PreparedModel", "SingleModel", "StepScorer", "scorer_of"]

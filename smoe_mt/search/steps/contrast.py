@@ -15,20 +15,22 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from smoe_mt.search.steps.base import Forbid, nothing
-from smoe_mt.search.steps.single import ModelState, SingleModel
+from smoe_mt.search.steps.prepared import PreparedModel
+from smoe_mt.search.steps.single import SingleModel
 
 
 @dataclass
 class ContrastState:
     """Of each of the two passes."""
 
-    strong: ModelState
-    weak: ModelState
+    strong: Any
+    weak: Any
 
 
 class Contrast:
@@ -40,7 +42,7 @@ class Contrast:
 
     def __init__(
         self,
-        model: SingleModel,
+        model: SingleModel | PreparedModel,
         weak: Callable[[], AbstractContextManager[None]],
         beta: float,
         alpha: float,
@@ -68,9 +70,9 @@ class Contrast:
 
     def start(self, tokens_BS: Tensor, lengths_B: Tensor, beam: int) -> ContrastState:
         """Encode the sources, once or under either routing."""
-        strong = self.model.start(tokens_BS, lengths_B, beam)
+        strong: Any = self.model.start(tokens_BS, lengths_B, beam)
         if not self.weak_encoder:
-            return ContrastState(strong, ModelState(strong.encoded, strong.rows))
+            return ContrastState(strong, self.model.again(strong))
         with self.weak():
             return ContrastState(strong, self.model.start(tokens_BS, lengths_B, beam))
 

@@ -1,4 +1,4 @@
-"""One fairseq encoder-decoder."""
+"""One encoder-decoder, by fairseq's own decoder: what a prepared one is compared with, and what unknown models are searched by."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ class SingleModel:
         encoded = self.model.encoder(tokens_BS.to(self.device), lengths_B.to(self.device))
         rows = torch.arange(len(lengths_B), device=self.device).repeat_interleave(beam)
         return ModelState(self.model.encoder.reorder_encoder_out(encoded, rows), len(rows))
+
+    def again(self, state: ModelState) -> ModelState:
+        """The state before the first step, of the same sources."""
+        return ModelState(state.encoded, state.rows)
 
     def log_probs(self, prefixes: Tensor, state: ModelState, forbid: Forbid = nothing) -> Tensor:
         """A step of the decoder."""

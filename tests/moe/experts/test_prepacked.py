@@ -11,22 +11,9 @@ import torch
 from torch import Tensor
 
 from smoe_mt.moe import ConditionalMoE, MoE, StratifiedMoE
-from smoe_mt.moe.experts.prepacked import MOST_ROWS, packable, packed_linear, rows_computed
+from smoe_mt.moe.linear import packable
 
 pytestmark = pytest.mark.skipif(not packable(torch.ones(1)), reason="this torch has no packed products")
-
-
-@pytest.mark.parametrize("rows", [1, 8, 9, 23, MOST_ROWS])
-def test_a_product_of_any_number_of_rows(rows: int) -> None:
-    x, weight, bias = torch.randn(rows, 16), torch.randn(24, 16), torch.randn(24)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, MOST_ROWS)
-    torch.testing.assert_close(packed_linear(x, packed, bias), x @ weight.T + bias, rtol=1e-5, atol=1e-5)
-
-
-def test_products_of_few_different_sizes_are_asked_for() -> None:
-    """oneDNN keeps code for each that it was ever asked for: translating for long would fill the memory."""
-    sizes = {rows_computed(rows) for rows in range(1, MOST_ROWS + 1)}
-    assert len(sizes) <= 28 and all(rows_computed(rows) >= rows for rows in range(1, MOST_ROWS + 1))
 
 
 BLOCKS = {
@@ -45,7 +32,7 @@ def packed_and_not(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
-@pytest.mark.parametrize("tokens", [1, 7, 40, 4 * MOST_ROWS])
+@pytest.mark.parametrize("tokens", [1, 7, 40, 256])
 def test_same_results(name: str, activation: str, tokens: int) -> None:
     torch.manual_seed(0)
     block = BLOCKS[name](activation=activation).eval()
@@ -94,9 +81,8 @@ def test_copies_and_files_have_none() -> None:
     assert "packed" not in "".join(block.state_dict())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions_go_without(dtype: torch.dtype) -> None:
-    block: Any = MoE(16, 24, 3).to(dtype).eval()
+def test_other_precisions_go_without() -> None:
+    block: Any = MoE(16, 24, 3).double().eval()
     with torch.no_grad():
-        block(torch.randn(4, 16, dtype=dtype))
+        block(torch.randn(4, 16, dtype=torch.float64))
     assert not block.experts.packed._packed
