@@ -24,7 +24,7 @@ import torch
 from benchmarks.measuring import print_table
 
 LIMIT = 360  # seconds for everything
-TESTS = "pytest -q -p no:cacheprovider tests/moe/kernels/test_triton_gpu.py tests/moe/test_gpu.py tests/training/test_cuda_recorder.py"
+TESTS = "pytest -q -p no:cacheprovider tests/moe/kernels/test_triton_gpu.py tests/moe/test_gpu.py tests/test_cuda_recorder.py"
 BLOCK = "benchmarks.bench_block --one-hot-up-to 0 --graphs --scattermoe"
 BLOCK_ON_GPU = f"{BLOCK} --device cuda --dtype bf16"
 BLOCK_ON_CPU = f"{BLOCK} --device cpu --together --runs 1 --embed-dim 16 --ffn-dim 32"

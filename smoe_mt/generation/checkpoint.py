@@ -21,6 +21,7 @@ from smoe_mt.checkpoints.reading import open_checkpoint
 from smoe_mt.checkpoints.schema import CheckpointView, updates_of
 from smoe_mt.devices import INT8, pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.moe.int8 import check_int8
 from smoe_mt.paths import expanded
 from smoe_mt.registration import register
 from smoe_mt.search.decoder.prepared import compute_in_int8, computes_in_int8
@@ -120,6 +121,8 @@ def load_model(
     register()
     checkpoint = find_checkpoint(path)
     target, precision = pick_device(device), INT8 if dtype == INT8 else pick_dtype(dtype)
+    if precision == INT8:
+        check_int8(target)
     state = read_for_fairseq(checkpoint)
     config: DictConfig = state["cfg"]
     trained_on = config.task.data

@@ -51,7 +51,7 @@ class StepGraphs:
         self,
         eager: Callable[[], Step],
         sample: Mapping[str, Any],
-        model: nn.Module,
+        model: Any,
         criterion: nn.Module,
         optimizer: Any,
         update_num: int,
@@ -205,7 +205,7 @@ class StaticGradients:
         if empty:
             torch._foreach_zero_(empty)
         if given:
-            torch._foreach_copy_(*map(list, zip(*given)))
+            torch._foreach_copy_([own for own, _ in given], [gradient for _, gradient in given])
         for parameter, own in apart:
             parameter.grad = own
 
