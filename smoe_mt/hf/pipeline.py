@@ -18,7 +18,6 @@ class TranslationPipeline(Pipeline):
     """
 
     _load_tokenizer = True
-    _pipeline_calls_generate = True
 
     def _sanitize_parameters(
         self, src_lang: str | None = None, tgt_lang: str | None = None, **generate_kwargs: Any
@@ -33,7 +32,7 @@ class TranslationPipeline(Pipeline):
         )
 
     def _forward(self, inputs: Any, **generate_kwargs: Any) -> dict[str, Any]:
-        found = self.model.generate(**inputs, **self._prepare_generate_kwargs(generate_kwargs))
+        found = self.model.generate(**inputs, **generate_kwargs)
         sentences = inputs["input_ids"].size(0)
         return {"output_ids": found.view(sentences, -1, found.size(1))}
 

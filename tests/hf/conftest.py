@@ -14,8 +14,6 @@ from smoe_mt.export.folder import export
 from smoe_mt.generation.checkpoint import load_model
 from tests.conftest import TrainedRun
 
-pytest.importorskip("transformers", minversion="5")
-
 
 @pytest.fixture(scope="session")
 def folder(trained_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
