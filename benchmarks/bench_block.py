@@ -2,10 +2,13 @@
 
     python -m benchmarks.bench_block --json blocks.json
 
-Each row is measured in a process of its own: the block, a dense FFN over as many rows as the block's experts served
+Each row is measured in a process of its own (on a GPU in one process): the block, a dense FFN over as many rows as the block's experts served
 (equal activated FLOPs), and a dense FFN over the tokens, in turns. Memory is measured in one more process: the growth of
 the resident memory at its peak, gradients of all weights included. Training keeps freed memory as ``fairseq-train`` with
 this plugin does (``--plain-allocator`` leaves the allocator as it is).
+
+``--graphs`` times block and equal dense FFN as CUDA graphs, too, without the host; ``--scattermoe`` times ScatterMoE's layer with
+torch's own gate before it, where the package is installed (it has no biases and no capacity).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -106,18 +110,62 @@ def measure(case: Case) -> dict[str, Any]:
     }
     if case.one_hot:
         contenders["one_hot"] = case.run(lambda x: ONE_HOT[case.system](block, x), block, x)
+    if case.args.graphs:
+        for name in ("block", "equal"):
+            contenders[f"{name} graph"] = measuring.captured(contenders[name], case.args.device)
+    if case.args.scattermoe and case.system == "vanilla" and scattermoe_is_there():
+        other = ScatterMoE(case).to(case.args.device, measuring.DTYPES[case.args.dtype])
+        contenders["scattermoe"] = case.run(other, other, x)
     seconds = measuring.interleaved(contenders, case.args.runs, case.args.device, case.args.clock)
+
+    def to(below: str, name: str) -> float | None:
+        return measuring.ratio(seconds[name], seconds[below]) if name in seconds else None
+
+    def milliseconds(name: str) -> float | None:
+        return 1000 * statistics.median(seconds[name]) if name in seconds else None
+
     return {
         "system": case.system,
         "mode": "train" if case.training else "eval",
         "tokens": case.tokens,
         "rows a token": served / case.tokens,
-        "block ms": 1000 * statistics.median(seconds["block"]),
-        "equal dense ms": 1000 * statistics.median(seconds["equal"]),
-        "ratio": measuring.ratio(seconds["block"], seconds["equal"]),
-        "to dense FFN": measuring.ratio(seconds["block"], seconds["dense"]),
-        "one-hot to equal": measuring.ratio(seconds["one_hot"], seconds["equal"]) if case.one_hot else None,
+        "block ms": milliseconds("block"),
+        "equal dense ms": milliseconds("equal"),
+        "ratio": to("equal", "block"),
+        "graph ms": milliseconds("block graph"),
+        "graph ratio": to("equal graph", "block graph"),
+        "to dense FFN": to("dense", "block"),
+        "one-hot to equal": to("equal", "one_hot"),
+        "ScatterMoE to equal": to("equal", "scattermoe"),
     }
+
+
+class ScatterMoE(nn.Module):
+    """That package's layer of the same sizes after a gate as ours: softmax, top-2, renormalised."""
+
+    def __init__(self, case: Case) -> None:
+        from scattermoe.mlp import MLP
+
+        super().__init__()
+        args = case.args
+        self.gate = nn.Linear(args.embed_dim, args.experts, bias=False)
+        self.experts = MLP(
+            input_size=args.embed_dim,
+            hidden_size=args.ffn_dim,
+            activation=nn.ReLU(),
+            num_experts=args.experts,
+            top_k=2,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, experts = self.gate(x).float().softmax(dim=-1).topk(2, dim=-1)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        y: Tensor = self.experts(x, weights.to(x.dtype), experts)
+        return y
+
+
+def scattermoe_is_there() -> bool:
+    return find_spec("scattermoe") is not None
 
 
 def served_rows(case: Case, block: nn.Module, x: Tensor) -> int:
@@ -168,13 +216,21 @@ def main() -> None:
     parser.add_argument("--capacity-factor", type=float, default=2.0)
     parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped", "triton"])
     parser.add_argument("--one-hot-up-to", type=int, default=1024, help="tokens up to which the one-hot form runs too")
+    parser.add_argument("--graphs", action="store_true", help="time CUDA graphs of block and equal dense FFN, too")
+    parser.add_argument("--scattermoe", action="store_true", help="time ScatterMoE beside vanilla, if it is installed")
+    parser.add_argument(
+        "--together", action="store_true", help="all rows in one process: quicker, but memory is not to be compared"
+    )
     parser.add_argument("--plain-allocator", action="store_true", help="leave the C library's allocator as it is")
     measuring.add_common_arguments(parser, runs=9)
     args = parser.parse_args()
     todo = cases(args)
-    rows = measuring.each_in_its_own_process(measure, todo, "time")
+    # On a GPU torch counts the memory, and a new process would compile all kernels again.
+    together = args.together or args.device == "cuda"
+    rows = measuring.each_by_itself(measure, todo, "time", together)
     memory = [Case(case.system, case.tokens, case.training, False, args) for case in todo]
-    for row, peak in zip(rows, measuring.each_in_its_own_process(measure_memory, memory, "memory"), strict=True):
+    peaks = measuring.each_by_itself(measure_memory, memory, "memory", together)
+    for row, peak in zip(rows, peaks, strict=True):
         row |= peak
     measuring.show(rows, args)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import platform
@@ -80,6 +81,30 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def captured(run: Callable[[], object], device: str) -> Callable[[], object]:
+    """``run`` as a CUDA graph, so that its time is the device's alone; on a CPU, for a rehearsal, ``run`` itself.
+
+    Nothing that ``run`` reads may be replaced afterwards: a replay writes to the same memory.
+    """
+    if device != "cuda":
+        return run
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # kernels are compiled, libraries take their workspaces
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    gc.collect()
+    gc.disable()  # what is freed during a capture makes it invalid
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+    finally:
+        gc.enable()
+    return graph.replay
+
+
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     """Median over the rounds of one contender's time to another's: what slows a whole round cancels out."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
@@ -108,8 +133,10 @@ def status_kib(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
-def each_in_its_own_process(work: Callable[[Any], Any], jobs: Sequence[Any], title: str) -> list[Any]:
-    """``work`` of each job, one after the other, each in a new process: none inherits memory or caches."""
+def each_by_itself(work: Callable[[Any], Any], jobs: Sequence[Any], title: str, together: bool) -> list[Any]:
+    """``work`` of each job, one after the other; each in a new process, so that none inherits memory or caches, or ``together``."""
+    if together:
+        return [work(job) for job in tqdm(jobs, desc=title, disable=not sys.stderr.isatty())]
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         return list(tqdm(pool.imap(work, jobs), total=len(jobs), desc=title, disable=not sys.stderr.isatty()))
@@ -119,7 +146,15 @@ def show(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> None:
     """Print the rows as a table under the machine's description, and write them where ``--json`` says."""
     about = environment(args)
     print(" | ".join(f"{name} {value}" for name, value in about.items() if value))
-    titles = list(dict.fromkeys(title for row in rows for title in row))
+    print_table(rows)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"environment": about, "rows": list(rows)}, indent=1) + "\n")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Columns that some row fills, in the rows' order."""
+    titles = list(dict.fromkeys(title for row in rows for title in row if row[title] is not None))
     cells = [[as_text(row.get(title)) for title in titles] for row in rows]
     widths = [max(len(title), *(len(line[i]) for line in cells)) for i, title in enumerate(titles)]
     for line in [titles, ["-" * width for width in widths], *cells]:
@@ -128,9 +163,6 @@ def show(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> None:
                 cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))
             )
         )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"environment": about, "rows": list(rows)}, indent=1) + "\n")
 
 
 def as_text(value: Any) -> str:

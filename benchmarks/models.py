@@ -17,6 +17,7 @@ from benchmarks import measuring
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.moe import SYSTEMS as REGISTERED
 from smoe_mt.moe.kernels.available import installed, interpreted
+from smoe_mt.moe.kernels.triton_block.records import Operands, Saved, results_of
 from smoe_mt.moe.system import NUM_EXPERTS
 
 SIZES = {
@@ -41,7 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", default="base", choices=SIZES)
     parser.add_argument("--vocabulary", type=int, default=32_000, help="pieces of the joint vocabulary")
-    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped"])
+    parser.add_argument("--backend", default="auto", choices=["auto", "loop", "grouped", "triton"])
 
 
 def toy_task(vocabulary: int) -> SimpleNamespace:
@@ -88,19 +89,15 @@ def _grouped_flops(a: Tensor, b: Tensor, offs: Tensor | None = None, *_args: Any
 _grouped_flops._get_raw = True  # type: ignore[attr-defined]  # the counter's word for: tensors, not their shapes
 
 
-def _block_flops(
-    x: Tensor, _padding: Any, _next: Any, _seeds: Any, gates: list[Tensor], _norms: Any, experts: list[Tensor],
-    _settings: str, _keep: bool, out_val: Any = None,
-) -> int:  # fmt: skip
+def _block_flops(*args: Any, out_val: Any = None) -> int:
     """Of a block's Triton kernels: gates for the tokens that met them, experts for the rows that were served."""
-    return _gates_and_experts(gates, experts, out_val[5 : 5 + len(gates)])
+    given = Operands(*args[: len(Operands._fields)])
+    return _gates_and_experts(given.gates, given.experts, results_of(out_val, len(given.gates)).loads)
 
 
-def _block_backward_flops(
-    _grad: Any, _balance: Any, _x: Any, _seeds: Any, _later: Any, gates: list[Tensor], _norms: Any,
-    experts: list[Tensor], kept: list[Tensor], _settings: str, out_val: Any = None,
-) -> int:  # fmt: skip
-    return 2 * _gates_and_experts(gates, experts, kept[-len(gates) :])
+def _block_backward_flops(_grad: Any, _grad_balance: Any, *args: Any, out_val: Any = None) -> int:
+    saved = Saved(*args[: len(Saved._fields)])
+    return 2 * _gates_and_experts(saved.gates, saved.experts, saved.loads)
 
 
 def _gates_and_experts(gates: list[Tensor], experts: list[Tensor], loads: Sequence[Tensor]) -> int:
@@ -125,7 +122,7 @@ def count_flops(run: Callable[[], object]) -> int:
     """FLOPs of the matrix products in ``run``, as they were computed: real routing, real lengths."""
     kernels: dict[Any, Any] = {}
     if installed() and (torch.cuda.is_available() or interpreted()):
-        from smoe_mt.moe.kernels import operator  # noqa: F401 (registers the operators)
+        from smoe_mt.moe.kernels.triton_block import operator  # noqa: F401 (registers the operators)
 
         own = torch.ops.smoe_mt
         kernels = {own.block: _block_flops, own.block_backward: _block_backward_flops}

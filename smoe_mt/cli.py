@@ -108,7 +108,7 @@ COMMANDS = {
     "export": Command(
         "smoe_mt.export.arguments:add_arguments",
         "smoe_mt.export.command",
-        "checkpoint -> a folder with everything needed to translate, and a model card; for transformers and CTranslate2 too",
+        "checkpoint -> a folder to translate with, for smoe-mt, transformers or CTranslate2",
         models="run",
     ),
     "evaluate": Command(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 #: Our name -> torch's.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+INT8 = "int8"  # of products in translating on a CPU; the weights themselves are float32
 
 
 def pick_device(name: str) -> torch.device:

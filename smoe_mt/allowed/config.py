@@ -16,6 +16,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.ranges import kinds_of, problem, ranges_of
 
 PRECISIONS = ("fp16", "bf16", "amp")
+MEMORY_EFFICIENT = ("memory_efficient_fp16", "memory_efficient_bf16")
 
 
 def check_config(cfg: Any, declared: Mapping[str, type]) -> None:
@@ -109,6 +110,7 @@ def _check_together(groups: Mapping[str, Mapping[str, Any]]) -> None:
     if common.get("tpu") and not common.get("bf16"):
         raise UserError("common.tpu=true: it must be false: trainings run on GPUs and CPUs")
     _check_precision(common, groups["model"])
+    _check_optimizer(groups["optimizer"], common)
     _check_batches(groups["dataset"])
     check_model(groups["model"])
     _check_schedule(groups)
@@ -138,6 +140,15 @@ def _check_precision(common: Mapping[str, Any], model: Mapping[str, Any]) -> Non
     half = next((name for name in ("fp16", "memory_efficient_fp16") if common.get(name)), None)
     if half and model.get("cpu_bf16") == "on":
         raise UserError(f"common.{half} and model.cpu_bf16=on are two precisions for one model: leave one of them out")
+
+
+def _check_optimizer(optimizer: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+    flat = next((name for name in MEMORY_EFFICIENT if common.get(name)), None)
+    if flat and optimizer.get("_name") == "fused_adam":
+        raise UserError(
+            f"common.{flat}: optimizer._name=fused_adam needs weights in float32, of which this keeps none; choose "
+            f"optimizer._name=adam, or common.{flat.removeprefix('memory_efficient_')}"
+        )
 
 
 def _check_batches(dataset: Mapping[str, Any]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 
 from smoe_mt.allowed import flags
-from smoe_mt.devices import DTYPES
+from smoe_mt.devices import DTYPES, INT8
 from smoe_mt.generation.arguments import add_data_arguments
 
 OWN, HUGGINGFACE, CTRANSLATE2 = "smoe-mt", "huggingface", "ctranslate2"
 FORMATS = (OWN, HUGGINGFACE, CTRANSLATE2)
-INT8 = "int8"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from smoe_mt.checkpoints.exported import own_files
+from smoe_mt.devices import INT8
 from smoe_mt.errors import UserError
 from smoe_mt.export import ctranslate2, huggingface, native, push
-from smoe_mt.export.arguments import CTRANSLATE2, HUGGINGFACE, INT8, OWN
+from smoe_mt.export.arguments import CTRANSLATE2, HUGGINGFACE, OWN
 from smoe_mt.export.folder import Format, export
 from smoe_mt.folders import restore
 from smoe_mt.generation.checkpoint import load_model

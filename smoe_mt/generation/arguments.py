@@ -7,7 +7,7 @@ import argparse
 from smoe_mt.allowed import flags
 from smoe_mt.allowed.keys import GENERATION
 from smoe_mt.allowed.kinds import Real, Whole
-from smoe_mt.devices import DTYPES
+from smoe_mt.devices import DTYPES, INT8
 from smoe_mt.generation.routing_options import RoutingOptions
 
 Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -109,7 +109,12 @@ def add_device_argument(parser: Arguments) -> None:
 
 def add_precision_argument(parser: Arguments) -> None:
     """Add that of every command that translates and does nothing else."""
-    parser.add_argument("--dtype", default="fp32", choices=list(DTYPES), help="precision (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=[*DTYPES, INT8],
+        help="precision; int8: 8-bit products on a CPU with VNNI (default: %(default)s)",
+    )
 
 
 def add_split_sentences_argument(parser: Arguments) -> None:

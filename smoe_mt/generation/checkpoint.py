@@ -18,11 +18,15 @@ from omegaconf import DictConfig, open_dict
 from smoe_mt.checkpoints.for_fairseq import in_fairseqs_form
 from smoe_mt.checkpoints.locate import data_folder_of, find_checkpoint
 from smoe_mt.checkpoints.reading import open_checkpoint
-from smoe_mt.checkpoints.schema import CheckpointView, untrained_history, updates_of
-from smoe_mt.devices import pick_device, pick_dtype
+from smoe_mt.checkpoints.schema import CheckpointView, updates_of
+from smoe_mt.devices import INT8, pick_device, pick_dtype
 from smoe_mt.errors import UserError, first_sentence
+from smoe_mt.moe.int8 import check_int8
 from smoe_mt.paths import expanded
 from smoe_mt.registration import register
+from smoe_mt.search.decoder.prepared import compute_in_int8, computes_in_int8
+
+Precision = torch.dtype | str  # of weights, or INT8
 
 
 class SearchLock:
@@ -69,22 +73,30 @@ class LoadedModel:
         weights = BytesIO()
         torch.save(self.model.state_dict(), weights)  # tied weights once
         first = next(self.model.parameters())
-        state = {
-            "args": None,
-            "cfg": self.config,
-            "task_state": self.task.state_dict(),
-            "optimizer_history": untrained_history(self.updates),
-            "extra_state": {"train_iterator": {"epoch": self.epoch}},
-        }
-        return _unpickled, (state, weights.getvalue(), self.checkpoint, str(first.device), first.dtype, self.trained_on)
+        plain = (self.config, self.checkpoint, self.updates, self.epoch, self.trained_on)
+        precision = INT8 if computes_in_int8(self.model) else first.dtype
+        return _unpickled, (weights.getvalue(), self.task.state_dict(), str(first.device), precision, *plain)
 
 
 def _unpickled(
-    state: dict[str, Any], weights: bytes, checkpoint: Path, device: str, dtype: torch.dtype, trained_on: str | None
+    weights: bytes, task_state: dict[str, Any], device: str, precision: Precision, config: DictConfig, *plain: Any
 ) -> LoadedModel:
+    from fairseq import tasks
+
     register()
-    state["model"] = torch.load(BytesIO(weights), map_location="cpu", weights_only=True)
-    return _built(state, checkpoint, pick_device(device), dtype, trained_on)
+    task = tasks.setup_task(config.task, from_checkpoint=True)
+    task.load_state_dict(task_state)
+    model = task.build_model(config.model, from_checkpoint=True)
+    model.load_state_dict(torch.load(BytesIO(weights), map_location="cpu", weights_only=True), model_cfg=config.model)
+    _make_ready(model, pick_device(device), precision)
+    return LoadedModel(model, task, config, *plain)
+
+
+def _make_ready(model: Any, device: torch.device, precision: Precision) -> None:
+    """For translating, there and in this precision."""
+    model.eval().to(device=device, dtype=torch.float32 if precision == INT8 else precision)
+    if precision == INT8:
+        compute_in_int8(model)
 
 
 def load_model(
@@ -95,7 +107,8 @@ def load_model(
     expert_parallel_size: int = 1,
     verify: bool = False,
 ) -> LoadedModel:
-    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16).
+    """Load the model of a checkpoint, a run folder or an exported folder; its weights become `dtype` (fp32, bf16, fp16);
+    int8: they stay float32, and searches compute in 8-bit integers.
 
     `expert_parallel_size`: number of ranks that share its experts, whatever it was trained on. `verify`: read all of the data
     folder, even what was found sound before.
@@ -103,9 +116,13 @@ def load_model(
     `data` replaces the data folder that the checkpoint remembers (it may have been moved since). Raises UserError for a
     file that is no whole checkpoint of this plugin, a data folder that is gone, or one of another vocabulary.
     """
+    from fairseq import checkpoint_utils
+
     register()
     checkpoint = find_checkpoint(path)
-    target, precision = pick_device(device), pick_dtype(dtype)
+    target, precision = pick_device(device), INT8 if dtype == INT8 else pick_dtype(dtype)
+    if precision == INT8:
+        check_int8(target)
     state = read_for_fairseq(checkpoint)
     config: DictConfig = state["cfg"]
     trained_on = config.task.data
@@ -113,15 +130,6 @@ def load_model(
     with open_dict(config):
         config.task.expert_parallel_size = expert_parallel_size
         config.task.verify = verify
-    return _built(state, checkpoint, target, precision, trained_on)
-
-
-def _built(
-    state: dict[str, Any], checkpoint: Path, device: torch.device, dtype: torch.dtype, trained_on: str | None
-) -> LoadedModel:
-    """The model and its task from a checkpoint's state in fairseq's form."""
-    from fairseq import checkpoint_utils
-
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     except (UserError, OSError):
@@ -132,10 +140,8 @@ def _built(
             "was it written by another version of smoe_mt?"
         ) from error
     model = models[0]
-    model.eval().to(device=device, dtype=dtype)
-    return LoadedModel(
-        model, task, state["cfg"], checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on
-    )
+    _make_ready(model, target, precision)
+    return LoadedModel(model, task, config, checkpoint, updates_of(state), CheckpointView(state).epoch, trained_on)
 
 
 def read_for_fairseq(checkpoint: Path) -> dict[str, Any]:

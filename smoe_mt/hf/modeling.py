@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from smoe_mt.checkpoints.exported import check_weights, fingerprint
 from smoe_mt.checkpoints.names import BUFFERS_OF_GATES, REMEDY, WEIGHTS
 from smoe_mt.checkpoints.schema import tied_tensors
+from smoe_mt.checkpoints.sizes import fewest_parameters
 from smoe_mt.checksums import sealed
 from smoe_mt.criterions.stratified_routing import LOSS_SETTINGS, StratifiedRoutingCriterion
 from smoe_mt.errors import UserError, first_sentence
@@ -60,6 +61,7 @@ class SMoEForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: SMoEConfig) -> None:
         super().__init__(config)
         settings = config.settings()
+        _check_size(settings["model"], config)
         # transformers builds models without memory, on "meta", and fills in what a file has; constants are in no file.
         with torch.device("cpu"):
             built = _build(settings["model"], config.vocab_size).to(dtype=torch.get_default_dtype())
@@ -85,7 +87,8 @@ class SMoEForConditionalGeneration(PreTrainedModel, GenerationMixin):
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As transformers'. UserError for a damaged file, and for one that lacks a weight."""
-        check_weights(Path(name))
+        if name is not None:  # weights from a file
+            check_weights(Path(name))
         try:
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
@@ -235,13 +238,26 @@ def masked(tokens: Tensor, attention_mask: Tensor | None, pad: int) -> Tensor:
     return tokens if attention_mask is None else tokens.masked_fill(attention_mask == 0, pad)
 
 
+def _check_size(model: dict[str, Any], config: SMoEConfig) -> None:
+    """UserError for settings of a larger model than its file can hold, before memory is allocated for it."""
+    weights = Path(config.name_or_path) / WEIGHTS
+    if config.name_or_path and weights.is_file():
+        fewest = fewest_parameters(model, weights) + config.vocab_size * int(model["encoder_embed_dim"])
+        if fewest > weights.stat().st_size:
+            raise UserError(
+                f"{weights}: config.json describes a model of at least {fewest:,} parameters, and this file has "
+                f"{weights.stat().st_size:,} bytes; {REMEDY}"
+            )
+
+
 def _build(model: dict[str, Any], vocab_size: int) -> SMoETransformerModel:
     """UserError for settings that make no model."""
     dictionary = Dictionary()
     for number in range(len(dictionary), vocab_size):
         dictionary.add_symbol(str(number))  # the model asks for their number alone
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    return SMoETransformerModel.build_model(OmegaConf.create(model), task)
+    settings: Any = OmegaConf.create(model)
+    return SMoETransformerModel.build_model(settings, task)  # type: ignore[arg-type]
 
 
 def _criterion(settings: dict[str, Any] | None, model: SMoETransformerModel) -> StratifiedRoutingCriterion | None:

@@ -1,8 +1,8 @@
 """y = act(W x + b) (+ a residual) in evaluation: the one class that multiplies by weights which do not change.
 
 On a CPU weights are packed in oneDNN's own order where that pays: a product of few rows costs what reading and rearranging its
-weights costs, and rearranged once they are read only. Elsewhere it is torch's product. A precision of its own (such as int8) is
-a class with the same methods.
+weights costs, and rearranged once they are read only. Elsewhere it is torch's product. ``Int8Linear`` is
+called alike.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PackedLinear:
         if self.packed is not None and LEAST_ROWS[dtype] <= len(x_RI) <= MOST_ROWS[dtype]:
             return self._packed_product(x_RI, self.packed, activation, plus_RO)
         y_RO = F.linear(x_RI, self.weight, self.bias)
-        return _activate(y_RO, activation) if plus_RO is None else y_RO.add_(plus_RO)
+        return activate(y_RO, activation) if plus_RO is None else y_RO.add_(plus_RO)
 
     def _packed_product(self, x_RI: Tensor, packed: Tensor, activation: str, plus_RO: Tensor | None) -> Tensor:
         rows = len(x_RI)
@@ -61,7 +61,8 @@ class PackedLinear:
         return y_RO if plus_RO is None else y_RO.add_(plus_RO)
 
 
-def _activate(h: Tensor, activation: str) -> Tensor:
+def activate(h: Tensor, activation: str) -> Tensor:
+    """One of `ACTIVATIONS`, in place where torch can."""
     if activation == "relu":
         return h.relu_()
     if activation == "silu":

@@ -134,7 +134,7 @@ def routed(
         complete=choices.complete,
         priority_TK=choices.priority_TK,
     )
-    if router.training and router.statistic_names and not _computed_again():
+    if router.training and router.statistic_names and not computed_again():
         with torch.no_grad():
             router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)
     weights_TK = mask(router.combine(probs_TE, choices, plan.kept_TK, weighting))
@@ -151,7 +151,7 @@ def routed(
     return RoutedOutput(y_TD, choices.lead_T, units, told)
 
 
-def _computed_again() -> bool:
+def computed_again() -> bool:
     """Whether a backward pass computes activations anew that were not kept (activation checkpointing)."""
     return int(torch._C._current_graph_task_id()) != -1
 

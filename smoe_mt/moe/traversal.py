@@ -65,10 +65,10 @@ def traverse_few(x_ND: Tensor, gates: int, gate: GateFn) -> Traversal:
         here = [token for token, place in enumerate(at) if place == i]
         if not here:
             continue
-        everyone = len(here) == len(at)
-        reached[i] = None if everyone else torch.tensor(here)
-        out = gate(i, x_ND if everyone else x_ND.index_select(0, reached[i]), None)
-        x_ND = out.x_TD if everyone else x_ND.index_copy(0, reached[i], out.x_TD.to(x_ND.dtype))
+        here_T = None if len(here) == len(at) else torch.tensor(here)
+        out = gate(i, x_ND if here_T is None else x_ND.index_select(0, here_T), None)
+        x_ND = out.x_TD if here_T is None else x_ND.index_copy(0, here_T, out.x_TD.to(x_ND.dtype))
+        reached[i] = here_T
         for token, place in zip(here, out.next_T.tolist()):
             at[token] = place
             visits[token] += 1

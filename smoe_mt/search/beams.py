@@ -60,12 +60,11 @@ class Finished:
     @staticmethod
     def of(sources: int, beam: int, longest: int, device: torch.device) -> Finished:
         """Nothing yet."""
-        whole = {"dtype": torch.long, "device": device}
         return Finished(
-            torch.zeros(sources, beam + 1, longest, **whole),  # type: ignore[arg-type]
+            torch.zeros(sources, beam + 1, longest, dtype=torch.long, device=device),
             torch.zeros(sources, beam + 1, device=device),
-            torch.zeros(sources, beam + 1, **whole),  # type: ignore[arg-type]
-            torch.zeros(sources, **whole),  # type: ignore[arg-type]
+            torch.zeros(sources, beam + 1, dtype=torch.long, device=device),
+            torch.zeros(sources, dtype=torch.long, device=device),
         )
 
     def add(self, sentence_B: Tensor, ends_BK: Tensor, lines_BKT: Tensor, scores_BK: Tensor) -> None:

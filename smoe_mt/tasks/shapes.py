@@ -79,7 +79,7 @@ def choose_shapes(
 
 def _table(lengths: Callable[[], Lengths], longest: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray]:
     """Candidate lengths of either side, int64[I] and int64[J], and how many draws end up at each pair of them, float64[I, J]."""
-    counts = [np.zeros(1), np.zeros(1)]
+    counts: list[np.ndarray] = [np.zeros(1), np.zeros(1)]
     for weight, *sides in _fitting(lengths(), longest):
         for side, values in enumerate(sides):
             found = weight * np.bincount(values, minlength=len(counts[side]))

@@ -2,6 +2,9 @@
 
 Weight decay is decoupled, as in fairseq's. In the denominator torch adds epsilon after correcting the second moment's bias, fairseq
 before: an epsilon that differs by the factor sqrt(1 - beta2^t), which is 1 after some thousand updates.
+
+With fp16 and bf16 it updates fairseq's float32 copies. The kernel knows no weights without such copies (memory_efficient_fp16, _bf16):
+these are refused as the configuration is checked (``allowed.config``).
 """
 
 from dataclasses import dataclass, field

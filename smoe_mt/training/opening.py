@@ -85,10 +85,13 @@ def _blocks(model: Any) -> list[tuple[str, str]]:
 
 def _batch(cfg: Any) -> str:
     ranks, freq = cfg.distributed_training.distributed_world_size, list(cfg.optimization.update_freq)
+    most = getattr(cfg.task, "batch_shapes", 0)
+    shapes = f", of at most {most} shape{'s' * (most != 1)}" if most else ""
     if not cfg.dataset.max_tokens:
-        return f"{cfg.dataset.batch_size:,} sentences x ranks {ranks} x update_freq {freq[0]}"
+        return f"{cfg.dataset.batch_size:,} sentences x ranks {ranks} x update_freq {freq[0]}{shapes}"
     tokens = cfg.dataset.max_tokens * ranks * freq[0]
-    return f"up to {tokens:,} tokens an update (max_tokens {cfg.dataset.max_tokens:,} x ranks {ranks} x update_freq {freq[0]})"
+    parts = f"max_tokens {cfg.dataset.max_tokens:,} x ranks {ranks} x update_freq {freq[0]}"
+    return f"up to {tokens:,} tokens an update ({parts}){shapes}"
 
 
 def _updates(cfg: Any, updates: int) -> str:

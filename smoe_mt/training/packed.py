@@ -15,7 +15,6 @@ class Packing:
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         self._groups: dict[tuple[torch.dtype, int], list[str]] = defaultdict(list)
         for name, tensor in named.items():
-            assert tensor.dim() <= 1, f"{name} is neither a scalar nor a vector"
             self._groups[tensor.dtype, tensor.dim()].append(name)
         self._sizes = {name: tensor.numel() for name, tensor in named.items()}
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from smoe_mt.criterions import StratifiedRoutingCriterion
+from smoe_mt.cuda_recorder import CudaRecorder, Recorder
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
-from smoe_mt.training.cuda_recorder import CudaRecorder, Recorder
+from smoe_mt.read_backs import ReadBacks
 from smoe_mt.training.packed import Packing
-from smoe_mt.training.read_backs import ReadBacks
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class StepGraphs:
         self,
         eager: Callable[[], Step],
         sample: Mapping[str, Any],
-        model: nn.Module,
+        model: Any,
         criterion: nn.Module,
         optimizer: Any,
         update_num: int,
@@ -74,6 +74,7 @@ class StepGraphs:
         """Free all graphs; they are captured anew when their shapes come again."""
         self._graphs.clear()
         self._seen.clear()
+        self._recorder.forget()
 
     def _watched(self, eager: Callable[[], Step], shape: Shape, model: nn.Module) -> Step:
         """A shape's first batch: its gradients are those that a graph will add to."""
@@ -156,9 +157,12 @@ class StepGraph:
         loss, size, log = criterion.forward(model, batch)
         (loss if self._scale is None else loss * self._scale.to(loss.dtype)).backward()
         names = {id(count): name for name, count in self._counts.items()}
-        self._keys, self._size = list(log), names[id(size)]
+        self._keys, self._size = list(log), names.get(id(size), "")
         self._of_count = {key: names[id(value)] for key, value in log.items() if id(value) in names}
         named = {LOSS: loss, **{key: value for key, value in log.items() if key not in self._of_count}}
+        strange = [key for key, value in named.items() if not torch.is_tensor(value) or value.dim() > 1]
+        if strange or not self._size:
+            raise RuntimeError(f"the criterion returns numbers of the host ({(strange or ['the sample size'])[0]})")
         self._packing = Packing(named)
         return self._packing.pack(named)
 
@@ -201,7 +205,7 @@ class StaticGradients:
         if empty:
             torch._foreach_zero_(empty)
         if given:
-            torch._foreach_copy_(*map(list, zip(*given)))
+            torch._foreach_copy_([own for own, _ in given], [gradient for _, gradient in given])
         for parameter, own in apart:
             parameter.grad = own
 

@@ -136,6 +136,11 @@ def test_our_configs_are_allowed_and_each_key_is_in_the_table(config: str) -> No
         (["model.encoder_attention_heads=3"], r"model\.encoder_embed_dim=64 is no multiple of .*heads=3"),
         (["common.tpu=true"], "common.tpu=true: it must be false"),
         (["common.fp16=true", "common.bf16=true"], "common.fp16 and common.bf16: choose one"),
+        (
+            ["common.memory_efficient_fp16=true"],
+            "common.memory_efficient_fp16: optimizer._name=fused_adam needs weights in float32",
+        ),
+        (["common.memory_efficient_bf16=true"], "choose optimizer._name=adam, or common.bf16"),
         (["dataset.max_tokens=null"], "how large is a batch"),
         (["+lr_scheduler.end_learning_rate=1"], "end_learning_rate=1 is above the peak"),
         (["dataset.shard_id=1"], "it must be below dataset.num_shards, 1"),

@@ -23,6 +23,7 @@ import torch
 from smoe_mt import cli
 from smoe_mt.errors import UserError
 from smoe_mt.generation import Decoding, RoutingOptions, Text, Translator
+from smoe_mt.generation.calibration import Calibrated
 from smoe_mt.processes import map_unordered
 from smoe_mt.search.beam import BeamDecoder
 from smoe_mt.search.steps import SingleModel
@@ -302,17 +303,22 @@ def test_pickled_it_translates_the_same_without_its_checkpoint(trained_run: Trai
     assert len(pickled) < 1.5 * sum(parameter.numel() * 4 for parameter in model.parameters()) + 50_000
 
 
-def test_pickled_it_keeps_precision_ensemble_and_routing(translator: Translator, sentences: list[str]) -> None:
+def test_pickled_it_keeps_precision_ensemble_and_routing(
+    translator: Translator, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Calibrated(asked=1.2, bias=-0.5, mean=1.19)
+    monkeypatch.setattr("smoe_mt.generation.routing.calibrate", lambda *_: found)
     halved = Translator.from_pretrained(translator.loaded.checkpoint, device="cpu", dtype="bf16")
-    asked = RoutingOptions(capacity="mean=1.2")
-    together = Translator(translator.loaded, halved.loaded, routing=asked)
+    together = Translator(translator.loaded, halved.loaded, routing=RoutingOptions(capacity="mean=1.2"))
+    monkeypatch.setattr("smoe_mt.generation.routing.calibrate", lambda *_: pytest.fail("calibrated again"))
     other = pickle.loads(pickle.dumps(together))
     assert next(other.models[1].model.parameters()).dtype is torch.bfloat16
-    assert other.calibrations == together.calibrations and len(other.calibrations) == 2
-    assert other.translate(sentences, "aa", "en") == together.translate(sentences, "aa", "en")
+    assert other.calibrations == [str(found)] * 2
+    assert other.translate(sentences[:4], "aa", "en") == together.translate(sentences[:4], "aa", "en")
 
 
 def in_a_process(translator: Translator, lines: list[str]) -> list[str]:
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     return translator.translate(lines, "aa", "en")
 
 
@@ -505,3 +511,15 @@ def test_a_file_of_prefixes_goes_with_the_lines(
     (tmp_path / "prefixes").write_text("\n")
     assert cli.main([*command, "--prefix-file", str(tmp_path / "prefixes")]) == 2
     assert "prefixes has 1 lines, and the input has more" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no VNNI")
+def test_int8_translates_alike_in_any_company_and_in_another_process(
+    trained_run: TrainedRun, translator: Translator, sentences: list[str]
+) -> None:
+    precise = translator.translate(sentences, "aa", "en")
+    fast = Translator.from_pretrained(trained_run.folder, device="cpu", dtype="int8")
+    found = fast.translate(sentences, "aa", "en")
+    assert [fast.translate([each], "aa", "en")[0] for each in sentences[:3]] == found[:3]
+    assert sum(a == b for a, b in zip(found, precise)) > len(sentences) / 2
+    assert pickle.loads(pickle.dumps(fast)).translate(sentences[:3], "aa", "en") == found[:3]

@@ -235,6 +235,11 @@ def cut(folder: Path) -> object:
             damage_config(lambda config: config["smoe_mt"]["config"]["model"].update(encoder_layers=-1)),
             "encoder_layers",
         ),
+        (
+            damage_config(lambda config: config["smoe_mt"]["config"]["model"].update(encoder_ffn_embed_dim=10**6)),
+            "config.json describes a model of at least",
+        ),
+        (damage_config(lambda config: config.update(vocab_size=10**9)), "config.json describes a model of at least"),
     ],
 )
 def test_a_damaged_folder_is_told_in_one_line(

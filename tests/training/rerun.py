@@ -21,6 +21,7 @@ class Rerun:
         self._fail = fail or {}
         self.recordings = 0
         self.replays = 0
+        self.forgotten = 0
 
     def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
         number, self.recordings = self.recordings, self.recordings + 1
@@ -29,12 +30,14 @@ class Rerun:
         state = torch.get_rng_state()
         kept = [*self._model.buffers(), *(p.grad for p in self._model.parameters() if p.grad is not None)]
         before = [tensor.clone() for tensor in kept]
-        outputs = run()
-        for tensor, value in zip(kept, before, strict=True):
-            tensor.copy_(value)
+        try:
+            outputs = run()
+        finally:
+            for tensor, value in zip(kept, before, strict=True):
+                tensor.copy_(value)
+            torch.set_rng_state(state)
         for output in outputs:
             output.fill_(-1)
-        torch.set_rng_state(state)
 
         def replay() -> None:
             self.replays += 1
@@ -42,3 +45,6 @@ class Rerun:
                 output.copy_(value)
 
         return outputs, replay
+
+    def forget(self) -> None:
+        self.forgotten += 1

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq import optim
+from fairseq.dataclass.configs import CommonConfig, OptimizationConfig
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from omegaconf import OmegaConf
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe import MoE
@@ -86,6 +89,61 @@ def test_clipping_is_fairseqs(weights: list[torch.Tensor], limit: float) -> None
     torch.testing.assert_close(*norms)
     for mine, expected in zip(ours.params, theirs.params, strict=True):
         torch.testing.assert_close(mine.grad, expected.grad)
+
+
+def in_precision(name: str, weights: list[torch.Tensor], kind: str) -> Any:
+    """fairseq's optimiser around ours or its own, as its trainer builds it for a precision; on a CPU."""
+    optimizer = {
+        "_name": name,
+        "adam_betas": "(0.9, 0.98)",
+        "adam_eps": 1e-9,
+        "weight_decay": 0.0,
+        "tpu": False,
+        "lr": [0.01],
+    }
+    own = {"use_old_adam": False, "fp16_adam_stats": False}
+    cfg = OmegaConf.create(
+        {"optimizer": {**optimizer, **own, **({"expert_lr_scale": 1.0} if name == "fused_adam" else {})}}
+    )
+    cfg = OmegaConf.merge(
+        {"common": CommonConfig(), "optimization": OptimizationConfig(), "distributed_training": {}}, cfg
+    )
+    cfg.common.fp16_no_flatten_grads, cfg.common.fp16_init_scale = True, 4
+    cfg.common.bf16, cfg.common.fp16, cfg.common.amp = kind == "bf16", kind == "fp16", kind == "amp"
+    cfg.distributed_training.distributed_world_size = 1
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float32}[kind]
+    params = [torch.nn.Parameter(weight.clone().to(dtype)) for weight in weights]
+    build = optim.AMPOptimizer if kind == "amp" else optim.FP16Optimizer
+    return build.build_optimizer(cfg, params), params
+
+
+def update(optimizer: Any, params: list[torch.nn.Parameter], seed: int) -> None:
+    """One update of a loss, as fairseq's trainer makes it."""
+    optimizer.zero_grad()
+    generator = torch.Generator().manual_seed(seed)
+    gradients = [torch.randn(parameter.shape, generator=generator).to(parameter.dtype) for parameter in params]
+    optimizer.backward(sum((p * g).float().sum() for p, g in zip(params, gradients, strict=True)))
+    optimizer.clip_grad_norm(1.0)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "amp"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # there is no GPU whose gradients amp would scale
+def test_it_updates_as_fairseqs_in_half_precision(weights: list[torch.Tensor], kind: str) -> None:
+    """Three updates with each, two more with the other one's state."""
+    ours, theirs = (in_precision(name, weights, kind) for name in ("fused_adam", "adam"))
+    for number in range(3):
+        update(*ours, number)
+        update(*theirs, number)
+    states = [one.state_dict() for one, _ in (ours, theirs)]
+    ours[0].load_state_dict(states[1])
+    theirs[0].load_state_dict(states[0])
+    for number in (3, 4):
+        update(*ours, number)
+        update(*theirs, number)
+    for mine, expected, before in zip(ours[1], theirs[1], weights, strict=True):
+        torch.testing.assert_close(mine, expected)
+        assert not torch.equal(mine, before.to(mine.dtype))
 
 
 def optimizer_of(block: torch.nn.Module, scale: float) -> FusedAdam:

@@ -22,7 +22,7 @@ from smoe_mt.models.padding import never_ask
 from smoe_mt.training import step_graphs as module
 from smoe_mt.training.step_graphs import StepGraphs, step_graphs
 from smoe_mt.training.trainer import SMoETrainer
-from tests.training.forked import config, start
+from tests.training.forked import config, fork, start
 from tests.training.rerun import Rerun
 
 SHAPES = "--batch-shapes 3 --cuda-graphs on"
@@ -81,6 +81,36 @@ def test_a_training_is_that_without_graphs(train: Train, kind: str) -> None:
     assert logged == expected
     for mine, theirs in zip(weights_and_state(graphs), weights_and_state(eager), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_ranks_add_up_gradients_of_graphs(toy_text: Path, tmp_path: Path) -> None:
+    """Bit for bit as without graphs, over an epoch."""
+    options = f"{TRAINING} {KINDS['smoe'][1]} --batch-shapes 1 --max-tokens 900 --max-epoch 1 --max-update 0"
+    configs = {
+        name: config(toy_text, tmp_path / name, "stratified", f"{options} --cuda-graphs {graphs}")
+        for name, graphs in (("graphs", "on"), ("eager", "off"))
+    }
+
+    def run(rank: int) -> None:
+        recorders: list[Rerun] = []
+
+        def recorder_for(trainer: SMoETrainer) -> Rerun:
+            recorders.append(Rerun(trainer.get_model()))
+            return recorders[-1]
+
+        with pytest.MonkeyPatch.context() as patch, never_ask():
+            patch.setattr(module, "recorder_for", recorder_for)
+            for cfg in configs.values():
+                start(cfg)
+        assert recorders[0].replays > 0
+
+    fork(2, run, tmp_path / "logs").succeed()
+    mine, theirs = (
+        weights_and_state(torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)) for name in configs
+    )
+    assert all(torch.equal(*pair) for pair in zip(mine, theirs, strict=True))
 
 
 @pytest.mark.slow
@@ -199,6 +229,24 @@ def test_a_step_that_cannot_be_captured_is_told_once(
     assert (run.recorder.recordings, run.recorder.replays) == (2, 1)
 
 
+def test_what_a_criterion_counts_on_the_host_cannot_be_captured(
+    steps: Callable[..., Steps], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replay would say again what it was in the captured batch."""
+    forward = StratifiedRoutingCriterion.forward
+
+    def counting(self: Any, model: Any, sample: Any) -> Any:
+        loss, size, log = forward(self, model, sample)
+        return loss, size, log | {"rows": len(sample["target"])}
+
+    monkeypatch.setattr(StratifiedRoutingCriterion, "forward", counting)
+    run = steps()
+    for seed in range(3):
+        run(ONE, seed)
+    (line,) = caplog.messages
+    assert "a step cannot be captured (the criterion returns numbers of the host (rows))" in line
+
+
 def test_a_shape_larger_than_the_memory_goes_without_a_graph(
     steps: Callable[..., Steps], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,10 +273,18 @@ def test_graphs_make_room_where_the_memory_runs_out_beside_them(
         run.graphs(too_much, sample_of(TWO, 0), run.model, run.criterion, Backward(), 1)
     run.begin_update()
     run(ONE, 3)
-    assert "the memory ran out beside them" in caplog.text and run.recorder.replays == 1
+    assert "the memory ran out beside them" in caplog.text
+    assert (run.recorder.replays, run.recorder.forgotten) == (1, 1)
 
 
-def trainer(device: str = "cuda", ranks: int = 1, backend: str = "legacy_ddp", amp: bool = False, **task: Any) -> Any:
+def trainer(
+    device: str = "cuda",
+    ranks: int = 1,
+    backend: str = "legacy_ddp",
+    amp: bool = False,
+    expert_ranks: object = None,
+    **task: Any,
+) -> Any:
     """What `step_graphs` looks at."""
     cfg = SimpleNamespace(
         task=SimpleNamespace(**{"batch_shapes": 8, "cuda_graphs": "on", **task}),
@@ -240,6 +296,7 @@ def trainer(device: str = "cuda", ranks: int = 1, backend: str = "legacy_ddp", a
         device=torch.device(device),
         data_parallel_world_size=ranks,
         is_data_parallel_master=True,
+        _expert_ranks=expert_ranks,
         get_criterion=lambda: object.__new__(StratifiedRoutingCriterion),
         get_model=lambda: object.__new__(SMoETransformerModel),
     )
@@ -251,6 +308,7 @@ def trainer(device: str = "cuda", ranks: int = 1, backend: str = "legacy_ddp", a
         ({"device": "cpu"}, "trainings on a CPU have none"),
         ({"batch_shapes": 0}, "task.batch_shapes=0"),
         ({"amp": True}, "common.amp"),
+        ({"expert_ranks": 2, "ranks": 2}, "experts are spread over ranks"),
         ({"ranks": 2, "backend": "pytorch_ddp"}, "ddp_backend=pytorch_ddp reduces gradients during the backward pass"),
     ],
 )

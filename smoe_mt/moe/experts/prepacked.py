@@ -16,9 +16,12 @@ class PackedWeights:
     """Both products of single experts, made when first asked for and again when the weights have changed.
 
     Copies and pickles are empty.
+
+    linear  what makes a product ready: PackedLinear, or Int8Linear
     """
 
-    def __init__(self) -> None:
+    def __init__(self, linear: type[PackedLinear] = PackedLinear) -> None:
+        self.linear = linear
         self._packed: dict[int, tuple[PackedLinear, PackedLinear]] = {}
         self._version: tuple[int, ...] = ()
 
@@ -34,11 +37,11 @@ class PackedWeights:
     def of(self, e: int, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> tuple[PackedLinear, PackedLinear]:
         """Both products of expert ``e`` of the version last checked; w_in [F, D] and w_out [D, F] given."""
         if e not in self._packed:
-            self._packed[e] = PackedLinear(w_in, b_in), PackedLinear(w_out, b_out)
+            self._packed[e] = self.linear(w_in, b_in), self.linear(w_out, b_out)
         return self._packed[e]
 
     def drop(self) -> None:
         self._packed = {}
 
     def __reduce__(self) -> Any:
-        return PackedWeights, ()
+        return PackedWeights, (self.linear,)

@@ -23,6 +23,7 @@ from smoe_mt.moe.block import Routing
 from smoe_mt.moe.experts.activations import activation as known_activation
 from smoe_mt.moe.experts.adapters import Adapters, Reading
 from smoe_mt.moe.experts.base import BoundExperts
+from smoe_mt.moe.kernels.fused import BlockParts
 from smoe_mt.moe.routed import RoutedOutput
 from smoe_mt.moe.routers.base import Weighting
 from smoe_mt.moe.strata import expected_visits
@@ -30,6 +31,8 @@ from smoe_mt.moe.system import STRATA, BlockPlace, ModelSettings, System, common
 from smoe_mt.moe.systems.stratified import StratifiedMoE
 from smoe_mt.moe.systems.vanilla import MoE
 from smoe_mt.moe.traversal import GateOutput
+
+NOT_FUSED = "its experts are adapters over an FFN"
 
 
 class SharedFFN(nn.Module):
@@ -65,8 +68,9 @@ class AdapterMoE(MoE):
         self.ffn = ffn
         self.adapter_dropout = adapter_dropout
 
-    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
-        return None
+    @property
+    def parts(self) -> BlockParts:
+        return replace(super().parts, refusal=NOT_FUSED)
 
     def _routed(self, x_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> RoutedOutput:
         u_TD = self.ffn(x_TD)
@@ -100,8 +104,9 @@ class StratifiedAdapters(StratifiedMoE):
         y, routing = super().forward(torch.cat([x, torch.zeros_like(x)], dim=-1), padding_mask)
         return y[..., : x.size(-1)], routing
 
-    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
-        return None
+    @property
+    def parts(self) -> BlockParts:
+        return replace(super().parts, refusal=NOT_FUSED)
 
     def _visit(self, i: int, xu_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> GateOutput:
         x_TD, u_TD = xu_TD.chunk(2, dim=1)

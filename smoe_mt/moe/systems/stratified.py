@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from smoe_mt.moe.block import MoEBlock, Routing, wants_routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, fused_pass, may_fuse
+from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting
@@ -107,6 +107,7 @@ class StratifiedMoE(MoEBlock):
         # Gate that a token meets after an expert; L = it leaves.
         next_gate = [i + 1 for i, size in enumerate(self.strata) for _ in range(size)]
         self.register_buffer("next_gate", torch.tensor(next_gate), persistent=False)
+        check_sizes(self.parts, backend)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y = x at padding."""
@@ -126,9 +127,10 @@ class StratifiedMoE(MoEBlock):
         units = done.units.view(x.shape[:-1]) if isinstance(done.units, Tensor) else done.units
         return y_ND.view_as(x), self._routing(done.passes, done.visits_N.view(x.shape[:-1]), units)
 
-    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
-        """The way through all strata by one kernel; None where there is none for this block."""
-        parts = BlockParts(
+    @property
+    def parts(self) -> BlockParts:
+        """As a kernel for whole blocks sees it."""
+        return BlockParts(
             bank=self.experts,
             routers=[self._gate(i) for i in range(len(self.strata))],
             first_experts=self.first_experts,
@@ -138,7 +140,10 @@ class StratifiedMoE(MoEBlock):
             next_gate=self.next_gate,
             dropout=self.dropout,
         )
-        return fused_pass(parts, x, padding_mask, self.backend)
+
+    def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
+        """The way through all strata by one kernel; None where there is none for this block."""
+        return fused_pass(self.parts, x, padding_mask, self.backend)
 
     def _exit(self, x_ND: Tensor, padding_N: Tensor | None) -> Tensor:
         """The released code's norm for tokens that leave; padding stays as it is."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from smoe_mt.moe.block import MoEBlock, Routing
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import experts_or
-from smoe_mt.moe.kernels.fused import BlockParts, fused_pass, may_fuse
+from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
 from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting
@@ -96,6 +96,7 @@ class MoE(MoEBlock):
         self.gate = gate_or(
             router, embed_dim, num_experts, selection, weighting, "the gate", debug, gate_bias, load_bias
         )
+        check_sizes(self.parts, backend)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x float [..., D]; padding_mask bool [...], True = padding, or None. Returns (y, routing), y 0 at padding."""
@@ -127,10 +128,14 @@ class MoE(MoEBlock):
         routing = Routing(told.losses, visits, (told.load,), (told.entropy,), units, measures=(told.measures,))
         return y_ND.view_as(x), routing
 
+    @property
+    def parts(self) -> BlockParts:
+        """As a kernel for whole blocks sees it."""
+        return BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
+
     def _fused(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Routing] | None:
         """The whole pass by one kernel; None where there is none for this block."""
-        parts = BlockParts(self.experts, [self.gate], (0,), self.settings, self.mask)
-        return fused_pass(parts, x, padding_mask, self.backend)
+        return fused_pass(self.parts, x, padding_mask, self.backend)
 
     def _routed(self, x_TD: Tensor, active_T: Tensor | None, bound: BoundExperts) -> RoutedOutput:
         """The tokens at the gate through it and the experts."""

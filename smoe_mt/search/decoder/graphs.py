@@ -2,74 +2,32 @@
 
 A captured step reads and writes tensors that stay where they are, so their shapes are those of a bucket: sentences, room for steps
 and source tokens, each rounded up to a power of two. A search moves to a larger bucket when its room is full, and to a smaller one
-when most of its sentences have ended. How a step is captured is behind ``Capture``.
+when most of its sentences have ended. How a step is captured is behind ``Recorder``.
 
 Shape letters as in ``caches.py``.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from smoe_mt.cuda_recorder import Recorder
+from smoe_mt.errors import first_sentence
 from smoe_mt.moe.routers.override import routing_is_overridden
+from smoe_mt.read_backs import ReadBacks
 from smoe_mt.search.decoder.caches import Caches, Contents, Sources
-
-if TYPE_CHECKING:
-    from smoe_mt.search.decoder.prepared import PreparedDecoder
 
 logger = logging.getLogger(__name__)
 LEAST = 32  # steps there is room for, and source tokens, of the smallest bucket
 MOST_BUCKETS = 8  # that are kept; each has caches of its own
-WARM_UPS = 2
-
-
-class Capture(Protocol):
-    """Runs a function that reads and writes tensors in place, and returns what does the same again on the same tensors.
-
-    Raises:
-        RuntimeError: a function that cannot be captured, such as one that reads values back; or no memory.
-    """
-
-    def __call__(self, function: Callable[[], None]) -> Callable[[], object]: ...
-
-
-class CudaCapture:
-    """CUDA graphs, which share one pool of memory: no two of them run at the same time."""
-
-    def __init__(self) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, function: Callable[[], None]) -> Callable[[], object]:
-        """Kernels are compiled and chosen in passes before; the last of these fails where the host would wait."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for number in range(WARM_UPS):
-                torch.cuda.set_sync_debug_mode("error" if number == WARM_UPS - 1 else "default")
-                try:
-                    function()
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        gc.collect()  # a graph that is freed during a capture makes it invalid
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                function()
-        finally:
-            if collects:
-                gc.enable()
-        return graph.replay
+WARM_UPS = 2  # passes in which kernels are compiled and chosen; the last one is watched
 
 
 class Bucket(NamedTuple):
@@ -160,20 +118,33 @@ class StaticCaches:
         return keys, values
 
 
-class CapturedStep:
-    """The step of one bucket, and which search uses it."""
+#: Logits [R, V] after one more token of each row, int64 [R].
+Step = Callable[[Tensor, Caches | StaticCaches], Tensor]
 
-    def __init__(self, decoder: PreparedDecoder, bucket: Bucket, like: Contents, capture: Capture) -> None:
+
+class CapturedStep:
+    """The step of one bucket, and which search uses it.
+
+    Raises:
+        RuntimeError: a step that cannot be captured: it reads values back, or memory runs out.
+    """
+
+    def __init__(self, step: Step, bucket: Bucket, like: Contents, recorder: Recorder) -> None:
         self.bucket = bucket
         self.caches = StaticCaches(bucket, like)
-        self.caches.load(like)
         self.user: weakref.ref[CapturedSearch] | None = None
-        self.logits: Tensor
 
-        def compute() -> None:
-            self.logits = decoder.step(self.caches.tokens, self.caches)
+        def compute() -> Sequence[Tensor]:
+            return (step(self.caches.tokens, self.caches),)
 
-        self.replay = capture(compute)
+        for _ in range(WARM_UPS):
+            self.caches.load(like)
+            with ReadBacks(recorder.device) as read:
+                compute()
+        if read.found:
+            raise RuntimeError(f"a step reads back from the device ({read.found[0]})")
+        self.caches.load(like)
+        (self.logits,), self.replay = recorder.capture(compute)
 
     @property
     def in_use(self) -> bool:
@@ -183,9 +154,9 @@ class CapturedStep:
 class CapturedSteps:
     """The captured steps of a decoder: made when first needed, the last few kept."""
 
-    def __init__(self, decoder: PreparedDecoder, capture: Capture) -> None:
-        self.decoder = decoder
-        self.capture = capture
+    def __init__(self, step: Step, recorder: Recorder) -> None:
+        self.step = step
+        self.recorder = recorder
         self.refused = False
         self._kept: dict[Bucket, CapturedStep] = {}
 
@@ -210,10 +181,10 @@ class CapturedSteps:
         for oldest in unused[: max(len(self._kept) - MOST_BUCKETS + 1, 0)]:
             del self._kept[oldest]
         try:
-            return CapturedStep(self.decoder, bucket, contents, self.capture)
+            return CapturedStep(self.step, bucket, contents, self.recorder)
         except RuntimeError as error:
             self.refused = True
-            reason = str(error).partition("\n")[0]
+            reason = first_sentence(error)
             logger.warning("the steps of a search are not captured, so the host launches each kernel: %s", reason)
             return None
 
@@ -236,14 +207,14 @@ class CapturedSearch:
         """B * K."""
         return self.sentences * self.beam
 
-    def advance(self, decoder: PreparedDecoder, tokens_R: Tensor) -> Tensor:
+    def advance(self, tokens_R: Tensor) -> Tensor:
         """Logits after one more token of each row; they are overwritten at the next step."""
         if self._step is not None and self.steps == self._step.bucket.room:
             self._leave(torch.arange(self.sentences, device=tokens_R.device))
         self.steps += 1
         if self._step is None:
             assert self._eager is not None
-            return decoder.step(tokens_R, self._eager)
+            return self._steps.step(tokens_R, self._eager)
         self._step.caches.tokens[: self.rows].copy_(tokens_R)
         self._step.replay()
         return self._step.logits[: self.rows]

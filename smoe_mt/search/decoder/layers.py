@@ -17,6 +17,7 @@ from smoe_mt.search.decoder.caches import Caches, Sources
 from smoe_mt.search.decoder.graphs import StaticCaches
 
 FFN = Callable[[Tensor], Tensor]
+Linear = type[PackedLinear]  # the precision of the products
 
 
 class Norm:
@@ -32,10 +33,10 @@ class Norm:
 class SelfAttention:
     """Attention of a beam to its ancestors; queries, keys and values are one product."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Any, linear: Linear) -> None:
         self.heads = int(attention.num_heads)
-        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+        self.qkv = _joined(linear, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = linear(attention.out_proj.weight, attention.out_proj.bias)
 
     def __call__(self, x_RD: Tensor, residual_RD: Tensor, caches: Caches | StaticCaches, layer: int) -> Tensor:
         """The residual and what is attended to; [R, D]."""
@@ -48,11 +49,11 @@ class SelfAttention:
 class CrossAttention:
     """Attention to the source, whose keys and values all beams of a sentence share."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Any, linear: Linear) -> None:
         self.heads = int(attention.num_heads)
-        self.query = PackedLinear(attention.q_proj.weight, attention.q_proj.bias)
-        self.kv = _joined(attention.k_proj, attention.v_proj)
-        self.out = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+        self.query = linear(attention.q_proj.weight, attention.q_proj.bias)
+        self.kv = _joined(linear, attention.k_proj, attention.v_proj)
+        self.out = linear(attention.out_proj.weight, attention.out_proj.bias)
 
     def pairs(self, encoded_BSD: Tensor) -> Tensor:
         """Keys and values of the source, once for a search; [2, B, H, S, d]."""
@@ -70,9 +71,9 @@ class CrossAttention:
 class DenseFFN:
     """W_2 act(W_1 x)."""
 
-    def __init__(self, layer: Any, activation: str) -> None:
-        self.first = PackedLinear(layer.fc1.weight, layer.fc1.bias)
-        self.second = PackedLinear(layer.fc2.weight, layer.fc2.bias)
+    def __init__(self, layer: Any, activation: str, linear: Linear) -> None:
+        self.first = linear(layer.fc1.weight, layer.fc1.bias)
+        self.second = linear(layer.fc2.weight, layer.fc2.bias)
         self.activation = activation
 
     def __call__(self, x_RD: Tensor, residual_RD: Tensor) -> Tensor:
@@ -86,14 +87,20 @@ class Layer:
     A block stands in its place with its own norms and residuals: it is called as it is, whatever its system.
     """
 
-    def __init__(self, layer: Any, number: int) -> None:
+    def __init__(self, layer: Any, number: int, linear: Linear) -> None:
         self.number = number
         self.pre = bool(layer.normalize_before)
-        self.self_norm, self.self_attention = Norm(layer.self_attn_layer_norm), SelfAttention(layer.self_attn)
-        self.cross_norm, self.cross_attention = Norm(layer.encoder_attn_layer_norm), CrossAttention(layer.encoder_attn)
+        self.self_norm, self.self_attention = Norm(layer.self_attn_layer_norm), SelfAttention(layer.self_attn, linear)
+        self.cross_norm, self.cross_attention = (
+            Norm(layer.encoder_attn_layer_norm),
+            CrossAttention(layer.encoder_attn, linear),
+        )
         self.block = getattr(layer, "block", None)
         if self.block is None:
-            self.ffn_norm, self.ffn = Norm(layer.final_layer_norm), DenseFFN(layer, activation_of(layer) or "none")
+            self.ffn_norm, self.ffn = (
+                Norm(layer.final_layer_norm),
+                DenseFFN(layer, activation_of(layer) or "none", linear),
+            )
 
     def __call__(self, x_RD: Tensor, caches: Caches | StaticCaches) -> Tensor:
         """One step, [R, D]."""
@@ -116,7 +123,7 @@ def activation_of(layer: Any) -> str | None:
     return name if name in ACTIVATIONS and name != "none" else None
 
 
-def _joined(*layers: Any) -> PackedLinear:
+def _joined(linear: Linear, *layers: Any) -> PackedLinear:
     """Several products of one input as one."""
     weight = torch.cat([layer.weight.detach() for layer in layers])
-    return PackedLinear(weight, torch.cat([layer.bias.detach() for layer in layers]))
+    return linear(weight, torch.cat([layer.bias.detach() for layer in layers]))

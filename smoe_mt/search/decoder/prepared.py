@@ -10,9 +10,13 @@ import torch.nn.functional as F
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
 
+from smoe_mt.cuda_recorder import CudaRecorder
+from smoe_mt.moe.experts.ffn import FFNs
+from smoe_mt.moe.experts.prepacked import PackedWeights
+from smoe_mt.moe.int8 import Int8Linear, check_int8
 from smoe_mt.moe.linear import PackedLinear
 from smoe_mt.search.decoder.caches import Caches, Contents, Sources
-from smoe_mt.search.decoder.graphs import CapturedSearch, CapturedSteps, CudaCapture, StaticCaches
+from smoe_mt.search.decoder.graphs import CapturedSearch, CapturedSteps, StaticCaches
 from smoe_mt.search.decoder.layers import Layer, Norm, activation_of
 
 State = Caches | CapturedSearch
@@ -23,16 +27,16 @@ UNKNOWN_OF_ATTENTION = ("bias_k", "bias_v", "add_zero_attn", "use_xformers")
 
 
 class PreparedDecoder:
-    """The decoder's weights as a step reads them. Blocks are those of the model itself; all else is made ready once."""
+    """The decoder's weights as a step reads them. Blocks are those of the model itself; all else is made ready once, by ``linear``."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, linear: type[PackedLinear] = PackedLinear) -> None:
         self.embedding = decoder.embed_tokens.weight.detach()
         self.scale = float(decoder.embed_scale)
         self.positions = _positions(decoder)
-        self.layers = [Layer(layer, number) for number, layer in enumerate(decoder.layers)]
+        self.layers = [Layer(layer, number, linear) for number, layer in enumerate(decoder.layers)]
         self.norm = None if decoder.layer_norm is None else Norm(decoder.layer_norm)
-        self.output = PackedLinear(decoder.output_projection.weight, decoder.output_projection.bias)
-        self.captured = CapturedSteps(self, CudaCapture()) if self.embedding.is_cuda else None
+        self.output = linear(decoder.output_projection.weight, decoder.output_projection.bias)
+        self.captured = CapturedSteps(self.step, CudaRecorder()) if self.embedding.is_cuda else None
 
     def begin(self, sources: Sources, beam: int) -> State:
         """The state of a search before its first step."""
@@ -41,7 +45,7 @@ class PreparedDecoder:
 
     def advance(self, state: State, tokens_R: Tensor) -> Tensor:
         """Logits after one more token of each row of a search; [R, V]."""
-        return self.step(tokens_R, state) if isinstance(state, Caches) else state.advance(self, tokens_R)
+        return self.step(tokens_R, state) if isinstance(state, Caches) else state.advance(tokens_R)
 
     def sources(self, encoded: dict[str, Any]) -> Sources:
         """Keys and values of encoded sources, as fairseq's encoder returns them."""
@@ -79,7 +83,7 @@ def unknown_part(decoder: Any) -> str | None:
     """What in a decoder is not known here; None: nothing."""
     if not isinstance(decoder, TransformerDecoderBase):
         return f"a {type(decoder).__name__}"
-    parts = [(decoder, UNKNOWN_OF_DECODER)]
+    parts: list[tuple[Any, tuple[str, ...]]] = [(decoder, UNKNOWN_OF_DECODER)]
     for layer in decoder.layers:
         if getattr(layer, "encoder_attn", None) is None or not hasattr(layer, "self_attn"):
             return f"a {type(layer).__name__}"
@@ -110,8 +114,27 @@ def prepare(decoder: Any) -> PreparedDecoder | None:
     version = _version(decoder)
     kept = _prepared.get(decoder)
     if kept is None or kept[0] != version:
-        kept = _prepared[decoder] = version, PreparedDecoder(decoder)
+        kept = _prepared[decoder] = version, PreparedDecoder(decoder, getattr(decoder, "linear", PackedLinear))
     return kept[1]
+
+
+def compute_in_int8(model: Any) -> None:
+    """From now on searches with this model compute its decoder's and its expert FFNs' products in 8-bit integers.
+
+    Raises:
+        UserError: not on this device or processor.
+    """
+    check_int8(model.decoder.embed_tokens.weight.device)
+    model.decoder.linear = Int8Linear
+    _prepared.pop(model.decoder, None)
+    for module in model.modules():
+        if isinstance(module, FFNs):
+            module.packed = PackedWeights(Int8Linear)
+
+
+def computes_in_int8(model: Any) -> bool:
+    """Whether `compute_in_int8` was called for this model."""
+    return getattr(model.decoder, "linear", PackedLinear) is Int8Linear
 
 
 def _version(decoder: nn.Module) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ class Contrast:
 
     def start(self, tokens_BS: Tensor, lengths_B: Tensor, beam: int) -> ContrastState:
         """Encode the sources, once or under either routing."""
-        strong = self.model.start(tokens_BS, lengths_B, beam)
+        strong: Any = self.model.start(tokens_BS, lengths_B, beam)
         if not self.weak_encoder:
             return ContrastState(strong, self.model.again(strong))
         with self.weak():

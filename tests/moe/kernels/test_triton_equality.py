@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.kernels.available import interpreted
+from smoe_mt.moe.routers.base import Weighting, routers_of
+from smoe_mt.moe.routers.bias import LoadBias
+from tests.moe.kernels.test_select import NoReadingBack
 from tests.moe.reference import reference_layers, reference_stratified
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -120,11 +123,11 @@ def test_strata_equal_the_reference(strata: tuple[int, ...], top_k: int, capacit
     check_strata(block, *tokens(3, 9, "some"))
 
 
-def test_norms_of_many_experts_and_wide_rows() -> None:
+def test_norms_of_wide_rows() -> None:
     """Rows that a program of the backward pass does not hold whole."""
     torch.manual_seed(3)
-    block: Any = decided(StratifiedMoE(520, 8, (3, 67), backend="triton"))
-    check_strata(block, *tokens(1, 7, "some", 520))
+    block: Any = decided(StratifiedMoE(2056, 8, (2,), backend="triton"))
+    check_strata(block, *tokens(1, 7, "some", 2056))
 
 
 def test_experts_and_gates_that_nobody_asks() -> None:
@@ -169,12 +172,18 @@ SAME: dict[str, dict[str, Any]] = {
     "gelu": {"activation": "gelu"},
     "silu": {"activation": "silu", "capacity_factor": 0.6},
     "release": {"variant": "release", "capacity_factor": 0.6},
+    "gate bias": {"gate_bias": True},
+    "z-loss": {"losses": ("z",)},
+    "z-loss of a biased gate, release": {"losses": ("z",), "gate_bias": True, "variant": "release"},
+    "load bias": {"load_bias": LoadBias(0.1, "stratum"), "capacity_factor": 0.6},
+    "raw weights": {"weighting": Weighting.RAW, "capacity_factor": 0.6},
+    "one choice, load bias": {"top_k": 1, "load_bias": LoadBias(0.1)},
 }
 
 
 def test_norms_with_a_kernel_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for many tokens."""
-    monkeypatch.setattr("smoe_mt.moe.kernels.block.norm_goes_along", lambda *_: False)
+    monkeypatch.setattr("smoe_mt.moe.kernels.triton_block.tiles.norm_goes_along", lambda *_: False)
     torch.manual_seed(4)
     check_strata(decided(StratifiedMoE(DIM, FFN, (2, 3), backend="triton")), *tokens(3, 9, "some"))
     compare_with_loop({"variant": "release"}, "strata")
@@ -189,19 +198,29 @@ def test_equals_loop(options: dict[str, Any], kind: str) -> None:
 
 def compare_with_loop(options: dict[str, Any], kind: str) -> None:
     torch.manual_seed(0)
+    options = dict(options)
+    losses = options.pop("losses", ())
     blocks: list[nn.Module] = [
         MoE(DIM, FFN, 4, backend=backend, **options) if kind == "plain" else
         StratifiedMoE(DIM, FFN, (2, 3), backend=backend, **options) for backend in ("triton", "loop")
     ]  # fmt: skip
-    blocks[1].load_state_dict(decided(blocks[0]).state_dict())
+    for router in routers_of(decided(blocks[0])):
+        if router.selection_bias is not None:
+            router.selection_bias.copy_(torch.linspace(1, -1, router.num_experts))
+    blocks[1].load_state_dict(blocks[0].state_dict())
     x, mask = tokens(3, 9, "some")
     results = []
     for block in blocks:
+        for router in routers_of(block):
+            router.request_losses(losses)
         x = x.detach().requires_grad_()
         y, routing = block(x, mask)
-        results.append(
-            [y, routing.balance_loss, *routing.entropy, *gradients(y, routing.balance_loss, [x, *block.parameters()])]
-        )
+        loss = sum(routing.losses.values(), torch.zeros(()))
+        told = [count for load in routing.load for count in (load.asked, load.served, load.tokens)]
+        counted = [statistic for router in routers_of(block) for statistic in router.statistics()]
+        grads = gradients(y, loss, [x, *block.parameters()])
+        results.append([y, *routing.losses.values(), *routing.entropy, *told, *counted, *grads])
+    assert set(routing.losses) == {"balance", *losses}
     assert_close(*results)
     assert routing.units.shape == mask.shape
 
@@ -244,6 +263,29 @@ def test_masked_slots_carry_no_gradient() -> None:
     assert 0.2 < masked.float().mean() < 0.8
     grad = x.grad
     assert grad is not None and not grad[masked].any() and grad[~masked].any()
+
+
+def test_what_a_pass_keeps_is_the_tokens_and_one_hidden_activation() -> None:
+    """No gathered rows and no experts' outputs: of what autograd saves, one tensor alone is as large as a row for every slot."""
+    block: Any = MoE(DIM, FFN, 3, capacity_factor=0, backend="triton")
+    shapes: list[torch.Size] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        block(torch.randn(70, DIM, requires_grad=True))
+    assert [shape[1] for shape in shapes if shape.numel() >= 140 * DIM] == [FFN]
+    assert [70, DIM] in map(list, shapes)
+
+
+def test_the_host_never_waits() -> None:
+    block: Any = StratifiedMoE(DIM, FFN, (1, 2), gate_bias=True, load_bias=LoadBias(0.1), dropout=0.1, backend="triton")
+    x, mask = tokens(1, 7, "some")
+    with NoReadingBack():
+        y, routing = block(x.requires_grad_(), mask)
+        (y.sum() + routing.balance_loss).backward()
 
 
 def test_backward_twice_gives_the_same() -> None:

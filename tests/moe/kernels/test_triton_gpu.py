@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.kernels.available import interpreted
-from smoe_mt.moe.kernels.fused import BlockParts, kernel_name
+from smoe_mt.moe.kernels.fused import kernel_name
+from smoe_mt.moe.routers.base import Weighting, routers_of
+from smoe_mt.moe.routers.bias import LoadBias
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,11 +22,24 @@ pytestmark = [
 ]
 
 DIM, FFN = 256, 512
+
+
+def with_z(block: nn.Module) -> nn.Module:
+    """With z-losses."""
+    for router in routers_of(block):
+        router.request_losses(("z",))
+    return block
+
+
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: MoE(DIM, FFN, 8, backend="triton"),
     "switch": lambda: MoE(DIM, FFN, 8, top_k=1, backend="triton"),
     "strata": lambda: StratifiedMoE(DIM, FFN, (2, 2, 4), backend="triton"),
     "release": lambda: StratifiedMoE(DIM, FFN, (2, 6), variant="release", backend="triton"),
+    "raw weights": lambda: MoE(DIM, FFN, 8, weighting=Weighting.RAW, backend="triton"),
+    "biases and z-loss": lambda: with_z(
+        StratifiedMoE(DIM, FFN, (2, 2, 4), gate_bias=True, load_bias=LoadBias(0.01), backend="triton")
+    ),
     "drawing": lambda: StratifiedMoE(
         DIM, FFN, (2, 6), dropout=0.1, eom_p=0.1, second_choice="gumbel", backend="triton"
     ),
@@ -64,8 +79,9 @@ def no_collection() -> Iterator[None]:
 def step(block: Any, x: Tensor, mask: Tensor) -> list[Tensor]:
     """The output and all gradients; scalars' own gradients are made beforehand, which copies from the host."""
     y, routing = block(x, mask)
-    ones = torch.ones_like(y), torch.ones_like(routing.balance_loss)
-    return [y, *torch.autograd.grad((y, routing.balance_loss), [x, *block.parameters()], ones)]
+    losses = torch.stack([*routing.losses.values()])
+    ones = torch.ones_like(y), torch.ones_like(losses)
+    return [y, *torch.autograd.grad((y, losses), [x, *block.parameters()], ones)]
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
@@ -142,5 +158,4 @@ def test_results_are_the_same_every_time(block: nn.Module, inputs: tuple[Tensor,
 
 def test_auto_is_triton() -> None:
     block: Any = MoE(DIM, FFN, 8).to("cuda", torch.bfloat16)
-    parts = BlockParts(block.experts, [block.gate], (0,), block.settings, block.mask)
-    assert kernel_name(parts, torch.zeros(4, DIM, device="cuda", dtype=torch.bfloat16), "auto") == "triton"
+    assert kernel_name(block.parts, torch.zeros(4, DIM, device="cuda", dtype=torch.bfloat16), "auto") == "triton"

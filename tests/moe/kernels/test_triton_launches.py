@@ -10,15 +10,29 @@ from torch import nn
 
 from smoe_mt.moe import MoE, StratifiedMoE
 from smoe_mt.moe.kernels.available import interpreted
+from smoe_mt.moe.routers.base import routers_of
+from smoe_mt.moe.routers.bias import LoadBias
 
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.skipif(not interpreted(), reason="kernels run on the GPU here: see the tests marked gpu")
+
+
+def with_z(block: nn.Module) -> nn.Module:
+    """With z-losses."""
+    for router in routers_of(block):
+        router.request_losses(("z",))
+    return block
+
 
 MOST_FORWARD, MOST_BACKWARD = 12, 20
 BLOCKS = {
     "plain": (1, lambda: MoE(8, 8, 3, backend="triton")),
     "strata": (2, lambda: StratifiedMoE(8, 8, (1, 2), backend="triton")),
     "release": (2, lambda: StratifiedMoE(8, 8, (1, 2), variant="release", dropout=0.1, backend="triton")),
+    "biases and z-loss": (
+        2,
+        lambda: with_z(StratifiedMoE(8, 8, (1, 2), gate_bias=True, load_bias=LoadBias(0.1), backend="triton")),
+    ),
     "drawing": (
         2,
         lambda: StratifiedMoE(8, 8, (1, 2), dropout=0.1, eom_p=0.1, second_choice="gumbel", backend="triton"),
@@ -29,7 +43,7 @@ BLOCKS = {
 @pytest.mark.parametrize("kind", BLOCKS)
 @pytest.mark.parametrize("norm_goes_along", [True, False])
 def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from smoe_mt.moe.kernels.launching import Launcher
+    from smoe_mt.moe.kernels.triton_block.launching import Launcher
 
     sites: list[str] = []
     launch = Launcher.__call__
@@ -39,12 +53,12 @@ def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypat
         launch(self, site, *args, **constants)
 
     monkeypatch.setattr(Launcher, "__call__", counted)
-    monkeypatch.setattr("smoe_mt.moe.kernels.block.norm_goes_along", lambda *_: norm_goes_along)
+    monkeypatch.setattr("smoe_mt.moe.kernels.triton_block.tiles.norm_goes_along", lambda *_: norm_goes_along)
     torch.manual_seed(0)
     gates, make = BLOCKS[kind]
     block: nn.Module = make()
     y, routing = block(torch.randn(5, 8, requires_grad=True), torch.zeros(5, dtype=torch.bool))
     forward = len(sites)
-    (y.sum() + routing.balance_loss).backward()
+    (y.sum() + sum(routing.losses.values())).backward()
     assert forward == gates * 5 <= gates * MOST_FORWARD
     assert gates * 7 <= len(sites) - forward <= gates * 9 < gates * MOST_BACKWARD

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoe_mt.moe import RankK, Weighting, routing_override
-from smoe_mt.search.beam import STEPS_UNASKED, BeamDecoder
+from smoe_mt.search.beam import STEPS_UNASKED, BeamDecoder, Decoding
 from smoe_mt.search.decoder import graphs
 from smoe_mt.search.decoder.caches import Contents
 from smoe_mt.search.decoder.graphs import CapturedSearch, CapturedSteps
 from smoe_mt.search.steps import Contrast, PreparedModel, SingleModel, scorer_of
-from tests.moe.kernels.test_select import NoReadingBack
 from tests.search.decoder.test_prepared import (
     DECODING,
     MakeModel,
@@ -31,14 +31,27 @@ from tests.search.decoder.test_prepared import (
 SYSTEMS = ["none", "vanilla", "stratified"]
 
 
-def again(function: Callable[[], None]) -> Callable[[], object]:
-    """A stand-in for a CUDA graph."""
-    function()
-    return function
+class Again:
+    """A stand-in for CUDA graphs: computes again. device: where reading back is watched for; by default where nothing lies."""
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = device
+
+    def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
+        outputs = run()
+
+        def replay() -> None:
+            for output, new in zip(outputs, run()):
+                output.copy_(new)
+
+        return outputs, replay
 
 
-def refuses(function: Callable[[], None]) -> Callable[[], object]:
-    raise RuntimeError("a kernel waits\nfor the host")
+class Refuses(Again):
+    """No graphs."""
+
+    def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
+        raise RuntimeError("out of memory. And a page more\nof that")
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +60,10 @@ def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "LEAST", 4)
 
 
-def captured_scorer(model: Any, capture: graphs.Capture = again) -> PreparedModel:
+def captured_scorer(model: Any, recorder: Any = None) -> PreparedModel:
     scorer = scorer_of(model)
     assert isinstance(scorer, PreparedModel)
-    scorer.decoder.captured = CapturedSteps(scorer.decoder, capture)
+    scorer.decoder.captured = CapturedSteps(scorer.decoder.step, recorder or Again())
     return scorer
 
 
@@ -86,12 +99,12 @@ def test_what_cannot_be_captured_is_computed_and_said_once(
     make_model: MakeModel, task: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = lively(make_model(**settings_of("stratified")))
-    scorer = captured_scorer(model, refuses)
+    scorer = captured_scorer(model, Refuses())
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert_same(search(scorer, task), search(SingleModel(model), task))
     lines = [record.getMessage() for record in caplog.records if "captured" in record.getMessage()]
-    assert lines == ["the steps of a search are not captured, so the host launches each kernel: a kernel waits"]
+    assert lines == ["the steps of a search are not captured, so the host launches each kernel: out of memory"]
 
 
 def test_a_search_whose_next_bucket_is_taken_goes_on_without(make_model: MakeModel) -> None:
@@ -109,23 +122,21 @@ def test_a_search_whose_next_bucket_is_taken_goes_on_without(make_model: MakeMod
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_step_reads_nothing_back(make_model: MakeModel, system: str) -> None:
+def test_a_step_reads_nothing_back(make_model: MakeModel, task: Any, system: str) -> None:
     """With experts by a kernel that does not: a GPU has such ones (grouped, triton)."""
-    model = lively(make_model(**settings_of(system), moe_backend="grouped"))
+    scorer = captured_scorer(lively(make_model(**settings_of(system), moe_backend="grouped")), Again("cpu"))
+    search(scorer, task, sources=some_sources(3))
+    assert kept(scorer), "a step that reads something back is refused"
 
-    def watched(function: Callable[[], None]) -> Callable[[], object]:
-        def replay() -> None:
-            with NoReadingBack():
-                function()
 
-        return replay
-
-    scorer = captured_scorer(model, watched)
-    tokens = torch.nn.utils.rnn.pad_sequence(some_sources(3), batch_first=True, padding_value=1)
-    with torch.inference_mode(), scorer.searching(2):
-        state = scorer.start(tokens, (tokens != 1).sum(1), 2)
-        log_probs = scorer.log_probs(torch.full((3, 2, 3), 5), state)
-    assert log_probs.isfinite().all() and kept(scorer)
+def test_a_step_that_reads_back_is_not_captured(
+    make_model: MakeModel, task: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = captured_scorer(lively(make_model(**settings_of("stratified"), moe_backend="loop")), Again("cpu"))
+    with caplog.at_level(logging.WARNING):
+        search(scorer, task, Decoding(beam=12, max_len_b=2), some_sources(5))
+    (line,) = [record.getMessage() for record in caplog.records if "captured" in record.getMessage()]
+    assert "a step reads back from the device" in line and not kept(scorer)
 
 
 class Reads(TorchDispatchMode):

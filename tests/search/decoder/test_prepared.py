@@ -18,7 +18,7 @@ from smoe_mt.models import SMoETransformerModel
 from smoe_mt.moe import SYSTEMS, RankK, TopK, Weighting, routing_override
 from smoe_mt.search.beam import BeamDecoder, Decoding
 from smoe_mt.search.decoder import prepare
-from smoe_mt.search.decoder.prepared import unknown_part
+from smoe_mt.search.decoder.prepared import compute_in_int8, computes_in_int8, unknown_part
 from smoe_mt.search.steps import Contrast, Ensemble, PreparedModel, SingleModel, StepScorer, scorer_of
 
 MakeModel = Callable[..., SMoETransformerModel]
@@ -190,3 +190,22 @@ def test_an_unknown_decoder_is_searched_by_itself(make_model: MakeModel, task: A
     scorer = scorer_of(model)
     assert isinstance(scorer, SingleModel)
     assert all(math.isfinite(score) for each in search(scorer, task) for _, score in each)
+
+
+@pytest.mark.parametrize("system", ["none", "vanilla", "stratified", "hmoe"])
+def test_in_int8_a_step_is_close_to_that_in_float32(make_model: MakeModel, task: Any, system: str) -> None:
+    model, tokens_BS = make_model(**settings_of(system)).eval(), torch.tensor([[5, 6, 7, 2], [8, 9, 4, 2]])
+    lengths_B, prefixes = torch.tensor([4, 4]), torch.full((2, 3, 1), 2)
+
+    def step() -> Tensor:
+        scorer = scorer_of(model)
+        with torch.inference_mode(), scorer.searching(3):
+            return scorer.log_probs(prefixes, scorer.start(tokens_BS, lengths_B, 3))
+
+    wanted = step()
+    if not torch.cpu._is_vnni_supported():
+        pytest.skip("no VNNI")
+    compute_in_int8(model)
+    found = step()
+    assert computes_in_int8(model) and not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.1)

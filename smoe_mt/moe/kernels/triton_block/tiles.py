@@ -70,8 +70,8 @@ def choose_tiles(
     few = rows_per_expert <= FEW_ROWS
     if not roomy(device):
         pad = 64 if few else 128
-        plain, hidden = Tile(pad, 128, 32, stages=4), Tile(pad, 128, 32, warps=4 if few else 8, stages=4)
-        return Tiles(pad, plain, plain, hidden, plain, *[Tile(128, 128, 32, stages=4)] * 2)
+        plain = Tile(pad, 128, 32, warps=4 if few else 8, stages=4)
+        return Tiles(pad, *[plain] * 4, *[Tile(128, 128, 32, stages=4)] * 2)
     if few:
         deep = Tile(64, 128, 128, a_tma=True, b_tma=True)
         return Tiles(64, FLAT, deep, FLAT, FLAT, *[Tile(64, 128, 64, stages=4)] * 2)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import fairseq
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from smoe_mt.paths import PACKAGE
 
 #: Operators that return a value to the host, or a tensor whose size depends on values.
 READS = (
@@ -24,7 +28,7 @@ READS = (
     "unique_dim",
 )
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
-PACKAGES = ("smoe_mt", "fairseq")
+PACKAGES = (PACKAGE, Path(str(fairseq.__file__)).parent)
 # It reads a shape by an operator, whose result lies on the CPU wherever the model is.
 HARMLESS = "sinusoidal_positional_embedding.py"
 
@@ -66,12 +70,11 @@ class ReadBacks(TorchDispatchMode):
 
 def _caller() -> str:
     """The innermost line of ours or of fairseq's that is running, as package/file.py:line."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        parts = Path(frame.f_code.co_filename).parts
-        package = next((name for name in PACKAGES if name in parts), None)
-        if package is not None and frame.f_code.co_filename != __file__:
-            inside = parts[len(parts) - 1 - parts[::-1].index(package) :]
-            return f"{'/'.join(inside)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        file = Path(frame.f_code.co_filename)
+        package = next((folder for folder in PACKAGES if file.is_relative_to(folder)), None)
+        if package is not None:
+            return f"{file.relative_to(package.parent)}:{frame.f_lineno}"
+        frame = frame.f_back
     return "the backward pass"

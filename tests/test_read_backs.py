@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from smoe_mt.criterions import StratifiedRoutingCriterion
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.padding import never_ask
-from smoe_mt.training.read_backs import HARMLESS, ReadBacks
+from smoe_mt.read_backs import HARMLESS, ReadBacks
 from smoe_mt.training.trainer import SMoETrainer
 from tests.training.forked import config, fork, start
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +27,10 @@ class Recorder(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Nothing that was recorded will be replayed again."""
+        ...
+
 
 class CudaRecorder:
     """As CUDA graphs, of one pool of memory: they are replayed one at a time, and nothing of one is read after the next."""
@@ -35,28 +38,25 @@ class CudaRecorder:
     device = "cuda"
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """See `Recorder`. A pool whose graphs are all gone takes no new ones."""
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
 
     def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
-        """See `Recorder`. Loaders' threads may use the GPU meanwhile; random numbers continue from the generator's state."""
+        """See `Recorder`. Kernels must be compiled, so `run` has run before with such shapes; other threads may use the GPU."""
         graph = torch.cuda.CUDAGraph()
-        with (
-            _no_collection(),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            outputs = run()
+        gc.collect()  # a graph or a kernel that is freed during a capture makes it invalid
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                outputs = run()
+        except RuntimeError:
+            self.forget()  # it may have been the pool's first
+            raise
+        finally:
+            if collects:
+                gc.enable()
         return outputs, graph.replay
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """A graph or a kernel that is freed meanwhile makes a capture invalid."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

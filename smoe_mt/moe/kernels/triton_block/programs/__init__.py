@@ -1,0 +1,1 @@
+"""Programs in Triton's language. Each file is one step of a block; nothing that is counted leaves the device."""
