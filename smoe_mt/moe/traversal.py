@@ -73,7 +73,7 @@ def traverse_few(x_ND: Tensor, gates: int, gate: GateFn) -> Traversal:
             at[token] = place
             visits[token] += 1
         passes[i] = out.routed
-    visits_N = torch.tensor(visits)
+    visits_N = torch.tensor(visits, dtype=torch.long)
     units = _units(visits_N, passes, lambda i, units_T: _scattered(visits_N, reached[i], units_T))
     return Traversal(x_ND, visits_N, tuple(passes), units)
 
