@@ -1,7 +1,7 @@
 """Beam search with a whole model beside its dense twin, through the same generator: tokens/s, and what FLOPs would allow.
 
     python -m benchmarks.bench_decode --json decode.json
-    python -m benchmarks.bench_decode --size tiny --vocabulary 8000 --others unprepared fairseq ctranslate2 ctranslate2_int8
+    python -m benchmarks.bench_decode --size tiny --vocabulary 8000 --int8 --others unprepared fairseq ctranslate2 ctranslate2_int8
 
 Random weights never end a sentence by themselves, so all are as long as each other: ``--length`` tokens. tokens/s count
 the output of the best hypothesis. "of FLOPs" is the ratio of tokens/s to the dense twin's, divided by the inverse ratio of
@@ -11,6 +11,7 @@ their FLOPs, counted over the same search: 1.0 means that the sparse model loses
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from benchmarks import measuring
 from benchmarks.models import add_model_arguments, count_flops, make_model, random_tokens, toy_task
 from benchmarks.other_decoders import OTHERS, our_search, unprepared_search
 from smoe_mt.memory import keep_freed_memory
+from smoe_mt.search.decoder.prepared import compute_in_int8
 from smoe_mt.search.steps import scorer_of
 
 
@@ -30,8 +32,17 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.device == "cpu":
         keep_freed_memory()
     task = toy_task(args.vocabulary)
-    models = {system: make_model(system, args, task) for system in ("dense", *args.systems)}
+    models = {system: make_model(system, args, task).eval() for system in ("dense", *args.systems)}
+    if args.int8:
+        models |= {f"{system}, int8": in_int8(model) for system, model in models.items()}
     return [row for sentences in args.sentences for row in measure_batch(models, sentences, args, task)]
+
+
+def in_int8(model: Any) -> Any:
+    """A copy that computes in 8-bit integers."""
+    copied = copy.deepcopy(model)
+    compute_in_int8(copied)
+    return copied
 
 
 def measure_batch(
@@ -39,9 +50,12 @@ def measure_batch(
 ) -> list[dict[str, Any]]:
     """A row per contender for one batch."""
     sources = list(random_tokens(sentences, args.length, task.source_dictionary, "cpu"))
-    searches = {system: our_search(scorer_of(model.eval()), sources, args, task) for system, model in models.items()}
+    searches = {system: our_search(scorer_of(model), sources, args, task) for system, model in models.items()}
     # By fairseq's decoder, for replays of captured steps cannot be counted.
-    flops = {system: count_flops(unprepared_search(model, sources, args, task)) for system, model in models.items()}
+    flops = {
+        system: count_flops(unprepared_search(models[system], sources, args, task))
+        for system in ("dense", *args.systems)
+    }
     for other in args.others:
         searches[f"dense, {other}"] = OTHERS[other](models["dense"], sources, args, task)
     seconds = measuring.interleaved(searches, args.runs, args.device, args.clock)
@@ -73,6 +87,7 @@ def main() -> None:
         choices=OTHERS,
         help="the dense model through these, too (unprepared: our search with fairseq's decoder)",
     )
+    parser.add_argument("--int8", action="store_true", help="our models in 8-bit integers, too, on a CPU")
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--length", type=int, default=30, help="tokens of each source and of each output")
     measuring.add_common_arguments(parser, runs=5)

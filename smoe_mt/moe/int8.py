@@ -41,9 +41,8 @@ class Int8Linear(PackedLinear):
         sums_RO = torch.ops.onednn.qlinear_pointwise(
             integers_RI, 1.0, 0, self.integers, self.scales_O, self.zeros_O, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        y_RO: Tensor = sums_RO[:rows].mul_(scales_R1)
-        if self.bias is not None:
-            y_RO.add_(self.bias)
+        sums_RO = sums_RO[:rows]
+        y_RO = sums_RO.mul_(scales_R1) if self.bias is None else torch.addcmul(self.bias, sums_RO, scales_R1)
         return activate(y_RO, activation) if plus_RO is None else y_RO.add_(plus_RO)
 
 
