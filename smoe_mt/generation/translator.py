@@ -82,7 +82,7 @@ class Translator:
     ) -> Translator:
         """`path`: a checkpoint, a run folder, a folder that `smoe-mt export` wrote, or OWNER/NAME on the model hub (needs the
         extra `hub`); several of them translate as an ensemble, by the mean of their probabilities. `data`: the data folder,
-        where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16 or fp16.
+        where it was moved; `device`: auto, cpu or cuda; `dtype`: fp32, bf16, fp16 or (on a CPU) int8.
 
         `expert_parallel_size`: number of ranks of torch.distributed that share the experts. Each translates its own sentences,
         and calls `serve` when it has nothing left.
