@@ -81,6 +81,15 @@ class SMoETransformerEncoder(_CountsLayers, TransformerEncoderBase):
 class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
     """fairseq's decoder, which in training on a GPU never asks whether there is padding."""
 
+    #: How often training began or went on: fairseq's optimisers change weights without torch counting it.
+    times_trained = 0
+
+    def train(self, mode: bool = True) -> SMoETransformerDecoder:
+        """As any module's."""
+        self.times_trained += mode
+        super().train(mode)
+        return self
+
     def build_decoder_layer(self, cfg: TransformerConfig, no_encoder_attn: bool = False) -> nn.Module:
         number = self._next_layer()
         if _is_moe_layer(cfg, number):

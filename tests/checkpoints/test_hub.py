@@ -124,6 +124,7 @@ def test_the_real_client_fetches_data_and_no_code(hub: str, tmp_path: Path) -> N
     program = "import sys; from smoe_mt.checkpoints.hub import fetch; print(fetch(sys.argv[1]))"
     environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     environment |= {"no_proxy": "127.0.0.1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment |= {"HF_HUB_OFFLINE": "0"}  # other tests' libraries may be offline
 
     def fetch(model_id: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", program, model_id]

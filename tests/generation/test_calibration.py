@@ -49,5 +49,5 @@ def test_more_visits_need_more_bias(loaded: LoadedModel) -> None:
 
 def test_a_model_without_validation_text_is_refused(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(loaded.task.folder), "has", lambda self, split, pair: False)
-    with pytest.raises(UserError, match="has none that fits the model; give the bias itself, --capacity bias=B"):
+    with pytest.raises(UserError, match="has none that fits the model; give the bias itself .capacity bias=B"):
         calibrate(loaded, 1.5, lambda bias: rerouting(loaded, RoutingOptions(capacity=f"bias={bias}")))

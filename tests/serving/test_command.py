@@ -160,7 +160,8 @@ def test_a_signal_lets_it_finish_its_work(trained_run: TrainedRun) -> None:
     long = "\n".join(["fofo fila lelu fila gibe samo"] * 100)
     with started(trained_run) as running, ThreadPoolExecutor(4) as clients:
         answers = [clients.submit(running.post, q=long) for _ in range(4)]
-        while "waiting_lines 0.0\n" in running.get("/metrics"):
+        asked = f"smoe_mt_characters_total {4.0 * len(long)}\n"
+        while asked not in running.get("/metrics"):
             time.sleep(0.01)
         code, said = running.end()
         assert [answer.result()[0] for answer in answers] == [200] * 4

@@ -42,7 +42,8 @@ def released() -> Iterator[None]:
 
 def config(save_dir: Path, data: Path | None = None, **settings: Any) -> Any:
     task = {"_name": start.TASK, "data": str(data)} if data else {"_name": "translation"}
-    groups = {"checkpoint": {**CHECKPOINT, "save_dir": str(save_dir)}, "dataset": dict(DATASET), "task": task}
+    groups: dict[str, dict[str, Any]] = {"common": {"wandb_project": None}}
+    groups |= {"checkpoint": {**CHECKPOINT, "save_dir": str(save_dir)}, "dataset": dict(DATASET), "task": task}
     for name, value in settings.items():
         groups["dataset" if name in DATASET else "checkpoint"][name] = value
     return OmegaConf.create(groups)

@@ -138,6 +138,8 @@ def computes_in_int8(model: Any) -> bool:
 
 
 def _version(decoder: nn.Module) -> tuple[int, ...]:
-    """Changes whenever a parameter does."""
+    """Changes whenever a parameter does, or where it may have in training."""
     tensors = list(decoder.parameters())
-    return tuple(n for p in tensors for n in (0 if p.is_inference() else p._version, p.data_ptr()))
+    return getattr(decoder, "times_trained", 0), *(
+        n for p in tensors for n in (0 if p.is_inference() else p._version, p.data_ptr())
+    )

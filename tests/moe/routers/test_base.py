@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from smoe_mt.moe import ConditionalMoE, Gate, MoE, Stacking, StratifiedMoE, TopK
-from smoe_mt.moe.kernels.fused import BlockParts, _block_refuses
 from smoe_mt.moe.routers.base import Weighting, combine_weights
 from smoe_mt.moe.routers.top_k import choose
 
@@ -132,14 +131,3 @@ def test_a_bias_is_computed_in_float32_whatever_the_model_computes_in() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert gate(x).equal(want)
     assert gate.bfloat16()(x.bfloat16()).dtype is torch.float
-
-
-def test_blocks_whose_gates_have_a_bias_are_left_to_other_kernels() -> None:
-    refusals = []
-    for bias in (True, False):
-        block = StratifiedMoE(8, 8, (2, 2), gate_bias=bias)
-        gates = [cast(Gate, gate) for gate in block.gates]
-        refusals.append(
-            _block_refuses(BlockParts(block.experts, gates, block.first_experts, block.settings, block.mask))
-        )
-    assert refusals == ["the gate of stratum 1 has a bias", None]

@@ -209,3 +209,13 @@ def test_in_int8_a_step_is_close_to_that_in_float32(make_model: MakeModel, task:
     found = step()
     assert computes_in_int8(model) and not torch.equal(found, wanted)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.1)
+
+
+def test_weights_that_an_optimiser_changed_unseen_are_prepared_anew(make_model: MakeModel, task: Any) -> None:
+    """fairseq's work on ``parameter.data``, whose changes torch does not count."""
+    model = make_model(**settings_of("none")).eval()
+    before = prepare(model.decoder)
+    model.train()
+    model.decoder.output_projection.weight.data.mul_(2.0)
+    after = prepare(model.eval().decoder)
+    assert after is not before and after is prepare(model.decoder)
