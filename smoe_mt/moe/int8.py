@@ -14,6 +14,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.moe.linear import PackedLinear, activate, rows_computed
 
 LARGEST = 127.0
+LEAST_ROWS = 4  # of one or two, oneDNN computes some products by plain loops, a hundred times slower
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -36,8 +37,9 @@ class Int8Linear(PackedLinear):
         """act(W x + b), or W x + b + ``plus_RO``; [R, O]."""
         rows = len(x_RI)
         integers_RI, scales_R1 = quantise(x_RI)
-        if rows < rows_computed(rows):
-            integers_RI = F.pad(integers_RI, (0, 0, 0, rows_computed(rows) - rows))
+        more = max(LEAST_ROWS, rows_computed(rows)) - rows
+        if more:
+            integers_RI = F.pad(integers_RI, (0, 0, 0, more))
         sums_RO = torch.ops.onednn.qlinear_pointwise(
             integers_RI, 1.0, 0, self.integers, self.scales_O, self.zeros_O, None, 1.0, 0, torch.float32, "none", [], ""
         )
