@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--json", type=Path, help="write the table and the machine's description here")
     args = parser.parse_args()
-    args.device, args.dtype, args.runs = "cpu", "fp32 and bf16", args.updates - WARM_UP
+    args.device, args.dtype, args.clock, args.runs = "cpu", "fp32 and bf16", "wall", args.updates - WARM_UP
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     smoe_mt.register()
