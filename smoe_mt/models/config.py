@@ -144,7 +144,9 @@ class SharedSettings(FairseqDataclass):
     )
     cpu_bf16: ChoiceEnum(["off", "on", "auto"]) = field(  # type: ignore[valid-type]
         default="off",
-        metadata={"help": "train on a CPU in bfloat16 with float32 weights; auto: where the processor computes in it"},
+        metadata={
+            "help": "train on a CPU in bfloat16 with float32 weights; auto: where that is faster, by processor and width"
+        },
     )
 
 

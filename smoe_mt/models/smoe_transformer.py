@@ -128,6 +128,15 @@ def freeze_all_but_experts(model: nn.Module) -> None:
         parameter.requires_grad_(id(parameter) in trained)
 
 
+#: The narrowest models that train faster in bfloat16 on such a CPU, without MoE blocks and with them (docs/cost.md).
+LEAST_WIDTH_IN_BF16 = {True: 128, False: 512}
+
+
+def bf16_is_faster(dense: bool, embed_dim: int) -> bool:
+    """Whether a training on this CPU is: what ``cpu_bf16=auto`` goes by."""
+    return cpu_computes_bf16() and embed_dim >= LEAST_WIDTH_IN_BF16[dense]
+
+
 def cpu_computes_bf16() -> bool:
     """Whether bfloat16 products are faster than float32 here; without AVX512-BF16 they are emulated, 100 x slower."""
     return bool(torch.cpu._is_avx512_bf16_supported())
@@ -227,7 +236,7 @@ class SMoETransformerModel(TransformerModelBase):
             return False
         if self.encoder.embed_tokens.weight.dtype is not torch.float32:  # common.fp16, a precision of its own
             return False
-        return self.cfg.cpu_bf16 == "on" or cpu_computes_bf16()
+        return self.cfg.cpu_bf16 == "on" or bf16_is_faster(self.cfg.moe == "none", self.cfg.encoder.embed_dim)
 
 
 @register_model_architecture("smoe_transformer", "smoe_transformer_tiny")

@@ -9,7 +9,7 @@ import torch
 
 from smoe_mt.checkpoints.upcycle import upcycled_state
 from smoe_mt.errors import UserError
-from smoe_mt.models import SMoETransformerModel
+from smoe_mt.models import SMoETransformerModel, smoe_transformer
 from smoe_mt.models.config import MOE_KINDS
 from smoe_mt.moe import SYSTEMS, ExpertBank
 
@@ -234,3 +234,25 @@ def test_what_no_training_changes_is_not_trained_with_the_experts(make_model: Ma
 def test_a_dense_model_has_no_experts_to_train_alone(make_model: Make) -> None:
     with pytest.raises(UserError, match="train_only=experts leaves nothing to train"):
         make_model(moe="none", train_only="experts")
+
+
+@pytest.mark.parametrize(
+    ("dense", "embed_dim", "faster"), [(True, 64, False), (True, 128, True), (False, 256, False), (False, 512, True)]
+)
+def test_bfloat16_is_chosen_by_processor_and_width(
+    monkeypatch: pytest.MonkeyPatch, dense: bool, embed_dim: int, faster: bool
+) -> None:
+    monkeypatch.setattr(smoe_transformer, "cpu_computes_bf16", lambda: True)
+    assert smoe_transformer.bf16_is_faster(dense, embed_dim) == faster
+    monkeypatch.setattr(smoe_transformer, "cpu_computes_bf16", lambda: False)
+    assert not smoe_transformer.bf16_is_faster(dense, embed_dim)
+
+
+def test_cpu_bf16_auto_trains_where_it_is_faster(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(strata="2,2", cpu_bf16="auto").train()
+    asked: list[tuple[bool, int]] = []
+    monkeypatch.setattr(smoe_transformer, "bf16_is_faster", lambda *how: bool(asked.append(how)))
+    assert not model._in_bf16(torch.zeros(1, 1, dtype=torch.long))
+    assert asked == [(False, model.cfg.encoder.embed_dim)]
