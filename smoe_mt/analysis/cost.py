@@ -24,16 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from fairseq.data import Dictionary
 from torch import nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.models.sizes import BankUse, Units, banks_of, shared_units_of
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
+from smoe_mt.models.standalone import build_standalone
 from smoe_mt.moe import BlockPlace
 
 FITTED_CONTEXT = 1246
@@ -161,9 +160,5 @@ def _parameters(model: nn.Module) -> tuple[Term, ...]:
 
 def skeleton(model_cfg: Any, vocabulary: int) -> SMoETransformerModel:
     """The model on torch's meta device: all shapes and no weights. UserError for settings that make no model."""
-    dictionary = Dictionary()
-    for i in range(vocabulary - len(dictionary)):
-        dictionary.add_symbol(str(i))
-    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     with torch.device("meta"):
-        return SMoETransformerModel.build_model(model_cfg, task)
+        return build_standalone(model_cfg, vocabulary)

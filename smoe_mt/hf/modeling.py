@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from smoe_mt.hf.configuration import SMoEConfig
 from smoe_mt.hf.limits import OwnLimit
 from smoe_mt.hf.state import CACHE, DecoderState
 from smoe_mt.models import SMoETransformerModel
+from smoe_mt.models.standalone import build_standalone
 from smoe_mt.search.beam import Decoding
 
 IGNORED = -100  # a label that counts for nothing
@@ -64,7 +64,8 @@ class SMoEForConditionalGeneration(PreTrainedModel, GenerationMixin):
         _check_size(settings["model"], config)
         # transformers builds models without memory, on "meta", and fills in what a file has; constants are in no file.
         with torch.device("cpu"):
-            built = _build(settings["model"], config.vocab_size).to(dtype=torch.get_default_dtype())
+            built = build_standalone(OmegaConf.create(settings["model"]), config.vocab_size)
+            built.to(dtype=torch.get_default_dtype())
         self.encoder, self.decoder = built.encoder, built.decoder
         self.encoder.main_input_name = self.main_input_name  # `generate` looks for it there
         # Not one of its modules: all of its weights are those of the two above.
@@ -227,8 +228,9 @@ class SMoEForConditionalGeneration(PreTrainedModel, GenerationMixin):
             limits = torch.tensor([min(Decoding().limit(length), longest) for length in lengths])
             own = OwnLimit(limits, self.config.eos_token_id)
             logits_processor = LogitsProcessorList([*(logits_processor or ()), own])
-            places = (kwargs.get, lambda name: getattr(generation_config, name, None))
-            if all(place(name) is None for place in places for name in ("max_length", "max_new_tokens")):
+            bounds = ("max_length", "max_new_tokens")
+            given = [bound for name in bounds for bound in (kwargs.get(name), getattr(generation_config, name, None))]
+            if all(bound is None for bound in given):
                 kwargs["max_new_tokens"] = int(limits.max()) + 1
         return super().generate(inputs, generation_config, logits_processor, **kwargs)
 
@@ -248,16 +250,6 @@ def _check_size(model: dict[str, Any], config: SMoEConfig) -> None:
                 f"{weights}: config.json describes a model of at least {fewest:,} parameters, and this file has "
                 f"{weights.stat().st_size:,} bytes; {REMEDY}"
             )
-
-
-def _build(model: dict[str, Any], vocab_size: int) -> SMoETransformerModel:
-    """UserError for settings that make no model."""
-    dictionary = Dictionary()
-    for number in range(len(dictionary), vocab_size):
-        dictionary.add_symbol(str(number))  # the model asks for their number alone
-    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    settings: Any = OmegaConf.create(model)
-    return SMoETransformerModel.build_model(settings, task)  # type: ignore[arg-type]
 
 
 def _criterion(settings: dict[str, Any] | None, model: SMoETransformerModel) -> StratifiedRoutingCriterion | None:
