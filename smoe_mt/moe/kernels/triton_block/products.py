@@ -78,12 +78,7 @@ class Products:
             BIAS_BY_DOT=tile.bias_by_dot and a.dtype is not torch.float32,
             PRECISION=precision(a.dtype),
             PAD=gate.tiles.pad,
-            BM=tile.rows,
-            BN=tile.columns,
-            BK=tile.depth,
-            GROUP=tile.group,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **tile.constants,
         )
 
     def outer(
@@ -125,12 +120,7 @@ class Products:
             EVEN_M=m % tile.rows == 0,
             EVEN_N=n % tile.columns == 0,
             PRECISION=precision(left.dtype),
-            BM=tile.rows,
-            BN=tile.columns,
-            BK=tile.depth,
-            GROUP=tile.group,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **tile.constants,
         )
 
 

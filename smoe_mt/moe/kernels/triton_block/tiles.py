@@ -37,6 +37,18 @@ class Tile:
     parts: int = 1
     bias_by_dot: bool = False
 
+    @property
+    def constants(self) -> dict[str, int]:
+        """What a launch tells the kernel and the compiler of it."""
+        return {
+            "BM": self.rows,
+            "BN": self.columns,
+            "BK": self.depth,
+            "GROUP": self.group,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
 
 @dataclass(frozen=True)
 class Tiles:
