@@ -20,12 +20,12 @@ from smoe_mt.cuda_recorder import CudaRecorder, Recorder
 from smoe_mt.errors import UserError, first_sentence
 from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.read_backs import ReadBacks
+from smoe_mt.tasks.shapes import BatchShape
 from smoe_mt.training.packed import Packing
 
 logger = logging.getLogger(__name__)
 
 Step = tuple[Any, Any, dict[str, Any]]  # loss, sample size, what is logged
-Shape = tuple[int, ...]
 
 COUNTS = ("ntokens", "nsentences")
 LOSS = "the loss"  # beside the names of what is logged
@@ -42,9 +42,9 @@ class StepGraphs:
         self._recorder = recorder
         self._note_loss = note_loss
         self._gradients = StaticGradients()
-        self._graphs: dict[Shape, StepGraph] = {}
-        self._seen: set[Shape] = set()
-        self._too_large: set[Shape] = set()
+        self._graphs: dict[BatchShape, StepGraph] = {}
+        self._seen: set[BatchShape] = set()
+        self._too_large: set[BatchShape] = set()
         self._off = False
 
     def __call__(
@@ -76,7 +76,7 @@ class StepGraphs:
         self._seen.clear()
         self._recorder.forget()
 
-    def _watched(self, eager: Callable[[], Step], shape: Shape, model: nn.Module) -> Step:
+    def _watched(self, eager: Callable[[], Step], shape: BatchShape, model: nn.Module) -> Step:
         """A shape's first batch: its gradients are those that a graph will add to."""
         with ReadBacks(self._recorder.device) as read:
             step = self._eagerly(eager)
@@ -95,7 +95,7 @@ class StepGraphs:
             raise
 
     def _capture(
-        self, shape: Shape, sample: Mapping[str, Any], model: nn.Module, criterion: nn.Module, optimizer: Any
+        self, shape: BatchShape, sample: Mapping[str, Any], model: nn.Module, criterion: nn.Module, optimizer: Any
     ) -> bool:
         """Whether there is a graph for the shape of this sample now; nothing has been computed."""
         self._gradients.attach()
@@ -104,9 +104,7 @@ class StepGraphs:
             self._gradients.check(model)
         except torch.cuda.OutOfMemoryError:
             if not self._too_large:
-                logger.warning(
-                    f"task.cuda_graphs: no memory for the shape {_named(shape)}; it is computed without a graph"
-                )
+                logger.warning(f"task.cuda_graphs: no memory for the shape {shape}; it is computed without a graph")
             self._too_large.add(shape)
             return False
         except RuntimeError as error:
@@ -236,13 +234,10 @@ def batch_of(tensors: Sequence[Tensor]) -> dict[str, Any]:
     return {"net_input": net_input, "target": target, "direction": direction}
 
 
-def shape_of(sample: Mapping[str, Any]) -> Shape:
-    """Rows, source and target length."""
-    return (*sample["net_input"]["src_tokens"].shape, sample["target"].size(1))
-
-
-def _named(shape: Shape) -> str:
-    return "x".join(map(str, shape))
+def shape_of(sample: Mapping[str, Any]) -> BatchShape:
+    """What the batch was padded to."""
+    rows, source = sample["net_input"]["src_tokens"].shape
+    return BatchShape(rows, source, sample["target"].size(1))
 
 
 def _scaler(optimizer: Any) -> Any:

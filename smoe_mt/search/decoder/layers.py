@@ -5,7 +5,6 @@ Shape letters: R = B * K rows, sentence by sentence; D model dimension; H, d hea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from smoe_mt.moe.linear import ACTIVATIONS, PackedLinear
 from smoe_mt.search.decoder.caches import Caches, Sources
 from smoe_mt.search.decoder.graphs import StaticCaches
 
-FFN = Callable[[Tensor], Tensor]
 Linear = type[PackedLinear]  # the precision of the products
 
 

@@ -104,18 +104,23 @@ def unknown_part(decoder: Any) -> str | None:
     return f"a {type(wrong[0]).__name__}" if wrong else None
 
 
-_prepared: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], PreparedDecoder]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], type[PackedLinear], PreparedDecoder]] = (
+    WeakKeyDictionary()
+)
 
 
 def prepare(decoder: Any) -> PreparedDecoder | None:
-    """The decoder of a model, made ready for searches; kept until its weights change. None for one that is not known here."""
+    """The decoder of a model, made ready for searches; kept until its weights or its precision change.
+
+    None for one that is not known here.
+    """
     if unknown_part(decoder) is not None:
         return None
-    version = _version(decoder)
+    version, linear = _version(decoder), getattr(decoder, "linear", PackedLinear)
     kept = _prepared.get(decoder)
-    if kept is None or kept[0] != version:
-        kept = _prepared[decoder] = version, PreparedDecoder(decoder, getattr(decoder, "linear", PackedLinear))
-    return kept[1]
+    if kept is None or kept[:2] != (version, linear):
+        kept = _prepared[decoder] = version, linear, PreparedDecoder(decoder, linear)
+    return kept[2]
 
 
 def compute_in_int8(model: Any) -> None:
@@ -126,7 +131,6 @@ def compute_in_int8(model: Any) -> None:
     """
     check_int8(model.decoder.embed_tokens.weight.device)
     model.decoder.linear = Int8Linear
-    _prepared.pop(model.decoder, None)
     for module in model.modules():
         if isinstance(module, FFNs):
             module.packed = PackedWeights(Int8Linear)
