@@ -11,69 +11,42 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.criterions import FairseqCriterion
-from torch import nn
 from tqdm import tqdm
 
 import smoe_mt
 from benchmarks import measuring
 from benchmarks.bench_loader import open_batches, open_task
-from benchmarks.models import SYSTEMS
+from benchmarks.bench_train import make_update
+from benchmarks.models import SYSTEMS, build
 from smoe_mt.criterions.stratified_routing import StratifiedRoutingCriterion
 from smoe_mt.memory import keep_freed_memory
-from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 
 PRECISIONS = {"float32": "off", "bfloat16": "on"}
 WARM_UP = 3  # updates that are not timed
 LAST = 20  # the loss is the mean over so many
 
 
-def build(system: str, width: int, cpu_bf16: str, task: Any) -> nn.Module:
-    """The model, the same weights for both precisions."""
-    cfg = SMoETransformerConfig(cpu_bf16=cpu_bf16, moe_freq=1)
-    for side in ("encoder", "decoder"):
-        for name, value in {"embed_dim": width, "ffn_embed_dim": 4 * width, "layers": 2, "attention_heads": 4}.items():
-            setattr(cfg, f"{side}_{name}", value)
-    for name, value in SYSTEMS[system].items():
-        setattr(cfg, name, value)
-    torch.manual_seed(0)
-    model: nn.Module = SMoETransformerModel.build_model(cfg, task).train()
-    return model
-
-
-def updates(model: nn.Module, criterion: FairseqCriterion, rate: float) -> Iterator[Any]:
-    """Send a batch, get the loss in nats a token; an update each."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    found: float | None = None
-    while True:
-        batch = yield found
-        optimizer.zero_grad(set_to_none=True)
-        loss, size, logged = criterion(model, batch)
-        (loss / size).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        found = float(logged["nll_loss"]) / size
-
-
 def compare(system: str, width: int, task: Any, batches: list[Any], rate: float) -> dict[str, Any]:
     """A row: both precisions over the same batches, in turns."""
     criterion = StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1)
-    trainings = {name: updates(build(system, width, how, task), criterion, rate) for name, how in PRECISIONS.items()}
+    size = {"embed_dim": width, "ffn_embed_dim": 4 * width, "layers": 2, "attention_heads": 4}
+    trainings = {
+        name: make_update(build(system, size, task, cpu_bf16=how, moe_freq=1), criterion, rate)
+        for name, how in PRECISIONS.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     losses: dict[str, list[float]] = {name: [] for name in trainings}
-    for training in trainings.values():
-        next(training)
     for batch in tqdm(batches, desc=f"{system}, d {width}", disable=None):
         for name, training in trainings.items():
             start = time.perf_counter()
-            losses[name].append(training.send(batch))
+            logged = training(batch)
             seconds[name].append(time.perf_counter() - start)
+            losses[name].append(float(logged["nll_loss"]) / logged["ntokens"])
     timed = {name: each[WARM_UP:] for name, each in seconds.items()}
     tokens = statistics.mean(batch["ntokens"] for batch in batches[WARM_UP:])
     row: dict[str, Any] = {"system": system, "d": width}

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from fairseq.logging import metrics
@@ -25,13 +26,15 @@ from smoe_mt.criterions import stratified_routing
 from smoe_mt.memory import keep_freed_memory
 
 
-def make_step(model: nn.Module, sample: Mapping[str, Any], criterion: nn.Module) -> Callable[[], object]:
-    """One update of ``model`` on ``sample``."""
+def make_update(
+    model: nn.Module, criterion: nn.Module, rate: float = 1e-4
+) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """What updates ``model`` on a sample, logging included, and returns what the criterion tells of it."""
     model.train()
     fused = next(model.parameters()).is_cuda
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, fused=fused)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=fused)
 
-    def step() -> None:
+    def update(sample: Mapping[str, Any]) -> Mapping[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         loss, size, logged = criterion(model, sample)
         (loss / size).backward()
@@ -39,8 +42,9 @@ def make_step(model: nn.Module, sample: Mapping[str, Any], criterion: nn.Module)
         optimizer.step()
         with metrics.aggregate(new_root=True):
             criterion.reduce_metrics([logged])
+        return cast(Mapping[str, Any], logged)
 
-    return step
+    return update
 
 
 def without_routing_metrics(step: Callable[[], object]) -> Callable[[], object]:
@@ -82,7 +86,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     criterion = stratified_routing.StratifiedRoutingCriterion(task, sentence_avg=False, label_smoothing=0.1)
     sample = make_sample(args, task)
     models = {system: make_model(system, args, task) for system in ("dense", *args.systems)}
-    steps = {system: make_step(model, sample, criterion) for system, model in models.items()}
+    steps = {system: partial(make_update(model, criterion), sample) for system, model in models.items()}
     flops = {system: count_flops(step) for system, step in steps.items()}
     bare = {f"{system} bare": without_routing_metrics(steps[system]) for system in args.systems}
     seconds = measuring.interleaved({**steps, **bare}, args.runs, args.device, args.clock)

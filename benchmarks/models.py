@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import smoe_mt
 from benchmarks import measuring
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
+from smoe_mt.models.standalone import dictionary_of
 from smoe_mt.moe import SYSTEMS as REGISTERED
 from smoe_mt.moe.kernels.available import installed, interpreted
 from smoe_mt.moe.kernels.triton_block.records import Operands, Saved, results_of
@@ -47,22 +48,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def toy_task(vocabulary: int) -> SimpleNamespace:
     """What a model and a criterion ask of a task."""
-    dictionary = Dictionary()
-    for i in range(vocabulary - len(dictionary)):
-        dictionary.add_symbol(f"w{i}")
+    dictionary = dictionary_of(vocabulary)
     return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, directions=("aa-en", "en-aa"))
 
 
 def make_model(system: str, args: argparse.Namespace, task: SimpleNamespace) -> SMoETransformerModel:
     """The model of a system, random weights, on the device and in the precision asked for."""
+    model = build(system, SIZES[args.size], task, moe_backend=args.backend)
+    return model.to(args.device, measuring.DTYPES[args.dtype])
+
+
+def build(system: str, size: Mapping[str, int], task: Any, **settings: Any) -> SMoETransformerModel:
+    """The model of a system, the same random weights each time; ``size``: as those of `SIZES`."""
     smoe_mt.register()
-    cfg = SMoETransformerConfig(moe_backend=args.backend)
-    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in SIZES[args.size].items()}
+    cfg = SMoETransformerConfig(**settings)
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in size.items()}
     for name, value in {**sizes, **SYSTEMS[system]}.items():
         setattr(cfg, name, value)
     torch.manual_seed(0)
-    model = SMoETransformerModel.build_model(cfg, task)
-    return model.to(args.device, measuring.DTYPES[args.dtype])
+    return SMoETransformerModel.build_model(cfg, task)
 
 
 def random_tokens(sentences: int, length: int, dictionary: Dictionary, device: str) -> Tensor:
