@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from smoe_mt.moe import SYSTEMS
+
+#: Activations of products by the names of `linear.ACTIVATIONS`, as torch computes them.
+ACTIVATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda h: h,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
 
 SHARED: dict[str, Any] = {
     "top_k": 2,
@@ -38,3 +48,16 @@ def padded_batch(embed_dim: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     mask = torch.zeros(2, 6, dtype=torch.bool)
     mask[1, 4:] = True
     return x, mask
+
+
+def saved_shapes(compute: Callable[[], object]) -> list[torch.Size]:
+    """Of all that autograd saves while something is computed."""
+    shapes: list[torch.Size] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        compute()
+    return shapes

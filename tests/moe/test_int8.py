@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe.int8 import Int8Linear, check_int8, quantise
+from tests.moe.settings import ACTIVATED
 
 try:
     check_int8(torch.device("cpu"))
@@ -16,7 +17,6 @@ except UserError as reason:
     pytestmark = pytest.mark.skip(reason=str(reason))
 
 ROWS = [1, 5, 23, 65]
-WHOLE = {"none": lambda h: h, "relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 
 
 def reference(x_RI: Tensor, weight_OI: Tensor) -> Tensor:
@@ -26,12 +26,12 @@ def reference(x_RI: Tensor, weight_OI: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("activation", WHOLE)
+@pytest.mark.parametrize("activation", ACTIVATED)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_product_with_its_activation(rows: int, activation: str, bias: bool) -> None:
     x, weight = torch.randn(rows, 40), torch.randn(24, 40)
     b = torch.randn(24) if bias else None
-    want = WHOLE[activation](reference(x, weight) + (0 if b is None else b))
+    want = ACTIVATED[activation](reference(x, weight) + (0 if b is None else b))
     torch.testing.assert_close(Int8Linear(weight, b)(x, activation).double(), want, rtol=1e-4, atol=1e-4)
 
 

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from smoe_mt.moe import linear
 from smoe_mt.moe.linear import ACTIVATIONS, PackedLinear, packable, rows_computed
+from tests.moe.settings import ACTIVATED
 
 ROWS = [1, 8, 9, 23, 64, 65]
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-9}
-WHOLE = {"none": lambda h: h, "relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 
 
 @pytest.fixture(autouse=True, params=["all", "large"])
@@ -27,7 +27,7 @@ def packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_product_with_its_activation(rows: int, activation: str, bias: bool) -> None:
     x, weight = torch.randn(rows, 16), torch.randn(24, 16)
     b = torch.randn(24) if bias else None
-    want = WHOLE[activation](functional.linear(x, weight, b))
+    want = ACTIVATED[activation](functional.linear(x, weight, b))
     torch.testing.assert_close(PackedLinear(weight, b)(x, activation), want, rtol=1e-5, atol=1e-5)
 
 

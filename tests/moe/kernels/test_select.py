@@ -17,6 +17,7 @@ from smoe_mt.moe import ConditionalMoE, ExpertBank, MoE, Stacking, StratifiedMoE
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts import Experts
 from smoe_mt.moe.kernels.select import bind_experts, choose_backend
+from tests.moe.settings import saved_shapes
 
 DIM, FFN = 16, 24
 BLOCKS: dict[str, Callable[..., Any]] = {
@@ -269,14 +270,7 @@ def test_autocast_computes_in_half_precision_and_keeps_float32_weights(name: str
 def test_what_a_pass_keeps_is_one_hidden_activation() -> None:
     """No gathered rows and no experts' outputs: of what autograd saves, one tensor alone is as large as a row for every slot."""
     block: Any = MoE(DIM, FFN, 4, capacity_factor=0, backend="loop")
-    sizes: list[torch.Size] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        block(torch.randn(50, DIM, requires_grad=True))
+    sizes = saved_shapes(lambda: block(torch.randn(50, DIM, requires_grad=True)))
     assert [shape.numel() for shape in sizes if shape.numel() >= 100 * DIM] == [100 * FFN]
 
 

@@ -15,6 +15,7 @@ from smoe_mt.moe.routers.base import Weighting, routers_of
 from smoe_mt.moe.routers.bias import LoadBias
 from tests.moe.kernels.test_select import NoReadingBack
 from tests.moe.reference import reference_layers, reference_stratified
+from tests.moe.settings import saved_shapes
 
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.skipif(not interpreted(), reason="kernels run on the GPU here: see the tests marked gpu")
@@ -268,14 +269,7 @@ def test_masked_slots_carry_no_gradient() -> None:
 def test_what_a_pass_keeps_is_the_tokens_and_one_hidden_activation() -> None:
     """No gathered rows and no experts' outputs: of what autograd saves, one tensor alone is as large as a row for every slot."""
     block: Any = MoE(DIM, FFN, 3, capacity_factor=0, backend="triton")
-    shapes: list[torch.Size] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        shapes.append(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        block(torch.randn(70, DIM, requires_grad=True))
+    shapes = saved_shapes(lambda: block(torch.randn(70, DIM, requires_grad=True)))
     assert [shape[1] for shape in shapes if shape.numel() >= 140 * DIM] == [FFN]
     assert [70, DIM] in map(list, shapes)
 
