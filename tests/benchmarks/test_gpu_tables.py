@@ -81,6 +81,36 @@ def test_a_table_that_fails_does_not_stop_the_others(tmp_path: Path, capfd: pyte
     assert "$ python -m this" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("content", "how"),
+    [
+        ('{"rows": [', "no rows"),
+        ('{"rows": []}', "no rows"),
+        ('{"rows": [{"updates/s": 1.0}, {"updates/s": null}]}', "rows without updates/s"),
+        ('{"rows": [{"updates/s": 1.0}, {"updates/s": 2.0}]}', ""),
+    ],
+)
+def test_a_table_without_its_numbers_is_told(content: str, how: str, tmp_path: Path) -> None:
+    path = tmp_path / "updates.json"
+    path.write_text(content)
+    assert gpu_tables.gaps(BY_NAME["updates"], path) == how
+    assert len(summary(tmp_path)) == len(GOALS)
+
+
+def test_numbers_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "updates.json").write_text('{"rows": [{"updates/s": 3.0}]}')
+    (row,) = run_all([Table("updates", 1, "", "this")], tmp_path, on_gpu=False)
+    assert row["ended"] == "no rows"
+
+
+def test_nothing_is_left_of_a_command_that_took_too_long(tmp_path: Path) -> None:
+    note = shlex.quote(str(tmp_path / "process"))
+    assert gpu_tables.ended(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"], limit=1) is None
+    process = int((tmp_path / "process").read_text())
+    state = Path(f"/proc/{process}/status")
+    assert not state.exists() or "\nState:\tZ" in state.read_text()
+
+
 def test_a_table_is_stopped_at_the_limit_and_the_rest_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
