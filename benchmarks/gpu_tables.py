@@ -56,10 +56,10 @@ class Table:
 
 
 TABLES = (
-    Table("tests", 70, TESTS, TESTS, writes_json=False),
+    Table("tests", 75, TESTS, TESTS, writes_json=False),
     Table(
         LARGE,
-        55,
+        50,
         f"{BLOCK_ON_GPU} --backend triton --embed-dim 1024 --ffn-dim 4096 --experts 16 --tokens 4096 16384 --eval-tokens 500",
         f"{BLOCK_ON_CPU} --backend auto --experts 4 --tokens 24 40 --eval-tokens 5",
     ),
@@ -84,14 +84,20 @@ TABLES = (
     ),
     Table(
         UPDATES,
-        75,
+        65,
         "benchmarks.bench_updates --device cuda --dtype bf16 --optimizer fused_adam --ways plain graphs --seconds 22 "
         f"--models '{QUICKSTART}'",
         "benchmarks.bench_updates --device cpu --ways plain graphs --updates 4 --log-interval 1 --models 'quickstart dense'",
     ),
     Table(
+        "experts",
+        20,
+        "benchmarks.bench_experts --device cuda --dtype bf16 --runs 15",
+        "benchmarks.bench_experts --device cpu --runs 1 --embed-dim 16 --ffn-dim 32 --experts 8 --tokens 5 20",
+    ),
+    Table(
         "block_1024_grouped",
-        25,
+        20,
         f"{BLOCK_ON_GPU} --backend grouped --embed-dim 1024 --ffn-dim 4096 --experts 16 --modes train --tokens 16384",
         f"{BLOCK_ON_CPU} --backend grouped --experts 4 --modes train --tokens 24",
     ),

@@ -125,7 +125,9 @@ def test_for_few_tokens_that_reach_most_experts(
     assert not takes_all(bank, x, choices), "where the routing is asked for"
 
 
-@pytest.mark.parametrize(("most", "beside_triton", "taken"), [(9, 6, False), (9, 7, True), (6, 7, False), (9, 0, False)])
+@pytest.mark.parametrize(
+    ("most", "beside_triton", "taken"), [(9, 6, False), (9, 7, True), (6, 7, False), (9, 0, False)]
+)
 def test_beside_the_triton_kernels_another_number_counts(
     most: int, beside_triton: int, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
