@@ -35,16 +35,12 @@ def takes_all(bank: ExpertBank, x: Tensor, choices: int, fused: bool = False) ->
 
     fused  else the Triton kernels would
     """
+    here = x.device.type in DEVICES and isinstance(bank, FFNBank) and bank.remote is None
+    if not here or wants_routing(bank.training):
+        return False
     most = min(MOST_TOKENS, MOST_TOKENS_BESIDE_TRITON) if fused else MOST_TOKENS
     tokens = x.numel() // bank.embed_dim
-    return (
-        tokens <= most
-        and bank.num_experts <= MOST_EXPERTS_PER_CHOICE * tokens * choices
-        and x.device.type in DEVICES
-        and isinstance(bank, FFNBank)
-        and bank.remote is None
-        and not wants_routing(bank.training)
-    )
+    return tokens <= most and bank.num_experts <= MOST_EXPERTS_PER_CHOICE * tokens * choices
 
 
 def plan_all(experts_TK: Tensor, num_experts: int, active_T: Tensor | None, complete: bool) -> Plan:
