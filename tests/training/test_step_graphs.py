@@ -87,7 +87,7 @@ def test_a_training_is_that_without_graphs(train: Train, kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("max_tokens", "stand_ins"), [(400, [False, False, False, False, True]), (500, [False, False, True, False])]
+    ("max_tokens", "stand_ins"), [(400, [False, False, False, False, True]), (550, [False, False, True, False])]
 )
 def test_ranks_add_up_gradients_of_graphs(
     toy_text: Path, tmp_path: Path, max_tokens: int, stand_ins: list[bool]
