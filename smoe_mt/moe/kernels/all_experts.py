@@ -78,4 +78,5 @@ def all_experts_ffn(
     rows_TKD = out_ETD.flatten(0, 1).index_select(0, plan.row_TK.flatten()).unflatten(0, plan.row_TK.shape)
     if plan.kept_TK is not None:
         rows_TKD = rows_TKD.masked_fill(~plan.kept_TK[:, :, None], 0.0)
-    return (rows_TKD * weights_TK[:, :, None]).sum(dim=1).to(x_TD.dtype)
+    y_TD: Tensor = (rows_TKD * weights_TK[:, :, None]).sum(dim=1).to(x_TD.dtype)
+    return y_TD

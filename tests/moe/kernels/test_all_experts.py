@@ -81,7 +81,8 @@ CHOICES = [(TopK(1), Weighting.RAW), (RankK(2), Weighting.UNIFORM), (TopK(5), No
 @pytest.mark.parametrize(("selection", "weighting"), CHOICES, ids=str)
 def test_another_routing(selection: Any, weighting: Weighting | None) -> None:
     torch.manual_seed(0)
-    block, x = MoE(D, F, 6).eval(), torch.randn(TOKENS, D)
+    block: Any = MoE(D, F, 6).eval()
+    x = torch.randn(TOKENS, D)
     with torch.no_grad():
         block.gate.weight.mul_(5)
     with routing_override(block, selection=selection, weighting=weighting):
