@@ -39,7 +39,7 @@ class Choices(NamedTuple):
 
 
 class Selection(Protocol):
-    """Which experts a token chooses by its probabilities.
+    """Which experts a token chooses by its probabilities, by a rule that does not change: a search captures what it computes.
 
     One that can be told another order of the experts has ``takes_order = True`` and a third argument, ``order_TE``: scores whose
     largest is the best expert. What it sums or compares with a threshold are the probabilities still.
