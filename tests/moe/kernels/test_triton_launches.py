@@ -60,5 +60,5 @@ def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypat
     y, routing = block(torch.randn(5, 8, requires_grad=True), torch.zeros(5, dtype=torch.bool))
     forward = len(sites)
     (y.sum() + sum(routing.losses.values())).backward()
-    assert forward == gates * 5 <= gates * MOST_FORWARD
+    assert forward == gates * 6 <= gates * MOST_FORWARD
     assert gates * 7 <= len(sites) - forward <= gates * 9 < gates * MOST_BACKWARD

@@ -1,6 +1,6 @@
 """A whole block as one function with a gradient: all its gates forward, all its gates backward, nothing read back.
 
-A gate is five launches forward and seven to nine backward. Kept for the way back are the inputs of the gates, what they decided, and
+A gate is five launches forward, six where not all tokens are there, and seven to nine backward. Kept for the way back are the inputs of the gates, what they decided, and
 one [S, F] activation each; no row is gathered in memory.
 """
 
@@ -26,7 +26,7 @@ def block_forward(given: Operands, settings: str, keep: bool) -> Results:
     passes = []
     for i, x in enumerate(inputs):
         gate = Gate(i, given, s)
-        launch = gate.launcher(given.tensors(), keep, given.padding is None)
+        launch = gate.launcher(given.tensors(), keep, given.packs(i))
         passes.append(gate_forward(gate, launch, x, given, walk, keep))
     return walk.results([passed.load for passed in passes], kept_of(passes) if keep else [])
 
@@ -45,8 +45,9 @@ def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: st
     first_added = grads.w_in.size(0)
     for i in reversed(range(len(inputs))):
         gate = Gate(i, given, s)
-        launch = gate.launcher([grad, *given.tensors()], "backward", grad.dtype)
-        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], saved.passed(i), grads, first_added, reuse)
+        passed = saved.passed(i)
+        launch = gate.launcher([grad, *given.tensors()], "backward", grad.dtype, passed.packed)
+        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], passed, grads, first_added, reuse)
         grad, first_added = found.x, gate.first
         grad_gates.insert(0, found.weight)
         if found.bias is not None:

@@ -1,4 +1,4 @@
-"""A gate's way forward in five launches: route, place, up, down, combine."""
+"""A gate's way forward in five or six launches: pack (where not all tokens are there), route, place, up, down, combine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from smoe_mt.moe.kernels.triton_block.gate import Gate
 from smoe_mt.moe.kernels.triton_block.launching import Launcher
 from smoe_mt.moe.kernels.triton_block.products import DOWN, UP, Products
-from smoe_mt.moe.kernels.triton_block.programs import combining, constants, gating, placing
+from smoe_mt.moe.kernels.triton_block.programs import combining, constants, gating, packing, placing
 from smoe_mt.moe.kernels.triton_block.records import Operands, Passed, Results
 
 
@@ -49,17 +49,35 @@ class Walk(NamedTuple):
 
 def gate_forward(gate: Gate, launch: Launcher, x: Tensor, given: Operands, walk: Walk, keep: bool) -> Passed:
     """Pass the tokens at the gate, whose rows of ``x`` [T, D] are its input; ``keep``: a backward pass follows."""
-    passed = gate.empty(x, keep)
-    _route(gate, launch, x, given.padding, walk, passed)
+    passed = gate.empty(x, given.packs(gate.number), keep)
+    if passed.packed:
+        _pack(gate, launch, walk.at if gate.number else given.padding, passed)
+    _route(gate, launch, x, walk, passed)
     rows = _experts(gate, launch, x, passed, keep)
     _combine(gate, launch, x, rows, given.next_gate, walk, passed)
     return passed
 
 
-def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk: Walk, passed: Passed) -> None:
+def _pack(gate: Gate, launch: Launcher, where: Tensor | None, passed: Passed) -> None:
+    """Lists the tokens at the gate; where: as ``pack_kernel``."""
+    launch(
+        "pack",
+        packing.pack_kernel,
+        (triton.cdiv(gate.tokens, 1024),),
+        where,
+        passed.tokens,
+        passed.count,
+        gate.number,
+        gate.tokens,
+        BT=1024,
+        BS=4096,
+        num_warps=8,
+    )
+
+
+def _route(gate: Gate, launch: Launcher, x: Tensor, walk: Walk, passed: Passed) -> None:
     """Choices, then a row for each slot."""
-    s, norm, none, opens = gate.settings, gate.norm, passed.probs, gate.number == 0
-    here = constants.AT_GATE if not opens else constants.EVERYWHERE if padding is None else constants.UNPADDED
+    s, norm, none = gate.settings, gate.norm, passed.probs
     counts = torch.empty(gate.blocks, s.top_k, gate.width, dtype=torch.int32, device=x.device)
     sums = torch.empty(gate.blocks, gate.width + 2, dtype=torch.float32, device=x.device)
     launch(
@@ -67,7 +85,8 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         gating.route_kernel,
         (gate.blocks,),
         x,
-        padding if opens and padding is not None else walk.at,
+        passed.tokens,
+        passed.count,
         norm.gamma if norm else none,
         norm.beta if norm else none,
         gate.weight,
@@ -87,7 +106,7 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         gate.dim,
         gate.experts,
         s.epsilon,
-        HERE=here.value,
+        PACKED=passed.packed,
         NORM=norm is not None,
         BIAS=gate.bias is not None,
         ORDERED=gate.order is not None,
@@ -106,6 +125,8 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         "place",
         placing.place_kernel,
         (gate.blocks,),
+        passed.tokens,
+        passed.count,
         passed.choices,
         passed.probs,
         counts,
@@ -122,10 +143,10 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         gate.number,
         gate.tokens,
         gate.experts,
-        gate.blocks,
         *s.capacity,
         s.mask,
         s.scale,
+        PACKED=passed.packed,
         TOP_K=s.top_k,
         RENORMALISE=s.renormalise,
         Z=s.z,
@@ -163,6 +184,8 @@ def _combine(
         combining.combine_kernel,
         (triton.cdiv(gate.tokens, bt), triton.cdiv(gate.dim, bd)),
         rows,
+        passed.tokens,
+        passed.count,
         passed.row_of_slot,
         passed.choices,
         passed.normed if gate.residual == constants.NORMED.value else x,
@@ -178,6 +201,7 @@ def _combine(
         gate.tokens,
         gate.dim,
         1.0 - s.dropout,
+        PACKED=passed.packed,
         TOP_K=s.top_k,
         RESIDUAL=gate.residual,
         STRATA=s.strata,

@@ -66,8 +66,8 @@ class Gate:
         pad = self.tiles.pad
         return (self.tokens * self.settings.top_k // pad + self.experts) * pad
 
-    def empty(self, like: Tensor, keep: bool) -> Passed:
-        """Memory for what the gate decides; ``keep``: a backward pass follows."""
+    def empty(self, like: Tensor, packed: bool, keep: bool) -> Passed:
+        """Memory for what the gate decides; packed: not all tokens are there; keep: a backward pass follows."""
         t, e, k = self.tokens, self.experts, self.settings.top_k
         rows, normed = self.rows_bound(), t if self.norm else 0
 
@@ -75,6 +75,8 @@ class Gate:
             return torch.empty(shape, dtype=dtype, device=like.device)
 
         return Passed(
+            tokens=new(torch.int32, t if packed else 0),
+            count=new(torch.int32, 1),
             normed=new(like.dtype, normed, self.dim),
             means=new(torch.float32, normed),
             scales=new(torch.float32, normed),

@@ -41,7 +41,7 @@ def _block(*args: Any) -> list[Tensor]:
 def _(*args: Any) -> list[Tensor]:
     *fields, settings, keep = args
     given, s = Operands(*fields), Settings.of(settings)
-    passes = [Gate(i, given, s).empty(given.x, keep) for i in range(len(given.gates))]
+    passes = [Gate(i, given, s).empty(given.x, given.packs(i), keep) for i in range(len(given.gates))]
     kept = kept_of(passes) if keep else []
     results = Walk.empty(given, s.strata).results([passed.load for passed in passes], kept)
     return cast(list[Tensor], flat(results))

@@ -57,21 +57,29 @@ class Operands(NamedTuple):
         """All that kernels read and the caller allocated."""
         return [*self.with_gradients(), *self.orders, *([] if self.padding is None else [self.padding])]
 
+    def packs(self, gate: int) -> bool:
+        """Whether not all tokens are at a gate."""
+        return gate > 0 or self.padding is not None
+
     def norm_of(self, gate: int) -> Norm | None:
         """The norm before a gate."""
         return Norm(*self.norms[2 * gate : 2 * gate + 2]) if self.norms else None
 
 
 class Passed(NamedTuple):
-    """What a gate decided and kept.
+    """What a gate decided and kept. A token's place is that in ``tokens``; of the others nothing is defined.
 
-    normed [T, D] (empty without norm), means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss)
-    probs fp32 [T, E], choices int32 [K, T] (-1: not here), row_of_slot int32 [K, T] (-1: not served)
+    tokens int32 [T], those at the gate and then the others (empty: all are there); count int32 [1], how many are
+    normed [T, D] by token (empty without norm)
+    by place: means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss), probs fp32 [T, E],
+    choices int32 [K, T], row_of_slot int32 [K, T] (-1: not served)
     token_of_row int32 [S] (-1: padding), weight_of_row fp32 [S], expert_of_tile int32 [tiles], starts int32 [E + 1]
     load int64 [3, E]: asked, served, first choices
     kept [S, F]: the weighted activation, or what comes before the activation where its slope asks for that
     """
 
+    tokens: Tensor
+    count: Tensor
     normed: Tensor
     means: Tensor
     scales: Tensor
@@ -85,6 +93,11 @@ class Passed(NamedTuple):
     starts: Tensor
     load: Tensor
     kept: Tensor
+
+    @property
+    def packed(self) -> bool:
+        """Whether not all tokens are at the gate."""
+        return self.tokens.size(0) > 0
 
 
 class Results(NamedTuple):

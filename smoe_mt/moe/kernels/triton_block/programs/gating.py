@@ -5,35 +5,26 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from smoe_mt.moe.kernels.triton_block.programs.constants import AT_GATE, SECOND_CHOICE, SEEDS, UNPADDED
-
-
-@triton.jit
-def is_here(where, t, inside, gate, HERE: tl.constexpr):
-    """Which tokens are at the gate: all, those that are no padding, or those whose turn it is."""
-    if HERE == UNPADDED:
-        return inside & (tl.load(where + t, mask=inside, other=1) == 0)
-    elif HERE == AT_GATE:
-        return inside & (tl.load(where + t, mask=inside, other=-1) == gate)
-    else:
-        return inside
+from smoe_mt.moe.kernels.triton_block.programs.constants import SECOND_CHOICE, SEEDS
+from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 
 
 @triton.jit(do_not_specialize=["gate", "T", "E"])
 def route_kernel(
     x,  # [T, D]
-    where,
+    tokens,  # int32 [T], by place, where PACKED
+    count,
     gamma,
     beta,
     gate_weight,  # [E, D]
     gate_bias,  # [E], where BIAS
     order_bias,  # fp32 [E], added to the probabilities for the choice alone, where ORDERED
-    normed,  # [T, D], written where NORM
+    normed,  # [T, D], by token, written where NORM
     mean_out,
-    scale_out,  # fp32 [T]
+    scale_out,  # fp32 [T], by place, as all that follows
     log_sums,  # fp32 [T], log of the summed exponentials of the logits, written where Z
     probs,  # fp32 [T, E]
-    choices,  # int32 [K, T], -1: not here
+    choices,  # int32 [K, T]
     counts,  # int32 [blocks, K, BE]
     sums,  # fp32 [blocks, BE + 2]: summed probabilities, entropy, squares of log_sums
     seeds,
@@ -42,7 +33,7 @@ def route_kernel(
     D,
     E,
     epsilon,
-    HERE: tl.constexpr,
+    PACKED: tl.constexpr,
     NORM: tl.constexpr,
     BIAS: tl.constexpr,
     ORDERED: tl.constexpr,
@@ -56,9 +47,12 @@ def route_kernel(
     BE: tl.constexpr,
 ):
     block = tl.program_id(0)
-    t = block * BT + tl.arange(0, BT)
-    inside = t < T
-    here = is_here(where, t, inside, gate, HERE)
+    place = block * BT + tl.arange(0, BT)
+    here_count = count_here(count, T, PACKED)
+    if block * BT >= here_count:
+        return
+    here = place < here_count
+    t = token_at(tokens, place, here, PACKED)
     ds = tl.arange(0, BD)
     e = tl.arange(0, BE)
     x_at = x + t.to(tl.int64)[:, None] * D + ds[None, :]
@@ -79,8 +73,8 @@ def route_kernel(
         shift = sum_of / D
         mean = origin + shift
         scale = 1.0 / tl.sqrt(tl.maximum(squares / D - shift * shift, 0.0) + epsilon)
-        tl.store(mean_out + t, mean, mask=here)
-        tl.store(scale_out + t, scale, mask=here)
+        tl.store(mean_out + place, mean, mask=here)
+        tl.store(scale_out + place, scale, mask=here)
     logits = tl.zeros((BT, BE), tl.float32)
     w_at = gate_weight + e[None, :] * D + ds[:, None]
     for d in tl.range(0, D, BD):
@@ -105,14 +99,14 @@ def route_kernel(
     total = tl.sum(odds, axis=1)
     p = odds / total[:, None]
     here_e = here_2d & (e < E)[None, :]
-    tl.store(probs + t[:, None] * E + e[None, :], p, mask=here_e)
+    tl.store(probs + place[:, None] * E + e[None, :], p, mask=here_e)
     order = p
     if ORDERED:
         order = tl.where((e < E)[None, :], p + tl.load(order_bias + e, mask=e < E, other=0.0)[None, :], float("-inf"))
     # Where nothing is finite a choice must still be an expert.
     first = tl.minimum(tl.argmax(order, axis=1), E - 1)
     first_1h = (first[:, None] == e[None, :]) & here_2d
-    tl.store(choices + t, tl.where(here, first, -1), mask=inside)
+    tl.store(choices + place, first, mask=here)
     tl.store(counts + block * TOP_K * BE + e, tl.sum(first_1h.to(tl.int32), axis=0))
     if TOP_K == 2:
         left = order
@@ -123,7 +117,7 @@ def route_kernel(
         left = tl.where((first[:, None] == e[None, :]) | (e >= E)[None, :], float("-inf"), left)
         second = tl.minimum(tl.argmax(left, axis=1), E - 1)
         second_1h = (second[:, None] == e[None, :]) & here_2d
-        tl.store(choices + T + t, tl.where(here, second, -1), mask=inside)
+        tl.store(choices + T + place, second, mask=here)
         tl.store(counts + (block * TOP_K + 1) * BE + e, tl.sum(second_1h.to(tl.int32), axis=0))
     p = tl.where(here_e, p, 0.0)
     sums_at = sums + block * (BE + 2)
@@ -132,5 +126,5 @@ def route_kernel(
     tl.store(sums_at + BE, entropy)
     if Z:
         log_sum = most + tl.log(total)
-        tl.store(log_sums + t, log_sum, mask=here)
+        tl.store(log_sums + place, log_sum, mask=here)
         tl.store(sums_at + BE + 1, tl.sum(tl.where(here, log_sum * log_sum, 0.0), axis=0))
