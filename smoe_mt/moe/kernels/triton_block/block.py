@@ -1,7 +1,8 @@
 """A whole block as one function with a gradient: all its gates forward, all its gates backward, nothing read back.
 
-A gate is five launches forward, six where not all tokens are there, and seven to nine backward. Kept for the way back are the inputs of the gates, what they decided, and
-one [S, F] activation each; no row is gathered in memory.
+A gate is five to eight launches forward and seven to fifteen backward; most are five, or six where not all tokens are there, and
+eight or nine. Kept for the way back are the inputs of the gates, what the last norm of each token gave, what the gates decided, and
+one activation of each; no row is gathered in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from smoe_mt.moe.kernels.triton_block.backward import gate_backward
+from smoe_mt.moe.kernels.triton_block.backward import gate_backward, norm_again
 from smoe_mt.moe.kernels.triton_block.forward import Walk, gate_forward
 from smoe_mt.moe.kernels.triton_block.gate import Gate
 from smoe_mt.moe.kernels.triton_block.records import Experts, Operands, Results, Saved, flat, kept_of, sizes, unflat
@@ -39,6 +40,7 @@ def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: st
     s, given = Settings.of(settings), saved.operands()
     grads = Experts(*(torch.empty_like(weight) for weight in given.experts))
     inputs = [saved.x, *saved.later]
+    normed = saved.normed if reuse or len(inputs) == 1 else saved.normed.clone()
     grad_gates: list[Tensor] = []
     grad_biases: list[Tensor] = []
     grad_norms: list[Tensor] = []
@@ -47,7 +49,10 @@ def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: st
         gate = Gate(i, given, s)
         passed = saved.passed(i)
         launch = gate.launcher([grad, *given.tensors()], "backward", grad.dtype, passed.packed)
-        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], passed, grads, first_added, reuse)
+        seen = normed if gate.norm else inputs[i]
+        if gate.norm and i < len(inputs) - 1:
+            norm_again(gate, launch, inputs[i], saved.next_gate, passed, normed)
+        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], seen, passed, grads, first_added, reuse)
         grad, first_added = found.x, gate.first
         grad_gates.insert(0, found.weight)
         if found.bias is not None:

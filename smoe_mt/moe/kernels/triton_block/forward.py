@@ -1,4 +1,4 @@
-"""A gate's way forward in five or six launches: pack (where not all tokens are there), route, place, up, down, combine."""
+"""A gate's way forward in five to eight launches: pack (where not all tokens are there), route, place, up and down (in turns), combine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Walk(NamedTuple):
 
     y: Tensor
     later: Tensor
+    normed: Tensor
     visits: Tensor
     losses: Tensor
     entropy: Tensor
@@ -36,6 +37,7 @@ class Walk(NamedTuple):
         return Walk(
             y=new(x.dtype if strata else given.experts[0].dtype, *x.shape),
             later=new(x.dtype, gates - 1, *x.shape),
+            normed=new(x.dtype, x.size(0) if given.norms else 0, x.size(1)),
             visits=new(torch.int64, x.size(0)),
             losses=new(torch.float32, gates, 2),
             entropy=new(torch.float32, gates),
@@ -44,7 +46,7 @@ class Walk(NamedTuple):
 
     def results(self, loads: list[Tensor], kept: list[Tensor]) -> Results:
         """With what the gates decided."""
-        return Results(self.y, self.losses, self.entropy, self.visits, loads, self.later, kept)
+        return Results(self.y, self.losses, self.entropy, self.visits, loads, self.later, self.normed, kept)
 
 
 def gate_forward(gate: Gate, launch: Launcher, x: Tensor, given: Operands, walk: Walk, keep: bool) -> Passed:
@@ -53,7 +55,8 @@ def gate_forward(gate: Gate, launch: Launcher, x: Tensor, given: Operands, walk:
     if passed.packed:
         _pack(gate, launch, walk.at if gate.number else given.padding, passed)
     _route(gate, launch, x, walk, passed)
-    rows = _experts(gate, launch, x, passed, keep)
+    seen = walk.normed if gate.norm else x
+    rows = _experts(gate, launch, seen.to(gate.dtype), passed, keep)
     _combine(gate, launch, x, rows, given.next_gate, walk, passed)
     return passed
 
@@ -92,7 +95,7 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, walk: Walk, passed: Passed) 
         gate.weight,
         none if gate.bias is None else gate.bias,
         none if gate.order is None else gate.order,
-        passed.normed,
+        walk.normed,
         passed.means,
         passed.scales,
         passed.log_sums,
@@ -160,17 +163,18 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, walk: Walk, passed: Passed) 
     )
 
 
-def _experts(gate: Gate, launch: Launcher, x: Tensor, passed: Passed, keep: bool) -> Tensor:
+def _experts(gate: Gate, launch: Launcher, seen: Tensor, passed: Passed, keep: bool) -> Tensor:
     """The experts' weighted outputs by row, [S, D]."""
-    w, products = gate.weights, Products(gate, passed, launch)
-    seen = passed.normed if gate.norm else x
+    w, device = gate.weights, seen.device
     hidden, keep_h = passed.kept, False
     if not gate.relu:
-        keep_h, hidden = keep, torch.empty(gate.rows_bound(), gate.hidden, dtype=gate.dtype, device=x.device)
+        keep_h, hidden = keep, torch.empty(gate.turn_rows, gate.hidden, dtype=gate.dtype, device=device)
     kept = passed.kept if keep_h else hidden
-    products.rows(UP, gate.tiles.up, seen.to(gate.dtype), True, w.w_in, w.b_in, hidden, kept=kept, keep_h=keep_h)
-    rows = torch.empty(hidden.size(0), gate.dim, dtype=gate.dtype, device=x.device)
-    products.rows(DOWN, gate.tiles.down, hidden, False, w.w_out, w.b_out, rows)
+    rows = torch.empty(gate.rows_bound(), gate.dim, dtype=gate.dtype, device=device)
+    for turn in range(gate.turns):
+        products = Products(gate, passed, launch, turn)
+        products.rows(UP, gate.tiles.up, seen, True, w.w_in, w.b_in, hidden, kept=kept, keep_h=keep_h)
+        products.rows(DOWN, gate.tiles.down, hidden, False, w.w_out, w.b_out, rows)
     return rows
 
 
@@ -188,7 +192,7 @@ def _combine(
         passed.count,
         passed.row_of_slot,
         passed.choices,
-        passed.normed if gate.residual == constants.NORMED.value else x,
+        walk.normed if gate.residual == constants.NORMED.value else x,
         walk.y,
         walk.later,
         walk.at,

@@ -26,8 +26,8 @@ FORWARD = (
 )
 #: Gradients of y and of the losses, ``Saved``, settings; ``block_backward``'s results.
 BACKWARD = (
-    "(Tensor grad, Tensor grad_losses, Tensor x, Tensor? seeds, Tensor[] gates, Tensor[] gate_biases, Tensor[] norms, "
-    "Tensor[] experts, Tensor[] loads, Tensor later, Tensor[] kept, str settings) -> Tensor[]"
+    "(Tensor grad, Tensor grad_losses, Tensor x, Tensor next_gate, Tensor? seeds, Tensor[] gates, Tensor[] gate_biases, "
+    "Tensor[] norms, Tensor[] experts, Tensor[] loads, Tensor later, Tensor normed, Tensor[] kept, str settings) -> Tensor[]"
 )
 
 

@@ -70,17 +70,16 @@ class Passed(NamedTuple):
     """What a gate decided and kept. A token's place is that in ``tokens``; of the others nothing is defined.
 
     tokens int32 [T], those at the gate and then the others (empty: all are there); count int32 [1], how many are
-    normed [T, D] by token (empty without norm)
     by place: means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss), probs fp32 [T, E],
     choices int32 [K, T], row_of_slot int32 [K, T] (-1: not served)
     token_of_row int32 [S] (-1: padding), weight_of_row fp32 [S], expert_of_tile int32 [tiles], starts int32 [E + 1]
     load int64 [3, E]: asked, served, first choices
-    kept [S, F]: the weighted activation, or what comes before the activation where its slope asks for that
+    kept [rows of a turn, F], of the last turn that had rows: the weighted activation, or what comes before the activation where
+    its slope asks for that
     """
 
     tokens: Tensor
     count: Tensor
-    normed: Tensor
     means: Tensor
     scales: Tensor
     log_sums: Tensor
@@ -106,6 +105,7 @@ class Results(NamedTuple):
     losses   fp32 [gates, 2]: balance loss, z-loss (0 where it is not computed)
     entropy  fp32 [gates]
     later    [gates - 1, T, D], the inputs of later gates
+    normed   [T, D] after its norm, what the last gate that a token met saw of it; empty without norms
     kept     all tensors of each gate's ``Passed`` but its load, where a backward pass follows
     """
 
@@ -115,6 +115,7 @@ class Results(NamedTuple):
     visits: Tensor
     loads: list[Tensor]
     later: Tensor
+    normed: Tensor
     kept: list[Tensor]
 
 
@@ -122,6 +123,7 @@ class Saved(NamedTuple):
     """What a backward pass needs; fields as in ``Operands`` and ``Results``."""
 
     x: Tensor
+    next_gate: Tensor
     seeds: Tensor | None
     gates: list[Tensor]
     gate_biases: list[Tensor]
@@ -129,16 +131,18 @@ class Saved(NamedTuple):
     experts: list[Tensor]
     loads: list[Tensor]
     later: Tensor
+    normed: Tensor
     kept: list[Tensor]
 
     @staticmethod
     def of(given: Operands, results: Results) -> Saved:
-        own = (given.x, given.seeds, given.gates, given.gate_biases, given.norms, given.experts)
-        return Saved(*own, results.loads, results.later, results.kept)
+        own = (given.x, given.next_gate, given.seeds, given.gates, given.gate_biases, given.norms, given.experts)
+        return Saved(*own, results.loads, results.later, results.normed, results.kept)
 
     def operands(self) -> Operands:
         """What the block was given, but for what only the way forward reads."""
-        return Operands(self.x, None, self.x, self.seeds, [], self.gates, self.gate_biases, self.norms, self.experts)
+        own = (self.seeds, [], self.gates, self.gate_biases, self.norms, self.experts)
+        return Operands(self.x, None, self.next_gate, *own)
 
     def passed(self, gate: int) -> Passed:
         """What a gate decided and kept."""
@@ -177,4 +181,4 @@ def unflat(tensors: Sequence[Tensor | None], sizes: Sequence[int | None]) -> lis
 def results_of(tensors: Sequence[Tensor], gates: int) -> Results:
     """``Results`` of a block of so many gates from its tensors in a row."""
     one, kept = None, len(tensors) - gates - (len(Results._fields) - 2)
-    return Results(*unflat(tensors, (one, one, one, one, gates, one, kept)))  # type: ignore[arg-type]
+    return Results(*unflat(tensors, (one, one, one, one, gates, one, one, kept)))  # type: ignore[arg-type]

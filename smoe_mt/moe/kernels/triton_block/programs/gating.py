@@ -9,6 +9,14 @@ from smoe_mt.moe.kernels.triton_block.programs.constants import SECOND_CHOICE, S
 from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 
 
+@triton.jit
+def affine(value, mean, scale, gamma, beta, d, fits):
+    """The norm of values, [tokens, columns d], in their own precision."""
+    g = tl.load(gamma + d, mask=fits, other=0.0).to(tl.float32)
+    b = tl.load(beta + d, mask=fits, other=0.0).to(tl.float32)
+    return ((value.to(tl.float32) - mean[:, None]) * scale[:, None] * g[None, :] + b[None, :]).to(value.dtype)
+
+
 @triton.jit(do_not_specialize=["gate", "T", "E"])
 def route_kernel(
     x,  # [T, D]
@@ -81,9 +89,7 @@ def route_kernel(
         mask = here_2d if EVEN else here_2d & (ds < D - d)[None, :]
         value = tl.load(x_at + d, mask=mask, other=0.0)
         if NORM:
-            g = tl.load(gamma + d + ds, mask=ds < D - d, other=0.0).to(tl.float32)
-            b = tl.load(beta + d + ds, mask=ds < D - d, other=0.0).to(tl.float32)
-            value = ((value.to(tl.float32) - mean[:, None]) * scale[:, None] * g[None, :] + b[None, :]).to(value.dtype)
+            value = affine(value, mean, scale, gamma, beta, d + ds, ds < D - d)
             tl.store(normed + t.to(tl.int64)[:, None] * D + d + ds[None, :], value, mask=mask)
             value = tl.where(mask, value, 0.0).to(value.dtype)
         w = tl.load(w_at + d, mask=(e < E)[None, :] & (ds < D - d)[:, None], other=0.0)
@@ -128,3 +134,41 @@ def route_kernel(
         log_sum = most + tl.log(total)
         tl.store(log_sums + place, log_sum, mask=here)
         tl.store(sums_at + BE + 1, tl.sum(tl.where(here, log_sum * log_sum, 0.0), axis=0))
+
+
+@triton.jit(do_not_specialize=["first_expert", "gates", "T"])
+def norm_again_kernel(
+    x,  # [T, D]
+    tokens,
+    count,
+    choices,
+    next_gate,  # int64 [all experts]
+    gamma,
+    beta,
+    means,
+    scales,
+    normed,  # [T, D], by token
+    first_expert,
+    gates,
+    T,
+    D,
+    PACKED: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """What the gate saw of the tokens that went on to a later one, whose norm has taken the place of the gate's."""
+    place = tl.program_id(0) * BT + tl.arange(0, BT)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    here_count = count_here(count, T, PACKED)
+    if tl.program_id(0) * BT >= here_count:
+        return
+    here = place < here_count
+    fits = d < D
+    choice = tl.load(choices + place, mask=here, other=0)
+    went_on = here & (tl.load(next_gate + first_expert + choice) < gates)
+    mask = went_on[:, None] & fits[None, :]
+    at = token_at(tokens, place, here, PACKED).to(tl.int64)[:, None] * D + d[None, :]
+    mean = tl.load(means + place, mask=went_on, other=0.0)
+    scale = tl.load(scales + place, mask=went_on, other=0.0)
+    value = tl.load(x + at, mask=mask, other=0.0)
+    tl.store(normed + at, affine(value, mean, scale, gamma, beta, d, fits), mask=mask)

@@ -170,71 +170,72 @@ def token_gradient_kernel(
     share_at = norm_parts + program.to(tl.int64) * 2 * D + ds
     firsts = tl.load(load + 2 * E + e, mask=e < E, other=0).to(tl.float32)
     here_count = count_here(count, T, PACKED)
-    many = tl.maximum(here_count, 1).to(tl.float32)
+    many = tl.maximum(tl.sum(firsts, axis=0), 1.0)
     of_balance = tl.load(grad_losses + 2 * number) * E * firsts / many / many
     of_z = 2 * tl.load(grad_losses + 2 * number + 1) / many
     of_gamma = tl.zeros((BD,), tl.float32)
     of_beta = tl.zeros((BD,), tl.float32)
-    last = here_count if NORM_FOLLOWS else T
-    for block in tl.range(program, tl.cdiv(last, BT), tl.num_programs(0)):
+    for block in tl.range(program, tl.cdiv(here_count, BT), tl.num_programs(0)):
         place = block * BT + tl.arange(0, BT)
-        inside = place < T
         here = place < here_count
         here_2d = here[:, None]
-        t = token_at(tokens, place, inside, PACKED)
+        t = token_at(tokens, place, here, PACKED)
         at = t.to(tl.int64)[:, None] * D + ds[None, :]
-        if block * BT < here_count:
-            first = tl.load(choices + place, mask=here, other=-1)
-            second = first
-            row_1 = tl.load(row_of_slot + place, mask=here, other=-1)
-            row_2 = row_1
-            at_1 = row_1.to(tl.int64)[:, None] * D + ds[None, :]
-            at_2 = at_1
-            kept_1 = row_1 >= 0
-            kept_2 = kept_1
-            if TOP_K == 2:
-                second = tl.load(choices + T + place, mask=here, other=-1)
-                row_2 = tl.load(row_of_slot + T + place, mask=here, other=-1)
-                kept_2 = row_2 >= 0
-                at_2 = row_2.to(tl.int64)[:, None] * D + ds[None, :]
+        first = tl.load(choices + place, mask=here, other=-1)
+        second = first
+        row_1 = tl.load(row_of_slot + place, mask=here, other=-1)
+        row_2 = row_1
+        at_1 = row_1.to(tl.int64)[:, None] * D + ds[None, :]
+        at_2 = at_1
+        kept_1 = row_1 >= 0
+        kept_2 = kept_1
+        if TOP_K == 2:
+            second = tl.load(choices + T + place, mask=here, other=-1)
+            row_2 = tl.load(row_of_slot + T + place, mask=here, other=-1)
+            kept_2 = row_2 >= 0
+            at_2 = row_2.to(tl.int64)[:, None] * D + ds[None, :]
 
-            grad_1, grad_2 = weight_gradients(
-                grad_y, b_out, weight_parts, weight_of_row, first, second, row_1, row_2, kept_1, kept_2, at, at_1, at_2,
-                here_2d, ds, e, first_expert, D, E, S, parts, scale_weight,
-                TOP_K, ACT_WEIGHTED, MASK, BY_ROW, PRECISION, WHOLE, BT, BD, BE,
-            )  # fmt: skip
-            grad_l = logit_gradients(
-                grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, place, here, here_2d, e, E,
-                TOP_K, RENORMALISE, Z,
-            )  # fmt: skip
-            tl.store(grad_logits + place[:, None] * BE + e[None, :], grad_l, mask=here_2d)
+        grad_1, grad_2 = weight_gradients(
+            grad_y, b_out, weight_parts, weight_of_row, first, second, row_1, row_2, kept_1, kept_2, at, at_1, at_2,
+            here_2d, ds, e, first_expert, D, E, S, parts, scale_weight,
+            TOP_K, ACT_WEIGHTED, MASK, BY_ROW, PRECISION, WHOLE, BT, BD, BE,
+        )  # fmt: skip
+        grad_l = logit_gradients(
+            grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, place, here, here_2d, e, E,
+            TOP_K, RENORMALISE, Z,
+        )  # fmt: skip
+        tl.store(grad_logits + place[:, None] * BE + e[None, :], grad_l, mask=here_2d)
 
-            # of the tokens
-            if WHOLE:
-                fits = ds < D
+        # of the tokens
+        if WHOLE:
+            fits = ds < D
+            g = seen_gradient(
+                rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, 0, ds, e, E, D,
+                TOP_K, RESIDUAL, PRECISION, WHOLE,
+            )  # fmt: skip
+            value, scale = normal(x, means, scales, place, at, here, fits)
+            of_gamma += tl.sum(tl.where(here_2d, g * value, 0.0), axis=0)
+            of_beta += tl.sum(tl.where(here_2d, g, 0.0), axis=0)
+            g = through_norm(g, value, scale, gamma, ds, D)
+            pass_on(g, grad, grad_x, at, 0, here, here, fits, RESIDUAL)
+        else:
+            for d in tl.range(0, D, BD):
+                fits = ds < D - d
                 g = seen_gradient(
-                    rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, 0, ds, e, E, D,
+                    rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
                     TOP_K, RESIDUAL, PRECISION, WHOLE,
                 )  # fmt: skip
-                value, scale = normal(x, means, scales, place, at, here, fits)
-                of_gamma += tl.sum(tl.where(here_2d, g * value, 0.0), axis=0)
-                of_beta += tl.sum(tl.where(here_2d, g, 0.0), axis=0)
-                g = through_norm(g, value, scale, gamma, ds, D)
-                pass_on(g, grad, grad_x, at, 0, inside, here, fits, RESIDUAL)
-            else:
-                for d in tl.range(0, D, BD):
-                    fits = ds < D - d
-                    g = seen_gradient(
-                        rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, d, ds, e, E, D,
-                        TOP_K, RESIDUAL, PRECISION, WHOLE,
-                    )  # fmt: skip
-                    if NORM_FOLLOWS:
-                        tl.store(grad_x + at + d, g, mask=here_2d & fits[None, :])
-                    else:
-                        pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL)
-        elif not NORM_FOLLOWS:  # nobody is here
-            for d in tl.range(0, D, BD):
-                pass_on(tl.zeros((BT, BD), tl.float32), grad, grad_x, at, d, inside, here, ds < D - d, RESIDUAL)
+                if NORM_FOLLOWS:
+                    tl.store(grad_x + at + d, g, mask=here_2d & fits[None, :])
+                else:
+                    pass_on(g, grad, grad_x, at, d, here, here, fits, RESIDUAL)
     if WHOLE:
         tl.store(share_at, of_gamma, mask=ds < D)
         tl.store(share_at + D, of_beta, mask=ds < D)
+    if not NORM_FOLLOWS:  # the tokens that are not here
+        for begin in tl.range(here_count + program * BT, T, tl.num_programs(0) * BT):
+            place = begin + tl.arange(0, BT)
+            inside = place < T
+            at = token_at(tokens, place, inside, PACKED).to(tl.int64)[:, None] * D + ds[None, :]
+            for d in tl.range(0, D, BD):
+                pass_on(tl.zeros((BT, BD), tl.float32), grad, grad_x, at, d, inside, place < 0, ds < D - d, RESIDUAL)
