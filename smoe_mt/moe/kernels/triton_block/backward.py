@@ -68,14 +68,16 @@ def gate_backward(
     grads: Experts,
     first_added: int,
     reuse: bool,
+    room: Tensor | None,
 ) -> GateGradients:
     """From the gradient of what left the gate, [T, D]; those of the experts go into ``grads``.
 
     seen         what gate and experts saw of x
     first_added  the experts from this one on have gradients of later gates: add to them
     reuse        what was kept may be overwritten
+    room         memory of the experts' type that nobody needs any more, in one row; or None
     """
-    found = expert_gradients(gate, launch, grad, seen, passed, grads, first_added, reuse)
+    found = expert_gradients(gate, launch, grad, seen, passed, grads, first_added, reuse, room)
     cut = Cut.of(gate, x.device)
     grad_logits = torch.empty(gate.tokens, gate.width, dtype=torch.float32, device=x.device)
     norm_rows = cut.norm_programs if gate.norm else 0

@@ -44,7 +44,7 @@ def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: st
     grad_gates: list[Tensor] = []
     grad_biases: list[Tensor] = []
     grad_norms: list[Tensor] = []
-    first_added = grads.w_in.size(0)
+    first_added, room = grads.w_in.size(0), None
     for i in reversed(range(len(inputs))):
         gate = Gate(i, given, s)
         passed = saved.passed(i)
@@ -52,7 +52,8 @@ def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: st
         seen = normed if gate.norm else inputs[i]
         if gate.norm and i < len(inputs) - 1:
             norm_again(gate, launch, inputs[i], saved.next_gate, passed, normed)
-        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], seen, passed, grads, first_added, reuse)
+        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], seen, passed, grads, first_added, reuse, room)
+        room = passed.kept.view(-1) if reuse else None
         grad, first_added = found.x, gate.first
         grad_gates.insert(0, found.weight)
         if found.bias is not None:

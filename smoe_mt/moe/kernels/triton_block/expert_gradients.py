@@ -41,6 +41,7 @@ def expert_gradients(
     grads: Experts,
     first_added: int,
     reuse: bool,
+    room: Tensor | None,
 ) -> ExpertGradients:
     """The experts' products on the way back; arguments as of ``gate_backward``. Gradients of both matrices go into ``grads``.
 
@@ -48,6 +49,8 @@ def expert_gradients(
     but a launch where all rows passed in the first turn.
     """
     cuts, by_row, bound = gate.tiles, gate.settings.expert_dropout > 0, gate.rows_bound()
+    if room is not None and room.numel() < bound * gate.dim:
+        room = None
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=grad.device)
@@ -55,7 +58,7 @@ def expert_gradients(
     found = ExpertGradients(
         grad_y=_grad_y(gate, launch, grad, passed).to(gate.dtype),
         by_row=by_row,
-        grad_rows=new(bound, gate.dim, dtype=gate.dtype),
+        grad_rows=new(bound, gate.dim, dtype=gate.dtype) if room is None else room[: bound * gate.dim].view(bound, -1),
         weight_parts=new(triton.cdiv(gate.hidden, cuts.grad_hidden.columns), bound),
         bias_parts=new(bound // cuts.grad_hidden.rows, gate.hidden),
     )
