@@ -97,7 +97,7 @@ def test_a_gate_works_on_its_tokens_alone(launched: dict[str, list[int]], monkey
     for site in ("token_gradient", "gate_gradient"):
         second[site], first[site] = launched[site]
     for site in ("route", "place", "combine", "token_gradient", "gate_gradient"):
-        assert 3.5 * second[site] <= first[site], site
+        assert 3 * second[site] <= first[site], site
     for site in ("up", "down"):  # each expert's rows are padded
         assert 1.8 * second[site] <= first[site], site
 

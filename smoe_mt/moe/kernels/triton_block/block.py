@@ -24,12 +24,15 @@ def block_forward(given: Operands, settings: str, keep: bool) -> Results:
     s = Settings.of(settings)
     walk = Walk.empty(given, s.strata)
     inputs = [given.x, *walk.later]
-    passes = []
+    loads, passes = [], []
     for i, x in enumerate(inputs):
         gate = Gate(i, given, s)
         launch = gate.launcher(given.tensors(), keep, given.packs(i))
-        passes.append(gate_forward(gate, launch, x, given, walk, keep))
-    return walk.results([passed.load for passed in passes], kept_of(passes) if keep else [])
+        passed = gate_forward(gate, launch, x, given, walk, keep)
+        loads.append(passed.load)
+        if keep:
+            passes.append(passed)
+    return walk.results(loads, kept_of(passes))
 
 
 def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: str, reuse: bool) -> list[Tensor]:

@@ -1,5 +1,4 @@
-"""The experts' products on the way back of a gate: four launches for each turn, one before a turn that is computed again, and one
-where outputs were dropped out."""
+"""The experts' products on the way back of a gate: four launches a turn, one more where a turn is computed again."""
 
 from __future__ import annotations
 
@@ -49,16 +48,17 @@ def expert_gradients(
     but a launch where all rows passed in the first turn.
     """
     cuts, by_row, bound = gate.tiles, gate.settings.expert_dropout > 0, gate.rows_bound()
-    if room is not None and room.numel() < bound * gate.dim:
-        room = None
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=grad.device)
 
+    if room is None or room.numel() < bound * gate.dim:
+        room = new(bound * gate.dim, dtype=gate.dtype)
+
     found = ExpertGradients(
         grad_y=_grad_y(gate, launch, grad, passed).to(gate.dtype),
         by_row=by_row,
-        grad_rows=new(bound, gate.dim, dtype=gate.dtype) if room is None else room[: bound * gate.dim].view(bound, -1),
+        grad_rows=room[: bound * gate.dim].view(bound, gate.dim),
         weight_parts=new(triton.cdiv(gate.hidden, cuts.grad_hidden.columns), bound),
         bias_parts=new(bound // cuts.grad_hidden.rows, gate.hidden),
     )

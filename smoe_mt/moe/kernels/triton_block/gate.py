@@ -78,7 +78,7 @@ class Gate:
     def empty(self, like: Tensor, packed: bool, keep: bool) -> Passed:
         """Memory for what the gate decides; packed: not all tokens are there; keep: a backward pass follows."""
         t, e, k = self.tokens, self.experts, self.settings.top_k
-        rows, normed = self.rows_bound(), t if self.norm else 0
+        rows, normalised = self.rows_bound(), t if self.norm else 0
         hidden = self.turn_rows if self.relu or keep else 0
 
         def new(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -87,8 +87,8 @@ class Gate:
         return Passed(
             tokens=new(torch.int32, t if packed else 0),
             count=new(torch.int32, 1),
-            means=new(torch.float32, normed),
-            scales=new(torch.float32, normed),
+            means=new(torch.float32, normalised),
+            scales=new(torch.float32, normalised),
             log_sums=new(torch.float32, t if self.settings.z else 0),
             probs=new(torch.float32, t, e),
             choices=new(torch.int32, k, t),

@@ -40,11 +40,10 @@ class Products:
         a_tma = tile.a_tma and not gather and aligned(a)
         b_tma = tile.b_tma and aligned(b)
         drop, again = gate.settings.expert_dropout, more.get("again", False)
-        bound_here = min(bound, gate.turn_rows)
         self.launch(
             SITES[kind] + "_again" * again,
             product_kernel,
-            (programs(tile, bound_here // tile.rows * triton.cdiv(n, tile.columns), out.device),),
+            (programs(tile, gate.turn_rows // tile.rows * triton.cdiv(n, tile.columns), out.device),),
             described(a, [tile.rows, tile.depth]) if a_tma else a,
             described(b, [tile.columns, tile.depth] if b_nk else [tile.depth, tile.columns]) if b_tma else b,
             none if bias is None else bias,
