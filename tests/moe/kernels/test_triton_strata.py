@@ -130,6 +130,19 @@ def test_turns_equal_the_reference(turns: int, padding: str, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("in_turns")
+@pytest.mark.parametrize("go_on", [True, False])
+def test_all_tokens_or_none_at_a_late_gate(go_on: bool) -> None:
+    """The first expert is the first stratum: whom it leads meets the second gate."""
+    torch.manual_seed(1)
+    block: Any = StratifiedMoE(DIM, FFN, (1, 3), backend="triton")
+    with torch.no_grad():
+        block.norms[0].bias.fill_(2.0)
+        block._gate(0).weight[0] = 0.2 if go_on else -0.2
+    check_strata(block, *tokens(2, 20, "none"))
+    assert (block(torch.randn(40, DIM))[1].visits == 1 + go_on).all()
+
+
+@pytest.mark.usefixtures("in_turns")
 def test_turns_of_a_plain_layer_equal_the_reference() -> None:
     torch.manual_seed(0)
     check_plain(decided(MoE(DIM, FFN, 5, top_k=1, backend="triton")), *tokens(3, 9, "some"))

@@ -59,40 +59,41 @@ def weight_gradient_kernel(
             end = tl.minimum(start + count, first_row + turn_rows)
             start = tl.maximum(start, first_row)
             count = end - start
-        # The hidden layer, which has the rows of the turn alone, is the side that is not gathered.
-        left_start = start - begin if GATHER_RIGHT else start
-        right_start = start if GATHER_RIGHT else start - begin
         ms = m * BM + tl.arange(0, BM)
         ns = n * BN + tl.arange(0, BN)
         ks = tl.arange(0, BK)
         acc = tl.zeros((BM, BN), tl.float32)
         for k in tl.range(0, count, BK):
+            rows = start + k + ks
+            # The hidden layer has the rows of the turn alone: the left side where the right one is gathered, else the right one.
+            left_rows = rows - begin if GATHER_RIGHT else rows
+            right_rows = rows if GATHER_RIGHT else rows - begin
             if GATHER_LEFT or GATHER_RIGHT:
-                token = tl.load(token_of_row + start + k + ks)
+                token = tl.load(token_of_row + rows)
                 there = (token >= 0)[:, None]
                 token = token.to(tl.int64)[:, None]
             if LEFT_TMA:
-                left_tile = left.load([left_start + k, m * BM])
+                left_tile = left.load([start + k - begin if GATHER_RIGHT else start + k, m * BM])
             elif GATHER_LEFT:
                 if EVEN_M:
                     left_tile = tl.load(left + token * M + ms[None, :], mask=there, other=0.0)
                 else:
                     left_tile = tl.load(left + token * M + ms[None, :], mask=there & (ms < M)[None, :], other=0.0)
             else:
-                left_at = left + (left_start + k + ks).to(tl.int64)[:, None] * M + ms[None, :]
+                left_at = left + left_rows.to(tl.int64)[:, None] * M + ms[None, :]
                 if EVEN_M:
                     left_tile = tl.load(left_at)
                 else:
                     left_tile = tl.load(left_at, mask=(ms < M)[None, :], other=0.0)
             if RIGHT_TMA:
-                right_tile = right.load([right_start + k, n * BN])
+                right_tile = right.load([start + k if GATHER_RIGHT else start + k - begin, n * BN])
             elif GATHER_RIGHT:
                 if EVEN_N:
                     right_tile = tl.load(right + token * N + ns[None, :], mask=there, other=0.0)
                 else:
                     right_tile = tl.load(right + token * N + ns[None, :], mask=there & (ns < N)[None, :], other=0.0)
             else:
-                right_at = right + (right_start + k + ks).to(tl.int64)[:, None] * N + ns[None, :]
+                right_at = right + right_rows.to(tl.int64)[:, None] * N + ns[None, :]
                 if EVEN_N:
                     right_tile = tl.load(right_at)
                 else:
