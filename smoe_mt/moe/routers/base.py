@@ -270,6 +270,11 @@ class Router(nn.Module):
             )
 
 
+def least_choices(router: Router) -> int:
+    """Experts that each token chooses at a gate, at least, as its routing is in force now."""
+    return int(getattr(router.in_force()[0], "k", 1))
+
+
 def routers_of(module: nn.Module) -> list[Router]:
     """The routers of a block or model, in their order."""
     return [one for one in module.modules() if isinstance(one, Router)]

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from smoe_mt.moe import SYSTEMS as ALL_SYSTEMS
 from smoe_mt.moe import RankK, Weighting, routing_override
+from smoe_mt.moe.experts.ffn import FFNBank
+from smoe_mt.moe.kernels import all_experts, select
 from smoe_mt.search.beam import STEPS_UNASKED, BeamDecoder, Decoding
 from smoe_mt.search.decoder import graphs
 from smoe_mt.search.decoder.caches import Contents
@@ -127,6 +130,26 @@ def test_a_step_reads_nothing_back(make_model: MakeModel, task: Any, system: str
     scorer = captured_scorer(lively(make_model(**settings_of(system), moe_backend="grouped")), Again("cpu"))
     search(scorer, task, sources=some_sources(3))
     assert kept(scorer), "a step that reads something back is refused"
+
+
+@pytest.mark.parametrize("system", ALL_SYSTEMS)
+def test_steps_of_all_experts_are_captured(
+    make_model: MakeModel, task: Any, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, with the hypotheses of fairseq's decoder; experts of several sizes are computed by the loop."""
+    computed: list[int] = []
+    monkeypatch.setattr(all_experts, "DEVICES", ("cpu",))
+
+    def noted(*given: Any) -> Tensor:
+        computed.append(1)
+        return all_experts.all_experts_ffn(*given)
+
+    monkeypatch.setattr(select, "all_experts_ffn", noted)
+    model, decoding = lively(make_model(**settings_of(system))), Decoding(beam=4, max_len_a=0.0, max_len_b=3)
+    scorer, sources = captured_scorer(model, Again("cpu")), some_sources(2)
+    assert_same(search(scorer, task, decoding, sources), search(SingleModel(model), task, decoding, sources))
+    of_one_size = any(isinstance(module, FFNBank) for module in model.decoder.modules())
+    assert bool(computed) == of_one_size and kept(scorer)
 
 
 def test_a_step_that_reads_back_is_not_captured(
