@@ -21,7 +21,10 @@ OF_THE_WHOLE = {
     "models/test_gpu.py",
     *(f"moe/test_{name}.py" for name in ("conformance", "golden", "gpu")),
     # The Triton kernels of a block together.
-    *(f"moe/kernels/test_triton_{name}.py" for name in ("equality", "gpu", "launches", "offline", "operator")),
+    *(
+        f"moe/kernels/test_triton_{name}.py"
+        for name in ("equality", "gpu", "launches", "offline", "operator", "strata")
+    ),
 }
 
 

@@ -134,7 +134,7 @@ def _grad_y(gate: Gate, launch: Launcher, grad: Tensor, passed: Passed) -> Tenso
         (triton.cdiv(gate.tokens, 16), triton.cdiv(gate.dim, bd)),
         grad,
         passed.tokens,
-        passed.count,
+        passed.here,
         gate.seeds,
         gate.number,
         out,

@@ -86,7 +86,7 @@ class Gate:
 
         return Passed(
             tokens=new(torch.int32, t if packed else 0),
-            count=new(torch.int32, 1),
+            here=new(torch.int32, 1),
             means=new(torch.float32, normalised),
             scales=new(torch.float32, normalised),
             log_sums=new(torch.float32, t if self.settings.z else 0),

@@ -69,7 +69,7 @@ class Operands(NamedTuple):
 class Passed(NamedTuple):
     """What a gate decided and kept. A token's place is that in ``tokens``; of the others nothing is defined.
 
-    tokens int32 [T], those at the gate and then the others (empty: all are there); count int32 [1], how many are
+    tokens int32 [T], those at the gate and then the others (empty: all are there); here int32 [1], how many are
     by place: means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss), probs fp32 [T, E],
     choices int32 [K, T], row_of_slot int32 [K, T] (-1: not served)
     token_of_row int32 [S] (-1: padding), weight_of_row fp32 [S], expert_of_tile int32 [tiles], starts int32 [E + 1]
@@ -79,7 +79,7 @@ class Passed(NamedTuple):
     """
 
     tokens: Tensor
-    count: Tensor
+    here: Tensor
     means: Tensor
     scales: Tensor
     log_sums: Tensor
@@ -141,8 +141,8 @@ class Saved(NamedTuple):
 
     def operands(self) -> Operands:
         """What the block was given, but for what only the way forward reads."""
-        own = (self.seeds, [], self.gates, self.gate_biases, self.norms, self.experts)
-        return Operands(self.x, None, self.next_gate, *own)
+        weights = (self.gates, self.gate_biases, self.norms, self.experts)
+        return Operands(self.x, None, self.next_gate, self.seeds, [], *weights)
 
     def passed(self, gate: int) -> Passed:
         """What a gate decided and kept."""
