@@ -14,7 +14,7 @@ from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.few import compute_few, few_slots, takes_few
 from smoe_mt.moe.kernels.all_experts import ALL_EXPERTS, plan_all
-from smoe_mt.moe.routers.base import Choices, Router, count_leads
+from smoe_mt.moe.routers.base import Router, count_leads
 
 VARIANTS = ("paper", "release")
 ROUNDING = 1e-9  # so that a product that is an integer but for rounding is not counted as one more
@@ -47,14 +47,15 @@ class RoutedOptions:
 
 @dataclass(frozen=True)
 class RoutedOutput:
-    """What passing one gate gave: y_TD, who leads each token (int64 [T]) and the gate's share of Routing.
+    """What passing one gate gave: y_TD, who leads each token and the gate's share of Routing.
 
+    lead_T    int64 [T], or numbers of Python where it routed a few tokens
     units     hidden units asked for a token: of all, or int64 [T]
     told      the rest of the gate's share; None where it is not wanted (``outputs_only``)
     """
 
     y_TD: Tensor
-    lead_T: Tensor
+    lead_T: Tensor | list[int]
     units: int | Tensor
     told: ToldByGate | None
 
@@ -118,7 +119,8 @@ def routed(
     if not wanted and active_T is None and router.listener is None and takes_few(x_TD.size(0), experts):
         slots = few_slots(probs_TE, router, selection, weighting, 1 - mask.p)
         y_TD = compute_few(x_TD, slots, experts, first_expert)
-        return RoutedOutput(y_TD, slots.choices.lead_T, _units(slots.choices, visible, first_expert, sizes), None)
+        units = _units(slots.expert_TK, slots.complete, visible, first_expert, sizes)
+        return RoutedOutput(y_TD, slots.lead_T, units, None)
     choices = router.choose(probs_TE, selection, not experts.never_syncs)
     if router.listener is not None:
         router.listener(choices)
@@ -143,7 +145,7 @@ def routed(
             router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)
     weights_TK = mask(router.combine(probs_TE, choices, plan.kept_TK, weighting))
     y_TD = experts(x_TD, weights_TK, plan, first_expert)
-    units = _units(choices, visible, first_expert, sizes)
+    units = _units(choices.experts_TK, choices.complete, visible, first_expert, sizes)
     if lead_E is None:
         return RoutedOutput(y_TD, choices.lead_T, units, None)
     told = ToldByGate(
@@ -166,13 +168,16 @@ def unit_sizes(bank: ExpertBank) -> int | Tensor:
     return torch.tensor([*bank.hidden_sizes, 0]) if size is None else size
 
 
-def _units(choices: Choices, visible: int, first_expert: int, sizes: int | Tensor) -> int | Tensor:
+def _units(
+    experts_TK: Tensor | list[list[int]], complete: bool, visible: int, first_expert: int, sizes: int | Tensor
+) -> int | Tensor:
     """Hidden units that each token asks for; nothing is computed where all ask for as many."""
+    if complete and not isinstance(sizes, Tensor):
+        return sizes * (experts_TK.size(1) if isinstance(experts_TK, Tensor) else len(experts_TK[0]))
+    experts_TK = torch.as_tensor(experts_TK, dtype=torch.long)
     if isinstance(sizes, Tensor):
-        return sizes.to(choices.experts_TK.device)[first_expert + choices.experts_TK].sum(dim=1)
-    if choices.complete:
-        return choices.experts_TK.size(1) * sizes
-    return (choices.experts_TK < visible).sum(dim=1) * sizes
+        return sizes.to(experts_TK.device)[first_expert + experts_TK].sum(dim=1)
+    return (experts_TK < visible).sum(dim=1) * sizes
 
 
 def empty_load(router: Router, device: torch.device) -> GateLoad:

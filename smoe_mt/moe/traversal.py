@@ -21,10 +21,13 @@ from smoe_mt.moe.routed import RoutedOutput
 
 @dataclass(frozen=True)
 class GateOutput:
-    """What gate i makes of its tokens: their new x_TD, the gate that each meets next (int64 [T]) and the pass."""
+    """What gate i makes of its tokens: their new x_TD, the gate that each meets next and the pass.
+
+    next_T  int64 [T], or numbers of Python where it routed a few tokens
+    """
 
     x_TD: Tensor
-    next_T: Tensor
+    next_T: Tensor | list[int]
     routed: RoutedOutput
 
 
@@ -69,7 +72,8 @@ def traverse_few(x_ND: Tensor, gates: int, gate: GateFn) -> Traversal:
         out = gate(i, x_ND if here_T is None else x_ND.index_select(0, here_T), None)
         x_ND = out.x_TD if here_T is None else x_ND.index_copy(0, here_T, out.x_TD.to(x_ND.dtype))
         reached[i] = here_T
-        for token, place in zip(here, out.next_T.tolist()):
+        places = out.next_T.tolist() if isinstance(out.next_T, Tensor) else out.next_T
+        for token, place in zip(here, places):
             at[token] = place
             visits[token] += 1
         passes[i] = out.routed
@@ -97,12 +101,12 @@ def traverse_gathered(
             continue
         if here is None:
             out = gate(i, x_ND, None)
-            x_ND, at_N = out.x_TD, out.next_T
+            x_ND, at_N = out.x_TD, torch.as_tensor(out.next_T)
             visits_N += 1
         else:
             out = gate(i, x_ND.index_select(0, here), None)
             x_ND = x_ND.index_copy(0, here, out.x_TD.to(x_ND.dtype))
-            at_N[here] = out.next_T
+            at_N[here] = torch.as_tensor(out.next_T)
             visits_N[here] += 1
         passes.append(out.routed)
     units = _units(visits_N, passes, lambda i, units_T: _scattered(visits_N, reached[i], units_T))
@@ -124,7 +128,7 @@ def traverse_masked(x_ND: Tensor, padding_N: Tensor | None, gates: int, gate: Ga
         here_N = at_N == i
         out = gate(i, x_ND, here_N)
         x_ND = torch.where(here_N[:, None], out.x_TD.to(x_ND.dtype), x_ND)
-        at_N = torch.where(here_N, out.next_T, at_N)
+        at_N = torch.where(here_N, torch.as_tensor(out.next_T), at_N)
         visits_N = visits_N + here_N
         passes.append(out.routed)
         reached.append(here_N)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from smoe_mt.errors import UserError, setting
 from smoe_mt.search.beams import Beams, Candidates, Finished, Hypothesis, lines_of
-from smoe_mt.search.best import best_of_rows
+from smoe_mt.search.best import best_of_sentences
 from smoe_mt.search.steps import StepScorer
 
 FREE = -1  # in place of a token: the search may choose it
@@ -188,11 +188,7 @@ class BeamDecoder:
     def _candidates(self, beams: Beams, logprobs_BKV: Tensor) -> Candidates:
         """The best 2K continuations of each sentence: enough for K that go on, as each beam ends in one way only."""
         k, vocabulary = logprobs_BKV.shape[1:]
-        per_row = min(2 * k, vocabulary)
-        best, tokens = best_of_rows(logprobs_BKV.view(-1, vocabulary), per_row)
-        total_BC = (best.view(-1, k, per_row) + beams.scores_BK[:, :, None]).flatten(1)
-        scores_BC, place_BC = total_BC.topk(min(2 * k, total_BC.size(1)))
-        return Candidates(scores_BC, tokens.view(total_BC.shape).gather(1, place_BC), place_BC // per_row)
+        return Candidates(*best_of_sentences(logprobs_BKV, beams.scores_BK, min(2 * k, k * vocabulary)))
 
     def _collect(self, beams: Beams, found: Candidates, ends_BC: Tensor, finished: Finished) -> Tensor:
         """Keep the hypotheses that end among the best K candidates; returns which sentences are finished, bool [B]."""

@@ -68,6 +68,28 @@ def test_of_equal_experts_the_first_is_chosen() -> None:
     assert_alike(*both(block, 4))
 
 
+@pytest.mark.parametrize("name", ["vanilla", "stratified"])
+def test_beside_padding(name: str) -> None:
+    torch.manual_seed(0)
+    block, x = BLOCKS[name]().eval(), torch.randn(3, 4, 16)
+    padding = torch.tensor([[False] * 4, [False, True] * 2, [True] * 4])
+    with torch.inference_mode():
+        with outputs_only():
+            few = block(x, padding)
+        assert_alike(few, block(x, padding))
+
+
+@pytest.mark.parametrize("name", ["vanilla", "stratified"])
+def test_a_token_that_is_not_finite_spoils_no_other(name: str) -> None:
+    torch.manual_seed(0)
+    block, x = BLOCKS[name]().eval(), torch.randn(4, 16)
+    spoilt = x.index_fill(0, torch.tensor([1]), torch.nan)
+    with torch.inference_mode(), outputs_only():
+        good, bad = block(x)[0], block(spoilt)[0]
+    others = [0, 2, 3]
+    torch.testing.assert_close(bad[others], good[others])
+
+
 def test_no_tokens() -> None:
     few, whole = both(BLOCKS["stratified"](), 0)
     assert few[0].shape == whole[0].shape == (0, 16)

@@ -107,6 +107,7 @@ class StratifiedMoE(MoEBlock):
         # Gate that a token meets after an expert; L = it leaves.
         next_gate = [i + 1 for i, size in enumerate(self.strata) for _ in range(size)]
         self.register_buffer("next_gate", torch.tensor(next_gate), persistent=False)
+        self._next_gate = next_gate
         check_sizes(self.parts, backend)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Routing]:
@@ -168,7 +169,13 @@ class StratifiedMoE(MoEBlock):
         residual_TD = normed_TD if self.release and i else x_TD
         y_TD = F.dropout(out.y_TD, self.dropout) if self.training else out.y_TD
         moved_TD = residual_TD + y_TD.to(x_TD.dtype)
-        return GateOutput(moved_TD, self.next_gate[self.first_experts[i] + out.lead_T], out)
+        return GateOutput(moved_TD, self._gates_after(self.first_experts[i], out.lead_T), out)
+
+    def _gates_after(self, first_expert: int, lead_T: Tensor | list[int]) -> Tensor | list[int]:
+        """The gate that each token meets next."""
+        if isinstance(lead_T, Tensor):
+            return self.next_gate[first_expert + lead_T]
+        return [self._next_gate[first_expert + lead] for lead in lead_T]
 
     def _gate(self, i: int) -> Router:
         return cast(Router, self.gates[i])

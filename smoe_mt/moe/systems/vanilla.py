@@ -108,7 +108,9 @@ class MoE(MoEBlock):
 
         def gate(_gate: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
             out = self._routed(x_TD, active_T, bound)
-            return GateOutput(out.y_TD, torch.ones_like(out.lead_T), out)
+            lead_T = out.lead_T
+            leaves = torch.ones_like(lead_T) if isinstance(lead_T, Tensor) else [1] * len(lead_T)
+            return GateOutput(out.y_TD, leaves, out)
 
         padding_N = None if padding_mask is None else padding_mask.reshape(-1)
         x_ND = x.reshape(-1, x.size(-1))
