@@ -34,6 +34,11 @@ PRIVATE_USES = (
         "the layer's FFN half (fc1, fc2, final_layer_norm) is emptied, a block does its work",
     ),
     PrivateUse(
+        "torch.optim.Optimizer.add_param_group",
+        "smoe_mt.training.compiler",
+        "what torch wraps in this and other methods of optimisers runs without the wrapping, which loads its compiler",
+    ),
+    PrivateUse(
         "torch.distributed.checkpoint.HuggingFaceStorageReader.read_metadata",
         "smoe_mt.checkpoints.sharded",
         "fs and read_metadata of a reader: only the files that a checkpoint names are read",
