@@ -106,7 +106,7 @@ class SMoETrainer(ExpertParallelTrainer):
         preemption.listen()
 
     def _arrange_memory(self) -> None:
-        """Of a CPU: what a step frees stays for the next one, and what need not be there is not."""
+        """On a CPU: what a step frees stays for the next one, and torch's compiler is not loaded."""
         keep_freed_memory()
         leave_out_compiler()
         if self._can_wait and isinstance(self._model, SMoETransformerModel):  # other criterions may keep logits

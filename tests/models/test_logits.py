@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +55,20 @@ def test_a_smaller_batch_lies_where_the_larger_one_lay() -> None:
     memory, weight = LogitsMemory(), torch.randn(5, 8)
     large, small = (memory.project(torch.randn(rows, 8), weight) for rows in (9, 4))
     assert small.data_ptr() == large.data_ptr()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the size of a process is read from /proc")
+def test_logits_of_many_sizes_take_the_memory_of_the_largest() -> None:
+    def resident_mib() -> int:
+        (size,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(size) // 1024
+
+    memory, weight = LogitsMemory(), torch.randn(8192, 1)
+    memory.project(torch.randn(1024, 1), weight)  # 32 MiB
+    before = resident_mib()
+    for rows in (600, 1024, 800, 700, 900):
+        memory.project(torch.randn(rows, 1), weight)
+    assert resident_mib() - before < 16
 
 
 def test_a_backward_pass_through_older_logits_is_an_error() -> None:
