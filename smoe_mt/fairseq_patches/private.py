@@ -44,3 +44,17 @@ PRIVATE_USES = (
         "fs and read_metadata of a reader: only the files that a checkpoint names are read",
     ),
 )
+
+#: What importing smoe_mt.hf changes; nothing else in smoe_mt imports transformers.
+IN_TRANSFORMERS = (
+    PrivateUse(
+        "transformers.utils.is_torchaudio_available",
+        "smoe_mt.hf.audio",
+        "says no where torchaudio cannot be imported: fairseq brings one that is often made for another torch",
+    ),
+    PrivateUse(
+        "transformers.pipelines.REMOVED_TASKS",
+        "smoe_mt.hf.pipeline",
+        'has no "translation" any more, so that our pipeline of that name is found',
+    ),
+)
