@@ -9,8 +9,8 @@ here="$(cd "$(dirname "$0")" && pwd)"
 
 data="${DATA:-data/quickstart}" # the data folder
 runs="${RUNS:-runs/quickstart}" # checkpoints, logs, scores, figures
-model="${MODEL:-smoe_2_2_2_2}"  # any of configs/model with strata
-updates="${UPDATES:-4000}"      # of each model
+model="${MODEL:-smoe_2_6}"      # any of configs/model with strata
+updates="${UPDATES:-3000}"      # of each model
 
 [ -f "$(smoe-mt path configs)/model/$model.yaml" ] || {
     echo "error: MODEL=$model is no file of $(smoe-mt path configs)/model" >&2

@@ -44,8 +44,8 @@ def test_folders_differ_by_all_that_is_swept() -> None:
 def test_lists_and_words_give_readable_names() -> None:
     strata, activations = ("model.strata=[1,3]", "model.strata=[2,2]"), ("model.activation_fn=relu",)
     assert folders(["model.strata=[1,3],[2,2]", "model.activation_fn=relu,gelu"], strata, activations) == [
-        "runs/quickstart/smoe_2_2_2_2/strata1-3/activation_fn-relu",
-        "runs/quickstart/smoe_2_2_2_2/strata2-2/activation_fn-relu",
+        "runs/quickstart/smoe_2_6/strata1-3/activation_fn-relu",
+        "runs/quickstart/smoe_2_6/strata2-2/activation_fn-relu",
     ]
 
 

@@ -4,7 +4,7 @@ like         another plan, which gives all that is not said here; its systems co
 config       a Hydra config, which all trainings share
 corpus       the text, by its name in corpora.yaml beside the plan
 seeds        of every system
-overrides    of the config, for all systems (optional)
+overrides    of the config, for all systems; a system's own come after them (optional)
 measure      what systems are compared by: "scores" (default), translations of the test text; "loss", the validation loss
              at the last update, for which nothing is translated (optional)
 systems      name -> overrides of the config; or the name of a plan whose runs are used; or what is made of the runs of another
@@ -252,11 +252,11 @@ def _items(path: Path, system: str, given: Any, common: Sequence[str], seeds: Se
         missing = sorted(set(seeds) - set(other.get("seeds", ())))
         if missing:
             raise UserError(f"{path}: system {system!r} is to be {given}'s, which has no seed {missing[0]}")
-        return tuple(Item(given, system, seed, (*overrides, *common)) for seed in seeds)
+        return tuple(Item(given, system, seed, (*common, *overrides)) for seed in seeds)
     if isinstance(given, Mapping):
         made = Made(given["from"], tuple(given.get("edit", ())), tuple(given.get("evaluate", ())))
         return tuple(Item(path.stem, system, seed, (), made) for seed in seeds)
-    return tuple(Item(path.stem, system, seed, (*given, *common)) for seed in seeds)
+    return tuple(Item(path.stem, system, seed, (*common, *given)) for seed in seeds)
 
 
 def _of_length(path: Path, what: str, values: Sequence[str], length: int) -> Sequence[str]:

@@ -24,7 +24,7 @@ from smoe_mt.training.own_settings import OWN_SETTINGS
         ("optimisation.lr=0.1", "optimization.lr"),
         ("model.max_tokens=9", "dataset.max_tokens"),
         ("common.sede=1", "common.seed"),
-        ("model=smoe_2_3", "smoe_2_2"),
+        ("model=smoe_8_9", "smoe_8_8"),
     ],
 )
 def test_a_misspelt_name_is_told_with_the_one_that_was_meant(override: str, meant: str) -> None:

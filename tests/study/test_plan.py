@@ -61,6 +61,12 @@ def test_overrides_of_a_plan_hold_for_all_of_its_systems() -> None:
     assert all("optimization.max_update=1500" in item.overrides for item in plan.items)
 
 
+def test_a_systems_own_overrides_go_before_those_of_its_plan() -> None:
+    plan = read_plan("causes")
+    assert compose(configs(), plan.config, plan.systems["smoe_2_2_2_2"][0].overrides).optimization.lr == [0.004]
+    assert compose(configs(), plan.config, plan.systems["lr_8e-3"][0].overrides).optimization.lr == [0.008]
+
+
 MADE = """
 config: quickstart
 corpus: m4-8k
