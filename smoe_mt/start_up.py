@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
@@ -21,4 +22,5 @@ def import_at_once(name: str) -> ModuleType:
         return importlib.import_module(name)
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # bindings report what is never collected
         gc.enable()
