@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_updates --dtype bf16 --optimizer fused_adam --json updates.json
 
-Each model trains for some seconds on random sentences of real lengths. The rate is the median over the log intervals after
-the first one, in which kernels are compiled; shapes are captured in the first few. With --at-once several processes train the
-same model side by side.
+Each model trains for some seconds, or for some updates, on random sentences of real lengths. The rate is the median over the log
+intervals after the first one, in which kernels are compiled; shapes are captured in the first few. With --at-once several processes
+train the same model side by side.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ MODELS = {
 SHAPES = ["task.batch_shapes=16"]
 WAYS = {"plain": [], "shapes": SHAPES, "graphs": [*SHAPES, "task.cuda_graphs=on"]}
 FELL_BACK = "training goes on without graphs"
-# Nothing but training, with no end but the time's.
+NO_END = 1_000_000  # updates
+# Nothing but training.
 TRAINING = [
     "common.log_format=simple",
     "common.tensorboard_logdir=null",
     "checkpoint.no_save=true",
     "dataset.disable_validation=true",
-    "optimization.max_update=1000000",
 ]
 
 
 def command(model: str, way: str, data: Path, folder: Path, args: argparse.Namespace) -> list[str]:
-    """A training of ``args.seconds``."""
-    own = [f"task.data={data}", f"checkpoint.save_dir={folder}", f"optimization.stop_time_hours={args.seconds / 3600}"]
-    own += [f"common.log_interval={args.log_interval}"]
+    """A training of ``args.updates``, or else of ``args.seconds``."""
+    own = [f"task.data={data}", f"checkpoint.save_dir={folder}", f"common.log_interval={args.log_interval}"]
+    own += [f"optimization.max_update={args.updates or NO_END}"]
+    own += [] if args.updates else [f"optimization.stop_time_hours={args.seconds / 3600}"]
     own += [f"optimizer._name={args.optimizer}", f"common.cpu={str(args.device == 'cpu').lower()}"]
     precision = [f"common.{args.dtype}=true"] if args.dtype != "fp32" else []
     batches = SHAPES if args.device == "cpu" and way == "graphs" else WAYS[way]
@@ -77,15 +78,17 @@ def measure(model: str, way: str, data: Path, args: argparse.Namespace) -> dict[
                 sys.exit(f"{model}: {errors.decode(errors='replace')[-2000:]}")
         found = [rates(one) for one in folders]
         without = any(fell_back(one) for one in folders) or args.device == "cpu"
-    known = [statistics.median(one) for one in found if one]
+    if not all(found):
+        sys.exit(f"{model}, {way}: the training ended before its second log interval; give it more --seconds")
+    medians = [statistics.median(one) for one in found]
     return {
         "model": model,
         "batches": "shapes" if way == "graphs" and without else way,
         "optimizer": args.optimizer,
         "processes": args.at_once,
         "intervals": sum(map(len, found)),
-        "updates/s": sum(known) / len(known) if known else None,
-        "together": sum(known) if len(known) == args.at_once else None,
+        "updates/s": statistics.mean(medians),
+        "together": sum(medians),
     }
 
 
@@ -97,6 +100,7 @@ def main() -> None:
     )
     parser.add_argument("--optimizer", default="adam", help="optimizer._name")
     parser.add_argument("--seconds", type=float, default=14, help="of each training, the compiling of kernels included")
+    parser.add_argument("--updates", type=int, help="of each training, however long they take, in place of --seconds")
     parser.add_argument("--log-interval", type=int, default=20, help="updates in each interval that is timed")
     parser.add_argument("--at-once", type=int, default=1, help="processes that train side by side")
     measuring.add_common_arguments(parser, runs=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import platform
 import statistics
@@ -17,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from smoe_mt.cuda_recorder import CudaRecorder
+from smoe_mt.files import write_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -147,7 +147,7 @@ def show(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> None:
     print_table(rows)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"environment": about, "rows": list(rows)}, indent=1) + "\n")
+        write_json(args.json, {"environment": about, "rows": list(rows)})
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

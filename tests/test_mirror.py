@@ -18,6 +18,7 @@ BESIDE = ("data_prep", "benchmarks", "configs", "scripts")
 OF_THE_WHOLE = {
     "test_imports.py",
     "test_mirror.py",
+    "models/test_gpu.py",
     *(f"moe/test_{name}.py" for name in ("conformance", "golden", "gpu")),
     # The Triton kernels of a block together.
     *(f"moe/kernels/test_triton_{name}.py" for name in ("equality", "gpu", "launches", "offline", "operator")),

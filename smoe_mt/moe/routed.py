@@ -13,6 +13,7 @@ from smoe_mt.moe.block import GateLoad, wants_routing
 from smoe_mt.moe.dispatch import plan_dispatch
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.few import compute_few, few_slots, takes_few
+from smoe_mt.moe.kernels.all_experts import ALL_EXPERTS, plan_all
 from smoe_mt.moe.routers.base import Choices, Router, count_leads
 
 VARIANTS = ("paper", "release")
@@ -126,14 +127,17 @@ def routed(
     if router.training and options.capacity_factor:
         tokens = x_TD.size(0) if active_T is None or lead_E is None else lead_E.sum()
         capacity = slot_capacity(options.capacity_factor, tokens, visible, options.variant)
-    plan = plan_dispatch(
-        choices.experts_TK,
-        visible,
-        capacity,
-        active_T,
-        complete=choices.complete,
-        priority_TK=choices.priority_TK,
-    )
+    if experts.kernel == ALL_EXPERTS:
+        plan = plan_all(choices.experts_TK, visible, active_T, choices.complete)
+    else:
+        plan = plan_dispatch(
+            choices.experts_TK,
+            visible,
+            capacity,
+            active_T,
+            complete=choices.complete,
+            priority_TK=choices.priority_TK,
+        )
     if router.training and router.statistic_names and not computed_again():
         with torch.no_grad():
             router.observe(x_TD, probs_TE, choices, plan.asked_E, active_T)

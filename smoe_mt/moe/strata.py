@@ -70,13 +70,21 @@ def _integers(value: Any) -> tuple[int, ...]:
 def expected_rows(strata: Sequence[int], choices: Callable[[int], float]) -> tuple[float, ...]:
     """Rows of a token in each expert of a stratified block under uniform routing, where a gate that sees n experts makes
     ``choices(n)`` choices, and one of the n, drawn evenly, leads; with one choice they add up to ``expected_visits``."""
-    arriving, rows = [1.0] + [0.0] * len(strata), [0.0] * len(strata)
-    for i in range(len(strata)):
+    rows = [0.0] * len(strata)
+    for i, arriving in enumerate(expected_arrivals(strata)):
         visible = sum(strata[i:])
         for j in range(i, len(strata)):
-            rows[j] += arriving[i] * choices(visible) / visible
-            arriving[j + 1] += arriving[i] * strata[j] / visible
+            rows[j] += arriving * choices(visible) / visible
     return tuple(rows[j] for j, size in enumerate(strata) for _ in range(size))
+
+
+def expected_arrivals(strata: Sequence[int]) -> list[float]:
+    """Share of the tokens that each gate of a stratified block meets under uniform routing."""
+    arriving = [1.0] + [0.0] * len(strata)
+    for i in range(len(strata)):
+        for j in range(i, len(strata)):
+            arriving[j + 1] += arriving[i] * strata[j] / sum(strata[i:])
+    return arriving[:-1]
 
 
 def visible_experts(strata: Sequence[int]) -> list[int]:

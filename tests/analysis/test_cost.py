@@ -22,7 +22,7 @@ from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerConfig, SMoETransformerModel
 from smoe_mt.models.sizes import activated_parameters
 from smoe_mt.moe.kernels import threads
-from smoe_mt.moe.strata import expected_visits
+from smoe_mt.moe.strata import expected_arrivals, expected_visits
 from tests.conftest import TrainedRun
 
 # paper.md: "do not follow exactly from any formula"; SMoE-8-4-4 is 3M off what uniform routing gives.
@@ -55,6 +55,7 @@ def tiny(**settings: Any) -> SMoETransformerConfig:
 )
 def test_visits_under_uniform_routing(strata: tuple[int, ...], visits: float) -> None:
     assert expected_visits(strata) == pytest.approx(visits)
+    assert sum(expected_arrivals(strata)) == pytest.approx(visits)
 
 
 @pytest.fixture(scope="module", params=["m4", "m15"])

@@ -6,6 +6,7 @@ import json
 import runpy
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def test_a_table_is_rehearsed(table: Table, tmp_path: Path, monkeypatch: pytest.
     module, *options = shlex.split(table.rehearsal)
     path = tmp_path / "table.json"
     monkeypatch.setattr(sys, "argv", [module, *options, "--json", str(path)])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # another test's
     runpy.run_module(module, run_name="__main__")
     assert json.loads(path.read_text())["rows"]
     assert words(table.rehearsal).keys() >= words(table.on_gpu).keys() - {
@@ -79,6 +81,46 @@ def test_a_table_that_fails_does_not_stop_the_others(tmp_path: Path, capfd: pyte
     tables = [Table(name, 1, "", command, writes_json=False) for name, command in (("a", "no_module"), ("b", "this"))]
     assert [row["ended"] for row in run_all(tables, tmp_path, on_gpu=False)] == ["failed with code 1", "well"]
     assert "$ python -m this" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "how"),
+    [
+        ('{"rows": [', "no rows"),
+        ('{"rows": []}', "no rows"),
+        ('{"rows": [{"updates/s": 1.0}, {"updates/s": null}]}', "rows without updates/s"),
+        ('{"rows": [{"updates/s": 1.0}, {"updates/s": 2.0}]}', ""),
+    ],
+)
+def test_a_table_without_its_numbers_is_told(content: str, how: str, tmp_path: Path) -> None:
+    path = tmp_path / "updates.json"
+    path.write_text(content)
+    assert gpu_tables.gaps(BY_NAME["updates"], path) == how
+    assert len(summary(tmp_path)) == len(GOALS)
+
+
+def test_numbers_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "updates.json").write_text('{"rows": [{"updates/s": 3.0}]}')
+    (row,) = run_all([Table("updates", 1, "", "this")], tmp_path, on_gpu=False)
+    assert row["ended"] == "no rows"
+
+
+def test_nothing_is_left_of_a_command_that_took_too_long(tmp_path: Path) -> None:
+    note = shlex.quote(str(tmp_path / "process"))
+    assert gpu_tables.ended(["sh", "-c", f"sleep 60 & echo $! > {note}; wait"], limit=1) is None
+    process = int((tmp_path / "process").read_text())
+    for _ in range(1000):  # a killed process may have to wait for its turn to end
+        if not runs(process):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {process} still runs")
+
+
+def runs(process: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_a_table_is_stopped_at_the_limit_and_the_rest_is_left_out(

@@ -19,6 +19,7 @@ from smoe_mt.criterions.host_sums import host_sums
 from smoe_mt.errors import UserError
 from smoe_mt.models import SMoETransformerModel
 from smoe_mt.models.padding import never_ask
+from smoe_mt.tasks.many_to_many_translation import ManyToManyTranslationTask
 from smoe_mt.training import step_graphs as module
 from smoe_mt.training.step_graphs import StepGraphs, step_graphs
 from smoe_mt.training.trainer import SMoETrainer
@@ -85,9 +86,17 @@ def test_a_training_is_that_without_graphs(train: Train, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_ranks_add_up_gradients_of_graphs(toy_text: Path, tmp_path: Path) -> None:
-    """Bit for bit as without graphs, over an epoch."""
-    options = f"{TRAINING} {KINDS['smoe'][1]} --batch-shapes 1 --max-tokens 900 --max-epoch 1 --max-update 0"
+@pytest.mark.parametrize(
+    ("max_tokens", "stand_ins"), [(400, [False, False, False, False, True]), (550, [False, False, True, False])]
+)
+def test_ranks_add_up_gradients_of_graphs(
+    toy_text: Path, tmp_path: Path, max_tokens: int, stand_ins: list[bool]
+) -> None:
+    """Bit for bit as without graphs, over an epoch, in whose last update the second rank has no batch, or one too few.
+
+    stand_ins  which of its batches stand in for one that it has not
+    """
+    options = f"{TRAINING} {KINDS['smoe'][1]} --batch-shapes 1 --max-tokens {max_tokens} --max-epoch 1 --max-update 0"
     configs = {
         name: config(toy_text, tmp_path / name, "stratified", f"{options} --cuda-graphs {graphs}")
         for name, graphs in (("graphs", "on"), ("eager", "off"))
@@ -95,16 +104,24 @@ def test_ranks_add_up_gradients_of_graphs(toy_text: Path, tmp_path: Path) -> Non
 
     def run(rank: int) -> None:
         recorders: list[Rerun] = []
+        stood_in: list[bool] = []
+        train_step = ManyToManyTranslationTask.train_step
 
         def recorder_for(trainer: SMoETrainer) -> Rerun:
             recorders.append(Rerun(trainer.get_model()))
             return recorders[-1]
 
+        def noted(self: Any, *args: Any, ignore_grad: bool = False, **kwargs: Any) -> Any:
+            stood_in.append(ignore_grad)
+            return train_step(self, *args, ignore_grad=ignore_grad, **kwargs)
+
         with pytest.MonkeyPatch.context() as patch, never_ask():
             patch.setattr(module, "recorder_for", recorder_for)
+            patch.setattr(ManyToManyTranslationTask, "train_step", noted)
             for cfg in configs.values():
                 start(cfg)
         assert recorders[0].replays > 0
+        assert stood_in == 2 * (stand_ins if rank else [False] * len(stand_ins))
 
     fork(2, run, tmp_path / "logs").succeed()
     mine, theirs = (

@@ -15,12 +15,13 @@ from smoe_mt.errors import UserError
 from smoe_mt.moe.block import GateLoad, Routing
 from smoe_mt.moe.experts.base import ExpertBank
 from smoe_mt.moe.experts.ffn import FFNBank
+from smoe_mt.moe.kernels.all_experts import takes_all
 from smoe_mt.moe.kernels.available import no_place_for_triton, triton_refuses
 from smoe_mt.moe.kernels.select import bind_experts, compute_dtype
 from smoe_mt.moe.kernels.triton_block.records import Operands
 from smoe_mt.moe.kernels.triton_block.settings import Settings
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, computed_again
-from smoe_mt.moe.routers.base import Router, Weighting
+from smoe_mt.moe.routers.base import Router, Weighting, least_choices
 from smoe_mt.moe.routers.gate import Gate
 from smoe_mt.moe.routers.top_k import TopK
 
@@ -71,7 +72,9 @@ def may_fuse(x: Tensor, backend: str) -> bool:
 
 def kernel_name(parts: BlockParts, x: Tensor, backend: str) -> str:
     """Which kernel computes ``x``."""
-    return "triton" if fuses(parts, x, backend) else bind_experts(parts.bank, x, backend).kernel
+    if fuses(parts, x, backend):
+        return "triton"
+    return bind_experts(parts.bank, x, backend, choices=least_choices(parts.routers[0])).kernel
 
 
 def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
@@ -91,7 +94,8 @@ def fuses(parts: BlockParts, x: Tensor, backend: str) -> bool:
         missing = _missing(x.device)
         refusal = wrong or missing
     if refusal is None:
-        return x.numel() > 0
+        few = backend == "auto" and takes_all(parts.bank, x, _selection(parts).k, fused=True)
+        return x.numel() > 0 and not few
     if backend == "triton" or missing:
         _say_once(f"backend {backend}: {refusal}; computing with another backend")
     return False

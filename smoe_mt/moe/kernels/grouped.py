@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from smoe_mt.moe.dispatch import Plan, of_slots, of_tokens, sum_rows
 from smoe_mt.moe.experts.activations import Activation
+from smoe_mt.moe.kernels.hidden_gradients import hidden_gradients
 
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -107,17 +108,17 @@ class _GroupedFFN(torch.autograd.Function):
         weight_S = of_slots(weights_TK, call.plan)
         weight_S1 = weight_S.to(x_TD.dtype)[:, None]
         ones_S = torch.ones_like(weight_S1[:, 0])
-        a_SF = call.activation.output(kept_SF)
-        grad_out_SD = grad_TD.index_select(0, call.plan.token_S)
-        if call.drop_SD is not None:
-            grad_out_SD.mul_(call.drop_SD)
-        grad_a_SF = _products(grad_out_SD, w_out.transpose(1, 2), call)
-        grad_weights_TK = None
-        if ctx.needs_input_grad[1]:
-            grad_weight_S = (grad_a_SF * a_SF).sum(dim=1, dtype=weight_S.dtype)
-            grad_weight_S += (grad_out_SD * b_out.index_select(0, call.expert_S)).sum(dim=1, dtype=weight_S.dtype)
-            grad_weights_TK = of_tokens(grad_weight_S, call.plan)
-        grad_h_SF = call.activation.grad(grad_a_SF, kept_SF)
+        grad_out_SD, a_SF, grad_h_SF, grad_weight_S = hidden_gradients(
+            grad_TD,
+            call.plan.token_S,
+            call.drop_SD,
+            lambda grad: _products(grad, w_out.transpose(1, 2), call),
+            b_out.index_select(0, call.expert_S),
+            kept_SF,
+            call.activation,
+            weight_S.dtype if ctx.needs_input_grad[1] else None,
+        )
+        grad_weights_TK = None if grad_weight_S is None else of_tokens(grad_weight_S, call.plan)
         gradients: tuple[Tensor | None, ...] = (None,) * 4
         if any(ctx.needs_input_grad[2:6]):
             x_SD = x_TD.index_select(0, call.plan.token_S).mul_(weight_S1)

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from smoe_mt.moe.dispatch import Plan, of_slots, of_tokens, sum_rows
 from smoe_mt.moe.experts.activations import Activation
 from smoe_mt.moe.experts.prepacked import PackedWeights
+from smoe_mt.moe.kernels.hidden_gradients import hidden_gradients
 from smoe_mt.moe.kernels.threads import for_each_expert
 
 #: w_in [E', F', D], b_in [E', F'], w_out [E', D, F'], b_out [E', D] of each size, one after the other.
@@ -213,21 +214,25 @@ class _LoopFFN(torch.autograd.Function):
         weight_S = of_slots(weights_TK, call.plan)
         grad_rows_SD = x_TD.new_empty(call.plan.token_S.numel(), x_TD.size(1))
         # Nobody asks for it where these rows came from other ranks, which keep their weights.
-        grad_weight_S = torch.empty_like(weight_S) if ctx.needs_input_grad[1] else None
+        weight_dtype = weight_S.dtype if ctx.needs_input_grad[1] else None
+        grad_weight_S = torch.empty_like(weight_S) if weight_dtype else None
 
         def compute(number: int) -> None:
             e, rows = call.first_expert + number, row_slices[number]
             w_in, _, w_out, b_out = experts[e]
-            token_S, kept = call.plan.token_S[rows], all_kept[number]
-            a = call.activation.output(kept)
-            grad_out = grad_TD.index_select(0, token_S)
-            if call.drop_SD is not None:
-                grad_out.mul_(call.drop_SD[rows])
-            grad_a = grad_out @ w_out
-            if grad_weight_S is not None:
-                torch.sum(grad_a * a, dim=1, dtype=weight_S.dtype, out=grad_weight_S[rows])
-                grad_weight_S[rows] += grad_out @ b_out
-            grad_h = call.activation.grad(grad_a, kept)
+            token_S, drop = call.plan.token_S[rows], None if call.drop_SD is None else call.drop_SD[rows]
+            grad_out, a, grad_h, grad_weight = hidden_gradients(
+                grad_TD,
+                token_S,
+                drop,
+                lambda grad: grad @ w_out,
+                b_out,
+                all_kept[number],
+                call.activation,
+                weight_dtype,
+            )
+            if grad_weight_S is not None and grad_weight is not None:
+                grad_weight_S[rows] = grad_weight
             weight = weight_S[rows].to(x_TD.dtype)
             if sink is not None:
                 x = x_TD.index_select(0, token_S).mul_(weight[:, None])

@@ -8,7 +8,8 @@
 ``triton``   the whole block as one operator of our own Triton kernels, on a GPU (``fused``). Reads nothing back. Blocks that
              it does not compute get grouped on a GPU, loop elsewhere, and a line says so, once.
 ``auto``     triton on a GPU, where it was the fastest at every size measured (docs/cost.md); else loop, which is the faster
-             one on a CPU, where torch's grouped product is itself a loop over experts.
+             one on a CPU, where torch's grouped product is itself a loop over experts. For a few tokens in a search on a GPU
+             ``all_experts``, if its rule says so.
 
 FFNs of several sizes are computed by ``loop``, banks of other experts one by one (``any_bank``). ``bound.kernel`` names what
 runs.
@@ -28,6 +29,7 @@ from smoe_mt.moe.experts.activations import activation
 from smoe_mt.moe.experts.base import BoundExperts, ExpertBank
 from smoe_mt.moe.experts.ffn import FFNBank, FFNs
 from smoe_mt.moe.experts.prepacked import PackedWeights
+from smoe_mt.moe.kernels.all_experts import ALL_EXPERTS, all_experts_ffn, takes_all
 from smoe_mt.moe.kernels.any_bank import bind_any_bank, one_size_only
 from smoe_mt.moe.kernels.grouped import grouped_call, grouped_ffn, grouped_refuses
 from smoe_mt.moe.kernels.loop import LoopCall, Places, WeightGradients, Weights, experts_of, loop_ffn, share_gradients
@@ -64,13 +66,18 @@ def choose_backend(backend: str, dtype: torch.dtype, embed_dim: int, ffn_dim: in
     return "loop" if backend == "auto" else backend
 
 
-def bind_experts(bank: ExpertBank, x: Tensor, backend: str, dropout: float = 0.0) -> BoundExperts:
+def bind_experts(bank: ExpertBank, x: Tensor, backend: str, dropout: float = 0.0, choices: int = 1) -> BoundExperts:
     """Get a bank ready for one pass of ``x`` through its block; ``dropout`` as it applies now.
+
+    choices  experts that each token chooses at a gate, at least
 
     Raises:
         ValueError: a backend that cannot compute this bank.
     """
     dtype = compute_dtype(x)
+    if backend == "auto" and takes_all(bank, x, choices):
+        assert isinstance(bank, FFNBank)
+        return BoundFFNs(bank, bank.weights(dtype), ALL_EXPERTS, 0.0)
     if bank.remote is not None:
         return bank.remote.bind(bank, dtype, backend, dropout)
     return bind_local(bank, dtype, backend, dropout)
@@ -108,7 +115,7 @@ class BoundFFNs:
 
     @property
     def never_syncs(self) -> bool:
-        return self.kernel == "grouped"
+        return self.kernel in ("grouped", ALL_EXPERTS)
 
     def products(self, e: int) -> tuple[PackedLinear, PackedLinear]:
         """Both products of expert ``e``, where they are made ready for evaluation."""
@@ -118,10 +125,13 @@ class BoundFFNs:
     def __call__(self, x_TD: Tensor, weights_TK: Tensor, plan: Plan, first_expert: int) -> Tensor:
         """y = sum_k weights_TK[:, k] FFN_e(x) over the served slots (eq. 6); plan's expert 0 is ``first_expert``; [T, D]."""
         x_TD = x_TD.to(self.weights[0].dtype)
+        act = activation(self.bank.activation)
+        if self.kernel == ALL_EXPERTS:
+            w_in, b_in, w_out, b_out = self.weights
+            return all_experts_ffn(x_TD, weights_TK, (w_in, b_in, w_out, b_out), plan, first_expert, act)
         drop_SD = None
         if self.dropout:
             drop_SD = F.dropout(x_TD.new_ones(plan.slot_S.numel(), x_TD.size(1)), self.dropout)
-        act = activation(self.bank.activation)
         if self.kernel == "grouped":
             grouped = grouped_call(plan, first_expert, self.weights[0].size(0), act, drop_SD)
             w_in, b_in, w_out, b_out = self.weights

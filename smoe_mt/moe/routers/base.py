@@ -39,7 +39,7 @@ class Choices(NamedTuple):
 
 
 class Selection(Protocol):
-    """Which experts a token chooses by its probabilities.
+    """Which experts a token chooses by its probabilities, by a rule that does not change: a search captures what it computes.
 
     One that can be told another order of the experts has ``takes_order = True`` and a third argument, ``order_TE``: scores whose
     largest is the best expert. What it sums or compares with a threshold are the probabilities still.
@@ -268,6 +268,11 @@ class Router(nn.Module):
                 f"the gate's input is {states[bool(x_TD.isfinite().all())]}, "
                 f"its weights are {states[weights_are_finite]}"
             )
+
+
+def least_choices(router: Router) -> int:
+    """Experts that each token chooses at a gate, at least, as its routing is in force now."""
+    return int(getattr(router.in_force()[0], "k", 1))
 
 
 def routers_of(module: nn.Module) -> list[Router]:

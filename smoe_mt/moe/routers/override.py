@@ -46,6 +46,6 @@ def routing_override(
         IN_FORCE.reset(token)
 
 
-def routing_is_overridden() -> bool:
-    """Whether an override is in force in this thread, of whatever model."""
-    return bool(IN_FORCE.get())
+def routing_in_force() -> tuple[tuple[nn.Module, Override], ...]:
+    """The overrides of this thread, of whatever models: equal where tokens are routed alike; () where there are none."""
+    return tuple((IN_FORCE.get() or {}).items())

@@ -19,7 +19,7 @@ from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
-from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting
+from smoe_mt.moe.routers.base import MakeRouter, Router, Selection, Weighting, least_choices
 from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.gate import gate_or
 from smoe_mt.moe.routers.top_k import TopK
@@ -117,7 +117,8 @@ class StratifiedMoE(MoEBlock):
         if fused is not None:
             y, routing = fused
             return (self._exit(y.view_as(x_ND), padding_N).view_as(x) if self.release else y), routing
-        bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
+        dropout = self.settings.expert_dropout if self.training else 0.0
+        bound = bind_experts(self.experts, x, self.backend, dropout, least_choices(self._gate(0)))
 
         def gate(i: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
             return self._visit(i, x_TD, active_T, bound)

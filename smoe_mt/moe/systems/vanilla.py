@@ -13,7 +13,7 @@ from smoe_mt.moe.experts.ffn import experts_or
 from smoe_mt.moe.kernels.fused import BlockParts, check_sizes, fused_pass, may_fuse
 from smoe_mt.moe.kernels.select import bind_experts, check_backend
 from smoe_mt.moe.routed import ExpertOutputMask, RoutedOptions, RoutedOutput, empty_load, routed, unit_sizes
-from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting
+from smoe_mt.moe.routers.base import MakeRouter, Selection, Weighting, least_choices
 from smoe_mt.moe.routers.bias import LoadBias
 from smoe_mt.moe.routers.gate import gate_or
 from smoe_mt.moe.routers.top_k import TopK
@@ -103,7 +103,8 @@ class MoE(MoEBlock):
         fused = self._fused(x, padding_mask) if may_fuse(x, self.backend) else None
         if fused is not None:
             return fused
-        bound = bind_experts(self.experts, x, self.backend, self.settings.expert_dropout if self.training else 0.0)
+        dropout = self.settings.expert_dropout if self.training else 0.0
+        bound = bind_experts(self.experts, x, self.backend, dropout, least_choices(self.gate))
 
         def gate(_gate: int, x_TD: Tensor, active_T: Tensor | None) -> GateOutput:
             out = self._routed(x_TD, active_T, bound)

@@ -77,6 +77,11 @@ class Caches:
         """B * K."""
         return self._pairs.size(2) * self.beam
 
+    @property
+    def contents(self) -> Contents:
+        """What is cached."""
+        return Contents(self.sources, self._pairs.narrow(4, 0, self.steps * self.beam), self.mask, self.beam)
+
     def reorder(self, beam_BK: Tensor) -> None:
         """Beam k goes on from beam ``beam_BK[:, k]`` of its sentence."""
         self.mask = self.mask.gather(2, beam_BK[:, None, :, None].expand(self.mask.shape))

@@ -2,7 +2,8 @@
 
 A captured step reads and writes tensors that stay where they are, so their shapes are those of a bucket: sentences, room for steps
 and source tokens, each rounded up to a power of two. A search moves to a larger bucket when its room is full, and to a smaller one
-when most of its sentences have ended. How a step is captured is behind ``Recorder``.
+when most of its sentences have ended. Each routing of the model has captured steps of its own, so the two passes of a contrast are
+both replayed. How a step is captured is behind ``Recorder``.
 
 Shape letters as in ``caches.py``.
 """
@@ -20,13 +21,13 @@ from torch import Tensor
 
 from smoe_mt.cuda_recorder import Recorder
 from smoe_mt.errors import first_sentence
-from smoe_mt.moe.routers.override import routing_is_overridden
+from smoe_mt.moe.routers.override import routing_in_force
 from smoe_mt.read_backs import ReadBacks
 from smoe_mt.search.decoder.caches import Caches, Contents, Sources
 
 logger = logging.getLogger(__name__)
 LEAST = 32  # steps there is room for, and source tokens, of the smallest bucket
-MOST_BUCKETS = 8  # that are kept; each has caches of its own
+MOST_BUCKETS = 8  # steps that are kept; each has caches of its own
 WARM_UPS = 2  # passes in which kernels are compiled and chosen; the last one is watched
 
 
@@ -123,7 +124,7 @@ Step = Callable[[Tensor, Caches | StaticCaches], Tensor]
 
 
 class CapturedStep:
-    """The step of one bucket, and which search uses it.
+    """The step of one bucket under the routing that is in force, and which search uses it.
 
     Raises:
         RuntimeError: a step that cannot be captured: it reads values back, or memory runs out.
@@ -131,6 +132,7 @@ class CapturedStep:
 
     def __init__(self, step: Step, bucket: Bucket, like: Contents, recorder: Recorder) -> None:
         self.bucket = bucket
+        self.routing = routing_in_force()
         self.caches = StaticCaches(bucket, like)
         self.user: weakref.ref[CapturedSearch] | None = None
 
@@ -158,28 +160,29 @@ class CapturedSteps:
         self.step = step
         self.recorder = recorder
         self.refused = False
-        self._kept: dict[Bucket, CapturedStep] = {}
+        self._kept: list[CapturedStep] = []  # the last one used comes last
 
     def step_for(self, contents: Contents, user: CapturedSearch) -> CapturedStep | None:
         """A step that holds ``contents``, loaded; None where there is none, of which a line says why, once.
 
-        A captured step is routed as the model's own gates route it, and serves one search at a time.
+        A captured step serves one search at a time.
         """
-        if self.refused or routing_is_overridden():
+        if self.refused:
             return None
-        bucket = Bucket.for_next(contents)
-        found = self._kept.get(bucket) or self._captured(bucket, contents)
+        bucket, routing = Bucket.for_next(contents), routing_in_force()
+        known = [step for step in self._kept if step.bucket == bucket and step.routing == routing]
+        found = known[0] if known else self._captured(bucket, contents)
         if found is None or found.in_use:
             return None
-        self._kept[bucket] = self._kept.pop(bucket, found)  # the last one used comes last
+        self._kept = [step for step in self._kept if step is not found] + [found]
         found.user = weakref.ref(user)
         found.caches.load(contents)
         return found
 
     def _captured(self, bucket: Bucket, contents: Contents) -> CapturedStep | None:
-        unused = [bucket for bucket, step in self._kept.items() if not step.in_use]
+        unused = [step for step in self._kept if not step.in_use]
         for oldest in unused[: max(len(self._kept) - MOST_BUCKETS + 1, 0)]:
-            del self._kept[oldest]
+            self._kept.remove(oldest)
         try:
             return CapturedStep(self.step, bucket, contents, self.recorder)
         except RuntimeError as error:
@@ -190,17 +193,21 @@ class CapturedSteps:
 
 
 class CapturedSearch:
-    """The state of one search whose steps are captured where they can be; as ``Caches`` to a scorer."""
+    """The state of one search whose steps are captured where they can be; as ``Caches`` to a scorer.
+
+    Where a step is computed is decided as it is asked for, for that is when its routing is in force.
+    """
 
     def __init__(self, steps: CapturedSteps, contents: Contents) -> None:
         self._steps = steps
         self.sources, self.beam = contents.sources, contents.beam
-        self._move(contents)
+        self._go_on_from(contents)
 
-    def _move(self, contents: Contents) -> None:
+    def _go_on_from(self, contents: Contents) -> None:
         self.steps, self.sentences = contents.steps, contents.sources.pairs.size(2)
-        self._step = self._steps.step_for(contents, self)
-        self._eager = Caches(contents) if self._step is None else None
+        self._step: CapturedStep | None = None
+        self._eager: Caches | None = Caches(contents)
+        self._decided = False
 
     @property
     def rows(self) -> int:
@@ -208,9 +215,13 @@ class CapturedSearch:
         return self.sentences * self.beam
 
     def advance(self, tokens_R: Tensor) -> Tensor:
-        """Logits after one more token of each row; they are overwritten at the next step."""
-        if self._step is not None and self.steps == self._step.bucket.room:
+        """Logits after one more token of each row; they are overwritten at the next step of any search with this decoder."""
+        if self._step is not None and (
+            self.steps == self._step.bucket.room or self._step.routing != routing_in_force()
+        ):
             self._leave(torch.arange(self.sentences, device=tokens_R.device))
+        if not self._decided:
+            self._decide()
         self.steps += 1
         if self._step is None:
             assert self._eager is not None
@@ -236,9 +247,16 @@ class CapturedSearch:
         else:
             self._leave(sentences)
 
+    def _decide(self) -> None:
+        """Whether the next steps are captured ones."""
+        assert self._eager is not None
+        self._step = self._steps.step_for(self._eager.contents, self)
+        self._eager = None if self._step is not None else self._eager
+        self._decided = True
+
     def _leave(self, sentences: Tensor) -> None:
         """Go on in another bucket."""
         assert self._step is not None
         contents = self._step.caches.contents(sentences, self.steps)
         self._step.user = None
-        self._move(contents)
+        self._go_on_from(contents)

@@ -78,7 +78,7 @@ class Contrast:
 
     def log_probs(self, prefixes: Tensor, state: ContrastState, forbid: Forbid = nothing) -> Tensor:
         """Log-softmax of the contrast over V_valid; -inf elsewhere."""
-        strong = self.model.log_probs(prefixes, state.strong)
+        strong = self.model.log_probs(prefixes, state.strong).clone()  # the other pass may write where it lies
         with self.weak():
             weak = self.model.log_probs(prefixes, state.weak)
         scores = (1 + self.beta) * strong - self.beta * weak

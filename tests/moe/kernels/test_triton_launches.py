@@ -41,8 +41,10 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-@pytest.mark.parametrize("norm_goes_along", [True, False])
-def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("norm_goes_along", "turns"), [(True, 1), (False, 1), (False, 2)])
+def test_a_gate_launches_few_kernels(
+    kind: str, norm_goes_along: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from smoe_mt.moe.kernels.triton_block.launching import Launcher
 
     sites: list[str] = []
@@ -53,12 +55,16 @@ def test_a_gate_launches_few_kernels(kind: str, norm_goes_along: bool, monkeypat
         launch(self, site, *args, **constants)
 
     monkeypatch.setattr(Launcher, "__call__", counted)
-    monkeypatch.setattr("smoe_mt.moe.kernels.triton_block.tiles.norm_goes_along", lambda *_: norm_goes_along)
+    tiles = "smoe_mt.moe.kernels.triton_block.tiles"
+    monkeypatch.setattr(f"{tiles}.norm_goes_along", lambda *_: norm_goes_along)
+    monkeypatch.setattr(f"{tiles}.hidden_turns", lambda *_: turns)
     torch.manual_seed(0)
     gates, make = BLOCKS[kind]
     block: nn.Module = make()
     y, routing = block(torch.randn(5, 8, requires_grad=True), torch.zeros(5, dtype=torch.bool))
     forward = len(sites)
     (y.sum() + sum(routing.losses.values())).backward()
-    assert forward == gates * 5 <= gates * MOST_FORWARD
-    assert gates * 7 <= len(sites) - forward <= gates * 9 < gates * MOST_BACKWARD
+    assert forward == gates * (6 + 2 * (turns - 1)) <= gates * MOST_FORWARD
+    more = gates * 5 * (turns - 1) + gates - 1  # those of a turn; the norm again, of all gates but the last
+    assert gates * 7 <= len(sites) - forward - more <= gates * 9
+    assert len(sites) - forward <= gates * MOST_BACKWARD

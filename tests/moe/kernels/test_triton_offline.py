@@ -18,6 +18,7 @@ GRAD_HIDDEN, AFTER_LOOP = 2, 128  # this product holds three tiles at once after
 NOT_SPILLED = 8  # bytes that the compiler takes with registers to spare
 LARGE = {"product_kernel", "weight_gradient_kernel"}
 OTHERS = {f"{name}_kernel" for name in ("route", "place", "combine", "token_gradient", "gate_gradient", "reduce")}
+OF_STRATA = {"pack_kernel", "norm_again_kernel"}
 #: Tokens, strata, embed_dim, ffn_dim, precision; and whether gates have biases and a z-loss.
 CASES = {
     "wide": (16384, (4, 12), 1024, 4096, "bfloat16", False),
@@ -72,6 +73,10 @@ def test_kernels_compile_and_fit(capability: int, case: str) -> None:
     names = {kernel["name"] for kernel in kernels}
     assert names >= LARGE | OTHERS
     assert ("norm_gradient_kernel" in names) == (case == "wide")
+    assert (names >= OF_STRATA) == (case != "float32")
+    assert any(kernel["options"].get("AGAIN") for kernel in kernels) == (
+        case == "wide"
+    )  # its last gate's rows pass in turns
     for kernel in kernels:
         assert kernel["shared"] <= SHARED[capability], kernel
         most = NOT_SPILLED if kernel["name"] in LARGE else SPILLED

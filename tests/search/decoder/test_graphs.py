@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from smoe_mt.moe import SYSTEMS as ALL_SYSTEMS
 from smoe_mt.moe import RankK, Weighting, routing_override
+from smoe_mt.moe.experts.ffn import FFNBank
+from smoe_mt.moe.kernels import all_experts, select
 from smoe_mt.search.beam import STEPS_UNASKED, BeamDecoder, Decoding
 from smoe_mt.search.decoder import graphs
 from smoe_mt.search.decoder.caches import Contents
@@ -47,6 +50,25 @@ class Again:
         return outputs, replay
 
 
+class SharedMemory(Again):
+    """Each replay writes over what all others returned, as graphs of one pool of memory may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._returned: list[Tensor] = []
+
+    def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
+        outputs, replay = super().capture(run)
+        self._returned += outputs
+
+        def replay_over_others() -> None:
+            for output in self._returned:
+                output.fill_(torch.nan)
+            replay()
+
+        return outputs, replay_over_others
+
+
 class Refuses(Again):
     """No graphs."""
 
@@ -69,7 +91,7 @@ def captured_scorer(model: Any, recorder: Any = None) -> PreparedModel:
 
 def kept(scorer: PreparedModel) -> list[graphs.Bucket]:
     assert scorer.decoder.captured is not None
-    return list(scorer.decoder.captured._kept)
+    return [step.bucket for step in scorer.decoder.captured._kept]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -84,15 +106,35 @@ def test_finds_what_fairseqs_decoder_finds(make_model: MakeModel, task: Any, sys
     assert len(kept(scorer)) <= graphs.MOST_BUCKETS
 
 
-def test_two_searches_at_once_do_not_share_a_bucket(make_model: MakeModel, task: Any) -> None:
-    """A contrast has two states; the weak one's routing is not the captured one."""
+@pytest.mark.parametrize("own_encoder", [True, False])
+def test_both_passes_of_a_contrast_are_captured(make_model: MakeModel, task: Any, own_encoder: bool) -> None:
+    """Each under its own routing, in steps that share memory: the second pass writes where the first one's logits lay."""
     model = lively(make_model(**settings_of("vanilla")))
 
     def weak() -> Any:
         return routing_override(model, selection=RankK(2), weighting=Weighting.UNIFORM)
 
-    ours, theirs = (Contrast(one, weak, 0.5, 0.01) for one in (captured_scorer(model), SingleModel(model)))
-    assert_same(search(ours, task), search(theirs, task))
+    scorer = captured_scorer(model, SharedMemory())
+    ours, theirs = (Contrast(one, weak, 0.5, 0.01, own_encoder) for one in (scorer, SingleModel(model)))
+    for _ in range(2):  # captured, and used again
+        assert_same(search(ours, task), search(theirs, task))
+    assert scorer.decoder.captured is not None
+    assert {bool(step.routing) for step in scorer.decoder.captured._kept} == {False, True}
+
+
+def test_a_routing_that_changes_between_steps_is_followed(make_model: MakeModel) -> None:
+    model = lively(make_model(**settings_of("vanilla")))
+    captured, single = captured_scorer(model), SingleModel(model)
+    source, tokens = some_sources(1)[0][None], torch.full((1, 2, 4), 5)
+    with torch.inference_mode(), captured.searching(2), single.searching(2):
+        states = [one.start(source, torch.tensor([source.size(1)]), 2) for one in (captured, single)]
+        for step, rank in enumerate((1, 2, 2, 1), start=1):
+            with routing_override(model, selection=RankK(rank), weighting=Weighting.UNIFORM):
+                found, wanted = (
+                    one.log_probs(tokens[:, :, :step], state)
+                    for one, state in zip((captured, single), states, strict=True)
+                )
+            torch.testing.assert_close(found, wanted)
 
 
 def test_what_cannot_be_captured_is_computed_and_said_once(
@@ -116,9 +158,9 @@ def test_a_search_whose_next_bucket_is_taken_goes_on_without(make_model: MakeMod
         first = scorer.start(source, torch.tensor([source.size(1)]), 2)
         second = scorer.again(first)
         assert isinstance(first, CapturedSearch) and isinstance(second, CapturedSearch)
+        tokens = torch.full((1, 2, 2), 5)
+        torch.testing.assert_close(scorer.log_probs(tokens, first).clone(), scorer.log_probs(tokens, second))
         assert first._step is not None and second._step is None
-        tokens = torch.full((1, 2, 6), 5)
-        torch.testing.assert_close(scorer.log_probs(tokens, first), scorer.log_probs(tokens, second))
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -127,6 +169,26 @@ def test_a_step_reads_nothing_back(make_model: MakeModel, task: Any, system: str
     scorer = captured_scorer(lively(make_model(**settings_of(system), moe_backend="grouped")), Again("cpu"))
     search(scorer, task, sources=some_sources(3))
     assert kept(scorer), "a step that reads something back is refused"
+
+
+@pytest.mark.parametrize("system", ALL_SYSTEMS)
+def test_steps_of_all_experts_are_captured(
+    make_model: MakeModel, task: Any, system: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, with the hypotheses of fairseq's decoder; experts of several sizes are computed by the loop."""
+    computed: list[int] = []
+    monkeypatch.setattr(all_experts, "DEVICES", ("cpu",))
+
+    def noted(*given: Any) -> Tensor:
+        computed.append(1)
+        return all_experts.all_experts_ffn(*given)
+
+    monkeypatch.setattr(select, "all_experts_ffn", noted)
+    model, decoding = lively(make_model(**settings_of(system))), Decoding(beam=4, max_len_a=0.0, max_len_b=3)
+    scorer, sources = captured_scorer(model, Again("cpu")), some_sources(2)
+    assert_same(search(scorer, task, decoding, sources), search(SingleModel(model), task, decoding, sources))
+    of_one_size = any(isinstance(module, FFNBank) for module in model.decoder.modules())
+    assert bool(computed) == of_one_size and kept(scorer)
 
 
 def test_a_step_that_reads_back_is_not_captured(

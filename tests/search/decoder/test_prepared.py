@@ -153,21 +153,34 @@ def test_does_not_depend_on_the_batch(make_model: MakeModel, task: Any, system: 
     assert_same(together, [search(scorer, task, sources=[source])[0] for source in sources])
 
 
-@pytest.mark.parametrize("system", ["none", "vanilla", "stratified"])
-def test_in_bfloat16(make_model: MakeModel, task: Any, system: str) -> None:
-    model = lively(make_model(**settings_of(system))).bfloat16()
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+PLACES = [
+    pytest.param("cuda", torch.bfloat16, marks=on_gpu),
+    pytest.param("cuda", torch.float16, marks=on_gpu),
+    ("cpu", torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize("system", ["none", "vanilla", "stratified", "xmoe"])
+@pytest.mark.parametrize(("device", "dtype"), PLACES)
+def test_in_half_precision(make_model: MakeModel, task: Any, system: str, device: str, dtype: torch.dtype) -> None:
+    """Several steps, which a GPU replays as graphs."""
+    model = lively(make_model(**settings_of(system))).to(device, dtype)
     sources, eos = some_sources(3), 2
     tokens = torch.nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=1)
     prefixes = torch.randint(4, 24, (3, 2, 6))
     prefixes[:, :, 0] = eos
-    lengths = torch.tensor([len(source) for source in sources])
+    lengths, prefixes = torch.tensor([len(source) for source in sources]), prefixes.to(device)
+    ours, theirs = scorer_of(model), SingleModel(model)
+    assert isinstance(ours, PreparedModel)
     with torch.inference_mode():
-        for scorer in (ours := scorer_of(model), theirs := SingleModel(model)):
-            with scorer.searching(2):
-                pass
-        got = ours.log_probs(prefixes, ours.start(tokens, lengths, 2))
-        state = theirs.start(tokens, lengths, 2)
-        wanted = [theirs.log_probs(prefixes[:, :, : step + 1], state) for step in range(6)][-1]
+        with ours.searching(2):
+            got = ours.log_probs(prefixes, ours.start(tokens, lengths, 2))
+        with theirs.searching(2):
+            state = theirs.start(tokens, lengths, 2)
+            wanted = [theirs.log_probs(prefixes[:, :, : step + 1], state) for step in range(6)][-1]
+    captured = ours.decoder.captured
+    assert captured is None if device == "cpu" else captured is not None and not captured.refused
     assert got.dtype is torch.float32
     assert (got - wanted).abs().mean() < 0.05
 

@@ -1,4 +1,4 @@
-"""A gate's way back in seven to nine launches: the experts' products, then the tokens, the gate, the norm and the biases."""
+"""A gate's way back: the experts' products, then the tokens, the gate, the norm and the biases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smoe_mt.moe.kernels.triton_block import tiles
 from smoe_mt.moe.kernels.triton_block.expert_gradients import ExpertGradients, expert_gradients
 from smoe_mt.moe.kernels.triton_block.gate import Gate, precision
 from smoe_mt.moe.kernels.triton_block.launching import Launcher
-from smoe_mt.moe.kernels.triton_block.programs import gate_gradient, norm_gradient, token_gradient
+from smoe_mt.moe.kernels.triton_block.programs import gate_gradient, gating, norm_gradient, token_gradient
 from smoe_mt.moe.kernels.triton_block.records import Experts, Passed
 
 
@@ -63,17 +63,21 @@ def gate_backward(
     grad: Tensor,
     grad_losses: Tensor,
     x: Tensor,
+    seen: Tensor,
     passed: Passed,
     grads: Experts,
     first_added: int,
     reuse: bool,
+    room: Tensor | None,
 ) -> GateGradients:
     """From the gradient of what left the gate, [T, D]; those of the experts go into ``grads``.
 
+    seen         what gate and experts saw of x
     first_added  the experts from this one on have gradients of later gates: add to them
     reuse        what was kept may be overwritten
+    room         memory of the experts' type that nobody needs any more, in one row; or None
     """
-    found = expert_gradients(gate, launch, grad, x, passed, grads, first_added, reuse)
+    found = expert_gradients(gate, launch, grad, seen, passed, grads, first_added, reuse, room)
     cut = Cut.of(gate, x.device)
     grad_logits = torch.empty(gate.tokens, gate.width, dtype=torch.float32, device=x.device)
     norm_rows = cut.norm_programs if gate.norm else 0
@@ -81,8 +85,36 @@ def gate_backward(
     grad_x = _tokens(gate, launch, cut, grad, grad_losses, x, passed, found, grad_logits, norm_parts)
     if gate.norm and not cut.whole:
         _norm(gate, launch, cut, grad, x, passed, grad_x, norm_parts)
-    gate_parts, logit_parts = _gate(gate, launch, cut, x, passed, found, grad_logits)
+    gate_parts, logit_parts = _gate(gate, launch, cut, seen, passed, found, grad_logits)
     return _sums(gate, launch, cut, passed, found, gate_parts, logit_parts, norm_parts, grad_x, grads, first_added)
+
+
+def norm_again(gate: Gate, launch: Launcher, x: Tensor, next_gate: Tensor, passed: Passed, normed: Tensor) -> None:
+    """Fill ``normed`` [T, D] with what the gate saw, where a later gate has overwritten it."""
+    assert gate.norm is not None
+    bt, bd = 16, min(256, triton.next_power_of_2(gate.dim))
+    launch(
+        "norm_again",
+        gating.norm_again_kernel,
+        (triton.cdiv(gate.tokens, bt), triton.cdiv(gate.dim, bd)),
+        x,
+        passed.tokens,
+        passed.count,
+        passed.choices,
+        next_gate,
+        *gate.norm,
+        passed.means,
+        passed.scales,
+        normed,
+        gate.first,
+        gate.gates,
+        gate.tokens,
+        gate.dim,
+        PACKED=passed.packed,
+        BT=bt,
+        BD=bd,
+        num_warps=4,
+    )
 
 
 def _tokens(
@@ -107,6 +139,8 @@ def _tokens(
         grad,
         found.grad_y,
         found.grad_rows,
+        passed.tokens,
+        passed.count,
         passed.row_of_slot,
         passed.choices,
         passed.weight_of_row,
@@ -132,6 +166,7 @@ def _tokens(
         found.weight_parts.size(0),
         s.scale,
         gate.number,
+        PACKED=passed.packed,
         TOP_K=s.top_k,
         RENORMALISE=s.renormalise,
         Z=s.z,
@@ -162,7 +197,8 @@ def _norm(
         norm_gradient.norm_gradient_kernel,
         (cut.norm_programs,),
         grad,
-        passed.choices,
+        passed.tokens,
+        passed.count,
         x,
         gate.norm.gamma,
         passed.means,
@@ -171,6 +207,7 @@ def _norm(
         norm_parts,
         gate.tokens,
         gate.dim,
+        PACKED=passed.packed,
         RESIDUAL=gate.residual,
         BT=cut.norm_rows,
         BD=columns,
@@ -179,19 +216,21 @@ def _norm(
 
 
 def _gate(
-    gate: Gate, launch: Launcher, cut: Cut, x: Tensor, passed: Passed, found: ExpertGradients, grad_logits: Tensor
+    gate: Gate, launch: Launcher, cut: Cut, seen: Tensor, passed: Passed, found: ExpertGradients, grad_logits: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Shares of the gradients of the gate's weight and of b_out, fp32 [splits, 2, E, D]; and of its bias, fp32 [splits, width]."""
     logit_parts = torch.empty(
-        cut.splits if gate.bias is not None else 0, gate.width, dtype=torch.float32, device=x.device
+        cut.splits if gate.bias is not None else 0, gate.width, dtype=torch.float32, device=seen.device
     )
-    parts = torch.empty(cut.splits, 2, gate.experts, gate.dim, dtype=torch.float32, device=x.device)
+    parts = torch.empty(cut.splits, 2, gate.experts, gate.dim, dtype=torch.float32, device=seen.device)
     launch(
         "gate_gradient",
         gate_gradient.gate_gradient_kernel,
         (triton.cdiv(gate.dim, 64), cut.splits),
+        passed.tokens,
+        passed.count,
         grad_logits,
-        passed.normed if gate.norm else x,
+        seen,
         found.grad_y,
         passed.row_of_slot,
         passed.choices,
@@ -202,6 +241,7 @@ def _gate(
         gate.dim,
         gate.experts,
         cut.splits,
+        PACKED=passed.packed,
         TOP_K=gate.settings.top_k,
         BIAS=gate.bias is not None,
         BY_ROW=found.by_row,

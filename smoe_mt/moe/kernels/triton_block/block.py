@@ -1,7 +1,8 @@
 """A whole block as one function with a gradient: all its gates forward, all its gates backward, nothing read back.
 
-A gate is five launches forward and seven to nine backward. Kept for the way back are the inputs of the gates, what they decided, and
-one [S, F] activation each; no row is gathered in memory.
+A gate is five to eight launches forward and seven to fifteen backward; most are five, or six where not all tokens are there, and
+eight or nine. Kept for the way back are the inputs of the gates, what the last norm of each token gave, what the gates decided, and
+one activation of each; no row is gathered in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from smoe_mt.moe.kernels.triton_block.backward import gate_backward
+from smoe_mt.moe.kernels.triton_block.backward import gate_backward, norm_again
 from smoe_mt.moe.kernels.triton_block.forward import Walk, gate_forward
 from smoe_mt.moe.kernels.triton_block.gate import Gate
 from smoe_mt.moe.kernels.triton_block.records import Experts, Operands, Results, Saved, flat, kept_of, sizes, unflat
@@ -23,12 +24,15 @@ def block_forward(given: Operands, settings: str, keep: bool) -> Results:
     s = Settings.of(settings)
     walk = Walk.empty(given, s.strata)
     inputs = [given.x, *walk.later]
-    passes = []
+    loads, passes = [], []
     for i, x in enumerate(inputs):
         gate = Gate(i, given, s)
-        launch = gate.launcher(given.tensors(), keep, given.padding is None)
-        passes.append(gate_forward(gate, launch, x, given, walk, keep))
-    return walk.results([passed.load for passed in passes], kept_of(passes) if keep else [])
+        launch = gate.launcher(given.tensors(), keep, given.packs(i))
+        passed = gate_forward(gate, launch, x, given, walk, keep)
+        loads.append(passed.load)
+        if keep:
+            passes.append(passed)
+    return walk.results(loads, kept_of(passes))
 
 
 def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: str, reuse: bool) -> list[Tensor]:
@@ -39,14 +43,20 @@ def block_backward(saved: Saved, grad: Tensor, grad_losses: Tensor, settings: st
     s, given = Settings.of(settings), saved.operands()
     grads = Experts(*(torch.empty_like(weight) for weight in given.experts))
     inputs = [saved.x, *saved.later]
+    normed = saved.normed if reuse or len(inputs) == 1 else saved.normed.clone()
     grad_gates: list[Tensor] = []
     grad_biases: list[Tensor] = []
     grad_norms: list[Tensor] = []
-    first_added = grads.w_in.size(0)
+    first_added, room = grads.w_in.size(0), None
     for i in reversed(range(len(inputs))):
         gate = Gate(i, given, s)
-        launch = gate.launcher([grad, *given.tensors()], "backward", grad.dtype)
-        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], saved.passed(i), grads, first_added, reuse)
+        passed = saved.passed(i)
+        launch = gate.launcher([grad, *given.tensors()], "backward", grad.dtype, passed.packed)
+        seen = normed if gate.norm else inputs[i]
+        if gate.norm and i < len(inputs) - 1:
+            norm_again(gate, launch, inputs[i], saved.next_gate, passed, normed)
+        found = gate_backward(gate, launch, grad, grad_losses, inputs[i], seen, passed, grads, first_added, reuse, room)
+        room = passed.kept.view(-1) if reuse else None
         grad, first_added = found.x, gate.first
         grad_gates.insert(0, found.weight)
         if found.bias is not None:

@@ -1,4 +1,4 @@
-"""A gate's way forward in five launches: route, place, up, down, combine."""
+"""A gate's way forward in five to eight launches: pack (where not all tokens are there), route, place, up and down (in turns), combine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from smoe_mt.moe.kernels.triton_block.gate import Gate
 from smoe_mt.moe.kernels.triton_block.launching import Launcher
 from smoe_mt.moe.kernels.triton_block.products import DOWN, UP, Products
-from smoe_mt.moe.kernels.triton_block.programs import combining, constants, gating, placing
+from smoe_mt.moe.kernels.triton_block.programs import combining, constants, gating, packing, placing
 from smoe_mt.moe.kernels.triton_block.records import Operands, Passed, Results
 
 
@@ -20,6 +20,7 @@ class Walk(NamedTuple):
 
     y: Tensor
     later: Tensor
+    normed: Tensor
     visits: Tensor
     losses: Tensor
     entropy: Tensor
@@ -36,6 +37,7 @@ class Walk(NamedTuple):
         return Walk(
             y=new(x.dtype if strata else given.experts[0].dtype, *x.shape),
             later=new(x.dtype, gates - 1, *x.shape),
+            normed=new(x.dtype, x.size(0) if given.norms else 0, x.size(1)),
             visits=new(torch.int64, x.size(0)),
             losses=new(torch.float32, gates, 2),
             entropy=new(torch.float32, gates),
@@ -44,22 +46,41 @@ class Walk(NamedTuple):
 
     def results(self, loads: list[Tensor], kept: list[Tensor]) -> Results:
         """With what the gates decided."""
-        return Results(self.y, self.losses, self.entropy, self.visits, loads, self.later, kept)
+        return Results(self.y, self.losses, self.entropy, self.visits, loads, self.later, self.normed, kept)
 
 
 def gate_forward(gate: Gate, launch: Launcher, x: Tensor, given: Operands, walk: Walk, keep: bool) -> Passed:
     """Pass the tokens at the gate, whose rows of ``x`` [T, D] are its input; ``keep``: a backward pass follows."""
-    passed = gate.empty(x, keep)
-    _route(gate, launch, x, given.padding, walk, passed)
-    rows = _experts(gate, launch, x, passed, keep)
+    passed = gate.empty(x, given.packs(gate.number), keep)
+    if passed.packed:
+        _pack(gate, launch, walk.at if gate.number else given.padding, passed)
+    _route(gate, launch, x, walk, passed)
+    seen = walk.normed if gate.norm else x
+    rows = _experts(gate, launch, seen.to(gate.dtype), passed, keep)
     _combine(gate, launch, x, rows, given.next_gate, walk, passed)
     return passed
 
 
-def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk: Walk, passed: Passed) -> None:
+def _pack(gate: Gate, launch: Launcher, where: Tensor | None, passed: Passed) -> None:
+    """Lists the tokens at the gate; where: as ``pack_kernel``."""
+    launch(
+        "pack",
+        packing.pack_kernel,
+        (triton.cdiv(gate.tokens, 1024),),
+        where,
+        passed.tokens,
+        passed.count,
+        gate.number,
+        gate.tokens,
+        BT=1024,
+        BS=4096,
+        num_warps=8,
+    )
+
+
+def _route(gate: Gate, launch: Launcher, x: Tensor, walk: Walk, passed: Passed) -> None:
     """Choices, then a row for each slot."""
-    s, norm, none, opens = gate.settings, gate.norm, passed.probs, gate.number == 0
-    here = constants.AT_GATE if not opens else constants.EVERYWHERE if padding is None else constants.UNPADDED
+    s, norm, none = gate.settings, gate.norm, passed.probs
     counts = torch.empty(gate.blocks, s.top_k, gate.width, dtype=torch.int32, device=x.device)
     sums = torch.empty(gate.blocks, gate.width + 2, dtype=torch.float32, device=x.device)
     launch(
@@ -67,13 +88,14 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         gating.route_kernel,
         (gate.blocks,),
         x,
-        padding if opens and padding is not None else walk.at,
+        passed.tokens,
+        passed.count,
         norm.gamma if norm else none,
         norm.beta if norm else none,
         gate.weight,
         none if gate.bias is None else gate.bias,
         none if gate.order is None else gate.order,
-        passed.normed,
+        walk.normed,
         passed.means,
         passed.scales,
         passed.log_sums,
@@ -87,7 +109,7 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         gate.dim,
         gate.experts,
         s.epsilon,
-        HERE=here.value,
+        PACKED=passed.packed,
         NORM=norm is not None,
         BIAS=gate.bias is not None,
         ORDERED=gate.order is not None,
@@ -106,6 +128,8 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         "place",
         placing.place_kernel,
         (gate.blocks,),
+        passed.tokens,
+        passed.count,
         passed.choices,
         passed.probs,
         counts,
@@ -122,10 +146,10 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
         gate.number,
         gate.tokens,
         gate.experts,
-        gate.blocks,
         *s.capacity,
         s.mask,
         s.scale,
+        PACKED=passed.packed,
         TOP_K=s.top_k,
         RENORMALISE=s.renormalise,
         Z=s.z,
@@ -139,17 +163,18 @@ def _route(gate: Gate, launch: Launcher, x: Tensor, padding: Tensor | None, walk
     )
 
 
-def _experts(gate: Gate, launch: Launcher, x: Tensor, passed: Passed, keep: bool) -> Tensor:
+def _experts(gate: Gate, launch: Launcher, seen: Tensor, passed: Passed, keep: bool) -> Tensor:
     """The experts' weighted outputs by row, [S, D]."""
-    w, products = gate.weights, Products(gate, passed, launch)
-    seen = passed.normed if gate.norm else x
+    w, device = gate.weights, seen.device
     hidden, keep_h = passed.kept, False
     if not gate.relu:
-        keep_h, hidden = keep, torch.empty(gate.rows_bound(), gate.hidden, dtype=gate.dtype, device=x.device)
+        keep_h, hidden = keep, torch.empty(gate.turn_rows, gate.hidden, dtype=gate.dtype, device=device)
     kept = passed.kept if keep_h else hidden
-    products.rows(UP, gate.tiles.up, seen.to(gate.dtype), True, w.w_in, w.b_in, hidden, kept=kept, keep_h=keep_h)
-    rows = torch.empty(hidden.size(0), gate.dim, dtype=gate.dtype, device=x.device)
-    products.rows(DOWN, gate.tiles.down, hidden, False, w.w_out, w.b_out, rows)
+    rows = torch.empty(gate.rows_bound(), gate.dim, dtype=gate.dtype, device=device)
+    for turn in range(gate.turns):
+        products = Products(gate, passed, launch, turn)
+        products.rows(UP, gate.tiles.up, seen, True, w.w_in, w.b_in, hidden, kept=kept, keep_h=keep_h)
+        products.rows(DOWN, gate.tiles.down, hidden, False, w.w_out, w.b_out, rows)
     return rows
 
 
@@ -163,9 +188,11 @@ def _combine(
         combining.combine_kernel,
         (triton.cdiv(gate.tokens, bt), triton.cdiv(gate.dim, bd)),
         rows,
+        passed.tokens,
+        passed.count,
         passed.row_of_slot,
         passed.choices,
-        passed.normed if gate.residual == constants.NORMED.value else x,
+        walk.normed if gate.residual == constants.NORMED.value else x,
         walk.y,
         walk.later,
         walk.at,
@@ -178,6 +205,7 @@ def _combine(
         gate.tokens,
         gate.dim,
         1.0 - s.dropout,
+        PACKED=passed.packed,
         TOP_K=s.top_k,
         RESIDUAL=gate.residual,
         STRATA=s.strata,

@@ -26,8 +26,8 @@ FORWARD = (
 )
 #: Gradients of y and of the losses, ``Saved``, settings; ``block_backward``'s results.
 BACKWARD = (
-    "(Tensor grad, Tensor grad_losses, Tensor x, Tensor? seeds, Tensor[] gates, Tensor[] gate_biases, Tensor[] norms, "
-    "Tensor[] experts, Tensor[] loads, Tensor later, Tensor[] kept, str settings) -> Tensor[]"
+    "(Tensor grad, Tensor grad_losses, Tensor x, Tensor next_gate, Tensor? seeds, Tensor[] gates, Tensor[] gate_biases, "
+    "Tensor[] norms, Tensor[] experts, Tensor[] loads, Tensor later, Tensor normed, Tensor[] kept, str settings) -> Tensor[]"
 )
 
 
@@ -41,7 +41,7 @@ def _block(*args: Any) -> list[Tensor]:
 def _(*args: Any) -> list[Tensor]:
     *fields, settings, keep = args
     given, s = Operands(*fields), Settings.of(settings)
-    passes = [Gate(i, given, s).empty(given.x, keep) for i in range(len(given.gates))]
+    passes = [Gate(i, given, s).empty(given.x, given.packs(i), keep) for i in range(len(given.gates))]
     kept = kept_of(passes) if keep else []
     results = Walk.empty(given, s.strata).results([passed.load for passed in passes], kept)
     return cast(list[Tensor], flat(results))

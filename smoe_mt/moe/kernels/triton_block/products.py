@@ -24,26 +24,26 @@ SITES = {UP: "up", DOWN: "down", GRAD_HIDDEN: "grad_hidden", GRAD_INPUT: "grad_i
 
 
 class Products:
-    """The products of one gate, of rows that ``passed`` says."""
+    """The products of one gate, of the rows of a turn; hidden layers have those rows alone."""
 
-    def __init__(self, gate: Gate, passed: Passed, launch: Launcher) -> None:
-        self.gate, self.passed, self.launch = gate, passed, launch
+    def __init__(self, gate: Gate, passed: Passed, launch: Launcher, turn: int) -> None:
+        self.gate, self.passed, self.launch, self.first_row = gate, passed, launch, turn * gate.turn_rows
 
     def rows(
         self, kind: int, tile: Tile, a: Tensor, gather: bool, b: Tensor, bias: Tensor | None, out: Tensor, **more: Any
     ) -> None:
-        """Launch ``product_kernel``; more: kept, second, weight_parts, bias_parts, keep_h."""
+        """Launch ``product_kernel``; more: kept, second, weight_parts, bias_parts, keep_h, again."""
         gate, p, b_nk = self.gate, self.passed, kind in (UP, DOWN)
         n, k = (b.size(1), b.size(2)) if b_nk else (b.size(2), b.size(1))
         bound = p.token_of_row.size(0)
         none = p.weight_of_row
         a_tma = tile.a_tma and not gather and aligned(a)
         b_tma = tile.b_tma and aligned(b)
-        drop = gate.settings.expert_dropout
+        drop, again = gate.settings.expert_dropout, more.get("again", False)
         self.launch(
-            SITES[kind],
+            SITES[kind] + "_again" * again,
             product_kernel,
-            (programs(tile, bound // tile.rows * triton.cdiv(n, tile.columns), out.device),),
+            (programs(tile, gate.turn_rows // tile.rows * triton.cdiv(n, tile.columns), out.device),),
             described(a, [tile.rows, tile.depth]) if a_tma else a,
             described(b, [tile.columns, tile.depth] if b_nk else [tile.depth, tile.columns]) if b_tma else b,
             none if bias is None else bias,
@@ -61,9 +61,13 @@ class Products:
             n,
             k,
             bound,
+            self.first_row,
+            gate.turn_rows,
             none if gate.seeds is None else gate.seeds,
             gate.number,
             1.0 - drop,
+            TURNS=gate.turns > 1,
+            AGAIN=again,
             KIND=kind,
             ACT=ACTIVATIONS[gate.settings.activation],
             GATHER=gather,
@@ -80,6 +84,12 @@ class Products:
             PAD=gate.tiles.pad,
             **tile.constants,
         )
+
+    def again(self, seen: Tensor, out: Tensor) -> None:
+        """Into ``passed.kept`` as on the way forward, where a later turn has taken its place; ``out``: room for the activation."""
+        w, kept = self.gate.weights, self.passed.kept
+        keep_h = not self.gate.relu
+        self.rows(UP, self.gate.tiles.up, seen, True, w.w_in, w.b_in, out, kept=kept, keep_h=keep_h, again=True)
 
     def outer(
         self,
@@ -113,6 +123,9 @@ class Products:
             gate.experts,
             m,
             n,
+            self.first_row,
+            gate.turn_rows,
+            TURNS=gate.turns > 1,
             GATHER_LEFT=gather_left,
             GATHER_RIGHT=gather_right,
             LEFT_TMA=left_tma,

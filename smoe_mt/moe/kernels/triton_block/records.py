@@ -57,22 +57,29 @@ class Operands(NamedTuple):
         """All that kernels read and the caller allocated."""
         return [*self.with_gradients(), *self.orders, *([] if self.padding is None else [self.padding])]
 
+    def packs(self, gate: int) -> bool:
+        """Whether not all tokens are at a gate."""
+        return gate > 0 or self.padding is not None
+
     def norm_of(self, gate: int) -> Norm | None:
         """The norm before a gate."""
         return Norm(*self.norms[2 * gate : 2 * gate + 2]) if self.norms else None
 
 
 class Passed(NamedTuple):
-    """What a gate decided and kept.
+    """What a gate decided and kept. A token's place is that in ``tokens``; of the others nothing is defined.
 
-    normed [T, D] (empty without norm), means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss)
-    probs fp32 [T, E], choices int32 [K, T] (-1: not here), row_of_slot int32 [K, T] (-1: not served)
+    tokens int32 [T], those at the gate and then the others (empty: all are there); count int32 [1], how many are
+    by place: means and scales fp32 [T], log_sums fp32 [T] of the logits' exponentials (for the z-loss), probs fp32 [T, E],
+    choices int32 [K, T], row_of_slot int32 [K, T] (-1: not served)
     token_of_row int32 [S] (-1: padding), weight_of_row fp32 [S], expert_of_tile int32 [tiles], starts int32 [E + 1]
     load int64 [3, E]: asked, served, first choices
-    kept [S, F]: the weighted activation, or what comes before the activation where its slope asks for that
+    kept [rows of a turn, F], of the last turn that had rows: the weighted activation, or what comes before the activation where
+    its slope asks for that
     """
 
-    normed: Tensor
+    tokens: Tensor
+    count: Tensor
     means: Tensor
     scales: Tensor
     log_sums: Tensor
@@ -86,6 +93,11 @@ class Passed(NamedTuple):
     load: Tensor
     kept: Tensor
 
+    @property
+    def packed(self) -> bool:
+        """Whether not all tokens are at the gate."""
+        return self.tokens.size(0) > 0
+
 
 class Results(NamedTuple):
     """What a block gives: y [T, D], visits int64 [T], load int64 [3, E_i] of each gate.
@@ -93,6 +105,7 @@ class Results(NamedTuple):
     losses   fp32 [gates, 2]: balance loss, z-loss (0 where it is not computed)
     entropy  fp32 [gates]
     later    [gates - 1, T, D], the inputs of later gates
+    normed   [T, D] after its norm, what the last gate that a token met saw of it; empty without norms
     kept     all tensors of each gate's ``Passed`` but its load, where a backward pass follows
     """
 
@@ -102,6 +115,7 @@ class Results(NamedTuple):
     visits: Tensor
     loads: list[Tensor]
     later: Tensor
+    normed: Tensor
     kept: list[Tensor]
 
 
@@ -109,6 +123,7 @@ class Saved(NamedTuple):
     """What a backward pass needs; fields as in ``Operands`` and ``Results``."""
 
     x: Tensor
+    next_gate: Tensor
     seeds: Tensor | None
     gates: list[Tensor]
     gate_biases: list[Tensor]
@@ -116,16 +131,18 @@ class Saved(NamedTuple):
     experts: list[Tensor]
     loads: list[Tensor]
     later: Tensor
+    normed: Tensor
     kept: list[Tensor]
 
     @staticmethod
     def of(given: Operands, results: Results) -> Saved:
-        own = (given.x, given.seeds, given.gates, given.gate_biases, given.norms, given.experts)
-        return Saved(*own, results.loads, results.later, results.kept)
+        own = (given.x, given.next_gate, given.seeds, given.gates, given.gate_biases, given.norms, given.experts)
+        return Saved(*own, results.loads, results.later, results.normed, results.kept)
 
     def operands(self) -> Operands:
         """What the block was given, but for what only the way forward reads."""
-        return Operands(self.x, None, self.x, self.seeds, [], self.gates, self.gate_biases, self.norms, self.experts)
+        own = (self.seeds, [], self.gates, self.gate_biases, self.norms, self.experts)
+        return Operands(self.x, None, self.next_gate, *own)
 
     def passed(self, gate: int) -> Passed:
         """What a gate decided and kept."""
@@ -164,4 +181,4 @@ def unflat(tensors: Sequence[Tensor | None], sizes: Sequence[int | None]) -> lis
 def results_of(tensors: Sequence[Tensor], gates: int) -> Results:
     """``Results`` of a block of so many gates from its tensors in a row."""
     one, kept = None, len(tensors) - gates - (len(Results._fields) - 2)
-    return Results(*unflat(tensors, (one, one, one, one, gates, one, kept)))  # type: ignore[arg-type]
+    return Results(*unflat(tensors, (one, one, one, one, gates, one, one, kept)))  # type: ignore[arg-type]

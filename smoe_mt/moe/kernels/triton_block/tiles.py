@@ -99,6 +99,15 @@ def choose_tiles(
     return Tiles(128, up, narrow, GRAD_HIDDEN, narrow, SUMS, SUMS)
 
 
+def hidden_turns(size: int, share: float) -> int:
+    """In how many turns the rows of a gate pass its hidden layer, for which all of them would take ``size`` bytes; share: of the
+    tokens, that is likely to come.
+
+    Two where one is likely to be enough and the other half of the memory is worth the launches that find nothing to do.
+    """
+    return 2 if size > 96 * 2**20 and share <= 0.375 else 1
+
+
 def norm_goes_along(tokens: int, embed_dim: int, experts: int) -> bool:
     """Whether one kernel computes the gradients of tokens through gate and norm: faster for few tokens and short rows."""
     return tokens * embed_dim <= 2**21 and embed_dim * experts <= 2**15 and embed_dim <= 2048

@@ -6,13 +6,16 @@ import triton
 import triton.language as tl
 
 from smoe_mt.moe.kernels.triton_block.programs.constants import DROPOUT_SEED, EXPERT_DROPOUT, NO_RESIDUAL, SEEDS
+from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 
 
 @triton.jit(do_not_specialize=["number", "first_expert", "gates", "T"])
 def combine_kernel(
     rows,  # [S, D]
-    row_of_slot,  # int32 [K, T]
-    choices,  # int32 [K, T]
+    tokens,
+    count,
+    row_of_slot,  # int32 [K, T], by place
+    choices,  # int32 [K, T], by place
     x,  # the residual, [T, D]
     out,  # [T, D]: those who leave
     later,  # [gates - 1, T, D]: the inputs of later gates
@@ -26,6 +29,7 @@ def combine_kernel(
     T,
     D,
     keep_probability,
+    PACKED: tl.constexpr,
     TOP_K: tl.constexpr,
     RESIDUAL: tl.constexpr,
     STRATA: tl.constexpr,
@@ -35,19 +39,24 @@ def combine_kernel(
     BD: tl.constexpr,
 ):
     """y = sum of a token's rows; x + y goes where the token goes: to the input of a later gate, or out."""
-    t = tl.program_id(0) * BT + tl.arange(0, BT)
+    place = tl.program_id(0) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = t < T
+    here_count = count_here(count, T, PACKED)
+    last = T if OPENS else here_count
+    if tl.program_id(0) * BT >= last:
+        return
+    inside = place < last
+    here = place < here_count
     fits = d < D
-    choice = tl.load(choices + t, mask=inside, other=-1)
-    here = choice >= 0
+    t = token_at(tokens, place, inside, PACKED)
+    choice = tl.load(choices + place, mask=here, other=-1)
     at = t.to(tl.int64)[:, None] * D + d[None, :]
-    row = tl.load(row_of_slot + t, mask=inside, other=-1)
+    row = tl.load(row_of_slot + place, mask=here, other=-1)
     y = tl.load(
         rows + row.to(tl.int64)[:, None] * D + d[None, :], mask=(row >= 0)[:, None] & fits[None, :], other=0.0
     ).to(tl.float32)
     if TOP_K == 2:
-        row = tl.load(row_of_slot + T + t, mask=inside, other=-1)
+        row = tl.load(row_of_slot + T + place, mask=here, other=-1)
         y += tl.load(
             rows + row.to(tl.int64)[:, None] * D + d[None, :], mask=(row >= 0)[:, None] & fits[None, :], other=0.0
         ).to(tl.float32)
@@ -56,8 +65,7 @@ def combine_kernel(
             tl.rand(tl.load(seeds + number * SEEDS + DROPOUT_SEED), at) < keep_probability, y / keep_probability, 0.0
         )
     if RESIDUAL != NO_RESIDUAL:
-        read = inside if OPENS else here
-        given = tl.load(x + at, mask=read[:, None] & fits[None, :], other=0.0)
+        given = tl.load(x + at, mask=inside[:, None] & fits[None, :], other=0.0)
         y = tl.where(here[:, None], given.to(tl.float32) + y, given.to(tl.float32))
         if OPENS:
             tl.store(out + at, given, mask=(inside & ~here)[:, None] & fits[None, :])
@@ -83,12 +91,17 @@ def combine_kernel(
 
 @triton.jit(do_not_specialize=["number", "T"])
 def dropout_gradient_kernel(
-    grad, choices, seeds, number, out, T, D, keep_probability, BT: tl.constexpr, BD: tl.constexpr
-):
+    grad, tokens, count, seeds, number, out, T, D, keep_probability,
+    PACKED: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """The gradient of y from that of its dropout, for the tokens at the gate."""
-    t = tl.program_id(0) * BT + tl.arange(0, BT)
+    place = tl.program_id(0) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
-    here = tl.load(choices + t, mask=t < T, other=-1) >= 0
+    here_count = count_here(count, T, PACKED)
+    if tl.program_id(0) * BT >= here_count:
+        return
+    here = place < here_count
+    t = token_at(tokens, place, here, PACKED)
     at = t.to(tl.int64)[:, None] * D + d[None, :]
     mask = here[:, None] & (d < D)[None, :]
     value = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
@@ -105,7 +118,10 @@ def row_gradient_kernel(
     """The gradient of each row from that of its token, through the dropout on experts' outputs."""
     row = tl.program_id(0) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
-    there = row < tl.load(starts + experts)
+    rows = tl.load(starts + experts)
+    if tl.program_id(0) * BT >= rows:
+        return
+    there = row < rows
     token = tl.load(token_of_row + row, mask=there, other=-1)
     value = tl.load(
         grad + token.to(tl.int64)[:, None] * D + d[None, :], mask=(token >= 0)[:, None] & (d < D)[None, :], other=0.0

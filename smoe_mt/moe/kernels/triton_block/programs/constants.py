@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import triton.language as tl
 
-# Who is at a gate: all, those that are no padding, or those whose turn it is.
-EVERYWHERE, UNPADDED, AT_GATE = (tl.constexpr(i) for i in range(3))
 # What is added to the experts' output: nothing, the input of the gate, or that after its norm.
 NO_RESIDUAL, INPUT, NORMED = (tl.constexpr(i) for i in range(3))
 # How many rows an expert serves at most.

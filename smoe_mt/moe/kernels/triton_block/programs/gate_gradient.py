@@ -5,12 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 from smoe_mt.moe.kernels.triton_block.programs.token_gradient import dot_32
 
 
 @triton.jit(do_not_specialize=["T", "E", "splits"])
 def gate_gradient_kernel(
-    grad_logits,  # fp32 [T, BE]
+    tokens,
+    count,
+    grad_logits,  # fp32 [T, BE], by place
     x,  # [T, D] what the gate saw
     grad_y,  # [T, D], or rows where BY_ROW
     row_of_slot,
@@ -22,6 +25,7 @@ def gate_gradient_kernel(
     D,
     E,
     splits,
+    PACKED: tl.constexpr,
     TOP_K: tl.constexpr,
     BIAS: tl.constexpr,
     BY_ROW: tl.constexpr,
@@ -35,24 +39,25 @@ def gate_gradient_kernel(
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     fits = (d < D)[None, :]
     e = tl.arange(0, BE)
-    share = tl.cdiv(tl.cdiv(T, BT), splits) * BT
+    here_count = count_here(count, T, PACKED)
+    share = tl.cdiv(tl.cdiv(here_count, BT), splits) * BT
     of_gate = tl.zeros((BE, BD), tl.float32)
     of_bias = tl.zeros((BE, BD), tl.float32)
     of_logits = tl.zeros((BE,), tl.float32)
-    for begin in tl.range(split * share, tl.minimum(split * share + share, T), BT):
-        t = begin + tl.arange(0, BT)
-        inside = t < T
-        first = tl.load(choices + t, mask=inside, other=-1)
-        here = (first >= 0)[:, None]
+    for begin in tl.range(split * share, tl.minimum(split * share + share, here_count), BT):
+        place = begin + tl.arange(0, BT)
+        inside = place < here_count
+        here = inside[:, None]
+        t = token_at(tokens, place, inside, PACKED)
         at = t.to(tl.int64)[:, None] * D + d[None, :]
         seen = tl.load(x + at, mask=here & fits, other=0.0)
-        logits = tl.load(grad_logits + t[:, None] * BE + e[None, :], mask=inside[:, None], other=0.0)
+        logits = tl.load(grad_logits + place[:, None] * BE + e[None, :], mask=here, other=0.0)
         if BIAS:
             of_logits += tl.sum(logits, axis=0)
         of_gate = dot_32(tl.trans(logits), seen, of_gate, PRECISION)
         for k in tl.static_range(0, TOP_K):
-            choice = tl.load(choices + k * T + t, mask=inside, other=-1)
-            row = tl.load(row_of_slot + k * T + t, mask=inside, other=-1)
+            choice = tl.load(choices + k * T + place, mask=inside, other=-1)
+            row = tl.load(row_of_slot + k * T + place, mask=inside, other=-1)
             weight = tl.load(weight_of_row + row, mask=row >= 0, other=0.0)
             weights = tl.where(choice[:, None] == e[None, :], weight[:, None], 0.0)
             if BY_ROW:

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from smoe_mt.moe.kernels.triton_block.programs.constants import INPUT, NORMED
+from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 
 
 @triton.jit
@@ -21,11 +22,11 @@ def pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL: tl.constexpr):
 
 
 @triton.jit
-def normal(x, means, scales, t, at, here, fits):
+def normal(x, means, scales, place, at, here, fits):
     """(the normalised x before gamma and beta, 0 where nobody is here; its scale)"""
     mask = here[:, None] & fits[None, :]
-    mean = tl.load(means + t, mask=here, other=0.0)
-    scale = tl.load(scales + t, mask=here, other=0.0)
+    mean = tl.load(means + place, mask=here, other=0.0)
+    scale = tl.load(scales + place, mask=here, other=0.0)
     value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[:, None]) * scale[:, None]
     return tl.where(mask, value, 0.0), scale
 
@@ -42,7 +43,8 @@ def through_norm(g, value, scale, gamma, ds, D):
 @triton.jit(do_not_specialize=["T"])
 def norm_gradient_kernel(
     grad,  # [T, D]: what the residual passes on
-    choices,
+    tokens,
+    count,
     x,
     gamma,
     means,
@@ -51,6 +53,7 @@ def norm_gradient_kernel(
     norm_parts,  # fp32 [programs, 2, D]
     T,
     D,
+    PACKED: tl.constexpr,
     RESIDUAL: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,  # >= D
@@ -61,16 +64,20 @@ def norm_gradient_kernel(
     fits = ds < D
     of_gamma = tl.zeros((BT, BD), tl.float32)
     of_beta = tl.zeros((BT, BD), tl.float32)
+    here_count = count_here(count, T, PACKED)
     for block in tl.range(program, tl.cdiv(T, BT), tl.num_programs(0)):
-        t = block * BT + tl.arange(0, BT)
-        inside = t < T
-        here = tl.load(choices + t, mask=inside, other=-1) >= 0
+        place = block * BT + tl.arange(0, BT)
+        inside = place < T
+        here = place < here_count
+        t = token_at(tokens, place, inside, PACKED)
         at = t.to(tl.int64)[:, None] * D + ds[None, :]
-        g = tl.load(grad_x + at, mask=here[:, None] & fits[None, :], other=0.0).to(tl.float32)
-        value, scale = normal(x, means, scales, t, at, here, fits)
-        of_gamma += g * value
-        of_beta += g
-        g = through_norm(g, value, scale, gamma, ds, D)
+        g = tl.zeros((BT, BD), tl.float32)
+        if block * BT < here_count:
+            g = tl.load(grad_x + at, mask=here[:, None] & fits[None, :], other=0.0).to(tl.float32)
+            value, scale = normal(x, means, scales, place, at, here, fits)
+            of_gamma += g * value
+            of_beta += g
+            g = through_norm(g, value, scale, gamma, ds, D)
         pass_on(g, grad, grad_x, at, 0, inside, here, fits, RESIDUAL)
     share_at = norm_parts + program.to(tl.int64) * 2 * D + ds
     tl.store(share_at, tl.sum(of_gamma, axis=0), mask=fits)

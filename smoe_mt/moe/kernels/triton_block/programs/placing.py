@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from smoe_mt.moe.kernels.triton_block.programs.constants import MASKED_SLOTS, NO_CAPACITY, RELEASE, SEEDS
+from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 
 
 @triton.jit
@@ -24,13 +25,15 @@ def rank(matrix_1h):
     return tl.sum(tl.where(matrix_1h, tl.cumsum(matrix_1h.to(tl.int32), axis=0), 0), axis=1) - 1
 
 
-@triton.jit(do_not_specialize=["number", "T", "E", "blocks", "capacity_above", "capacity_below"])
+@triton.jit(do_not_specialize=["number", "T", "E", "capacity_above", "capacity_below"])
 def place_kernel(
-    choices,  # int32 [K, T]
-    probs,  # fp32 [T, E]
+    tokens,
+    count,
+    choices,  # int32 [K, T], by place
+    probs,  # fp32 [T, E], by place
     counts,
     sums,
-    row_of_slot,  # int32 [K, T], -1: not served
+    row_of_slot,  # int32 [K, T], by place, -1: not served
     token_of_row,  # int32 [S], -1: padding
     weight_of_row,  # fp32 [S]
     expert_of_tile,  # int32 [S / PAD]
@@ -42,11 +45,11 @@ def place_kernel(
     number,
     T,
     E,
-    blocks,
     capacity_above,  # the capacity factor is above / below
     capacity_below,
     drop_weight,  # probability of masking a slot in training
     scale_weight,  # factor on all weights, in evaluation
+    PACKED: tl.constexpr,
     TOP_K: tl.constexpr,
     RENORMALISE: tl.constexpr,
     Z: tl.constexpr,
@@ -58,6 +61,11 @@ def place_kernel(
     BE: tl.constexpr,
 ):
     block = tl.program_id(0)
+    here_count = count_here(count, T, PACKED)
+    blocks = tl.cdiv(here_count, BT)
+    programs = tl.maximum(blocks, 1)
+    if block >= programs:
+        return
     e = tl.arange(0, BE)
     before_1 = tl.zeros((BE,), tl.int32)
     before_2 = tl.zeros((BE,), tl.int32)
@@ -75,38 +83,38 @@ def place_kernel(
             some = tl.load(at + BE, mask=known, other=0)
             all_2 += tl.sum(some, axis=0)
             before_2 += tl.sum(tl.where(earlier, some, 0), axis=0)
-    tokens = tl.sum(all_1, axis=0)
     asked = all_1 + all_2
     served = asked
     if CAPACITY != NO_CAPACITY:  # as gating.slot_capacity, in integers
-        share = tokens.to(tl.int64) * capacity_above
+        share = here_count.to(tl.int64) * capacity_above
         below = capacity_below * E
         if CAPACITY == RELEASE:
-            share = ((tokens + E - 1) // E).to(tl.int64) * capacity_above
+            share = ((here_count + E - 1) // E).to(tl.int64) * capacity_above
             below = capacity_below
         served = tl.minimum(asked.to(tl.int64), (share + below - 1) // below).to(tl.int32)
     padded = (served + PAD - 1) // PAD * PAD
     ends = tl.cumsum(padded, axis=0)
     start = ends - padded
 
-    t = block * BT + tl.arange(0, BT)
-    inside = t < T
-    first = tl.load(choices + t, mask=inside, other=-1)
+    place = block * BT + tl.arange(0, BT)
+    inside = place < here_count
+    t = token_at(tokens, place, inside, PACKED)
+    first = tl.load(choices + place, mask=inside, other=-1)
     first_1h = first[:, None] == e[None, :]
-    place = pick(first_1h, before_1) + rank(first_1h)
-    kept_1 = (first >= 0) & (place < pick(first_1h, served))
-    row_1 = pick(first_1h, start) + place
-    p_1 = tl.load(probs + t * E + first, mask=first >= 0, other=0.0)
+    nth = pick(first_1h, before_1) + rank(first_1h)
+    kept_1 = inside & (nth < pick(first_1h, served))
+    row_1 = pick(first_1h, start) + nth
+    p_1 = tl.load(probs + place * E + first, mask=inside, other=0.0)
     weight_1 = tl.where(kept_1, p_1, 0.0)
-    tl.store(row_of_slot + t, tl.where(kept_1, row_1, -1), mask=inside)
+    tl.store(row_of_slot + place, tl.where(kept_1, row_1, -1), mask=inside)
     tl.store(token_of_row + row_1, t, mask=kept_1)
     if TOP_K == 2:
-        second = tl.load(choices + T + t, mask=inside, other=-1)
+        second = tl.load(choices + T + place, mask=inside, other=-1)
         second_1h = second[:, None] == e[None, :]
-        place = pick(second_1h, all_1 + before_2) + rank(second_1h)
-        kept_2 = (second >= 0) & (place < pick(second_1h, served))
-        row_2 = pick(second_1h, start) + place
-        p_2 = tl.load(probs + t * E + second, mask=second >= 0, other=0.0)
+        nth = pick(second_1h, all_1 + before_2) + rank(second_1h)
+        kept_2 = inside & (nth < pick(second_1h, served))
+        row_2 = pick(second_1h, start) + nth
+        p_2 = tl.load(probs + place * E + second, mask=inside, other=0.0)
         weight_2 = tl.where(kept_2, p_2, 0.0)
         if RENORMALISE:
             total = tl.maximum(weight_1 + weight_2, 1.1920929e-07)
@@ -116,14 +124,14 @@ def place_kernel(
             weight_2 = tl.where(
                 tl.rand(tl.load(seeds + number * SEEDS + MASKED_SLOTS), T + t) >= drop_weight, weight_2, 0.0
             )
-        tl.store(row_of_slot + T + t, tl.where(kept_2, row_2, -1), mask=inside)
+        tl.store(row_of_slot + T + place, tl.where(kept_2, row_2, -1), mask=inside)
         tl.store(token_of_row + row_2, t, mask=kept_2)
         tl.store(weight_of_row + row_2, weight_2 * scale_weight, mask=kept_2)
     if MASK:
         weight_1 = tl.where(tl.rand(tl.load(seeds + number * SEEDS + MASKED_SLOTS), t) >= drop_weight, weight_1, 0.0)
     tl.store(weight_of_row + row_1, weight_1 * scale_weight, mask=kept_1)
 
-    for expert in tl.range(block, E, tl.num_programs(0)):
+    for expert in tl.range(block, E, programs):
         this = e == expert
         from_row = tl.sum(tl.where(this, start + served, 0), axis=0)
         to_row = tl.sum(tl.where(this, ends, 0), axis=0)
@@ -151,7 +159,7 @@ def place_kernel(
             disorder += tl.load(at + BE, mask=those < blocks, other=0.0)
             if Z:
                 squares += tl.load(at + BE + 1, mask=those < blocks, other=0.0)
-        count = tl.maximum(tokens, 1).to(tl.float32)
-        tl.store(losses + 2 * number, E * tl.sum(all_1.to(tl.float32) / count * (mass / count), axis=0))
-        tl.store(losses + 2 * number + 1, tl.sum(squares, axis=0) / count)
-        tl.store(entropy + number, tl.sum(disorder, axis=0) / count)
+        many = tl.maximum(here_count, 1).to(tl.float32)
+        tl.store(losses + 2 * number, E * tl.sum(all_1.to(tl.float32) / many * (mass / many), axis=0))
+        tl.store(losses + 2 * number + 1, tl.sum(squares, axis=0) / many)
+        tl.store(entropy + number, tl.sum(disorder, axis=0) / many)

@@ -3,6 +3,8 @@
 Up: gather, bias, activation, combine weight; down: bias; and both on the way back. How many rows there are is read on the device:
 a program takes tiles until none is left.
 
+Where the hidden layer has room for a part of the rows, they pass in turns, and the kernels of a turn take its rows alone.
+
 Sizes: S rows (an upper bound), N columns of a result, K summed over, D, F, E as everywhere.
 """
 
@@ -11,7 +13,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from smoe_mt.moe.kernels.triton_block.programs.constants import DOWN, EXPERT_DROPOUT, GELU, GRAD_HIDDEN, RELU, SEEDS, UP
+from smoe_mt.moe.kernels.triton_block.programs.constants import (
+    DOWN,
+    EXPERT_DROPOUT,
+    GELU,
+    GRAD_HIDDEN,
+    GRAD_INPUT,
+    RELU,
+    SEEDS,
+    UP,
+)
 
 
 @triton.jit
@@ -48,6 +59,7 @@ def finish(
     weight_of_row,
     bias_parts,
     N,
+    first_row,
     seeds,
     number,
     keep_probability,
@@ -58,7 +70,8 @@ def finish(
     BIAS_BY_DOT: tl.constexpr,
 ):
     """What follows a product, for a tile of it; returns its share of the gradient of each row's combine weight."""
-    at = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    own = rows - first_row if KIND == UP or KIND == GRAD_HIDDEN else rows  # hidden layers have the rows of a turn alone
+    at = own.to(tl.int64)[:, None] * N + columns[None, :]
     in_n = columns < N
     fits = in_n[None, :]
     share = tl.zeros((acc.shape[0],), tl.float32)
@@ -103,31 +116,31 @@ def finish(
 
 @triton.jit
 def finish_half(
-    acc, rows, begin, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number, keep_probability,
-    KIND: tl.constexpr, ACT: tl.constexpr, KEEP_H: tl.constexpr, DROP: tl.constexpr, BIAS_BY_DOT: tl.constexpr,
+    acc, rows, begin, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, first_row, seeds, number,
+    keep_probability, KIND: tl.constexpr, ACT: tl.constexpr, KEEP_H: tl.constexpr, DROP: tl.constexpr, BIAS_BY_DOT: tl.constexpr,
     PARTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """``finish`` for the columns from ``begin`` on; in two turns where PARTS is 4."""
     if PARTS == 2:
         share = finish(
-            acc, rows, begin + tl.arange(0, BN), m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-            keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+            acc, rows, begin + tl.arange(0, BN), m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, first_row,
+            seeds, number, keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
         )  # fmt: skip
     else:
         columns = begin + tl.arange(0, BN // 2)
         left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
         share = finish(
-            left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-            keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+            left, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, first_row,
+            seeds, number, keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
         )  # fmt: skip
         share += finish(
-            right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-            keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+            right, rows, columns + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, first_row,
+            seeds, number, keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
         )  # fmt: skip
     return share
 
 
-@triton.jit(do_not_specialize=["number", "first_expert", "experts"])
+@triton.jit(do_not_specialize=["number", "first_expert", "experts", "first_row", "turn_rows"])
 def product_kernel(
     a,  # [T, K] read by token where GATHER, else rows [S, K]
     b,  # weights of all experts: [E, N, K] where B_NK, else [E, K, N]
@@ -146,9 +159,13 @@ def product_kernel(
     N,
     K,
     S,
+    first_row,
+    turn_rows,
     seeds,
     number,
     keep_probability,
+    TURNS: tl.constexpr,  # the rows of one turn: so many from first_row on, which is the hidden layer's row 0
+    AGAIN: tl.constexpr,  # only where a later turn has taken the hidden layer's place
     KIND: tl.constexpr,
     ACT: tl.constexpr,
     GATHER: tl.constexpr,
@@ -169,14 +186,21 @@ def product_kernel(
     GROUP: tl.constexpr,
 ):
     """Rows times their expert's weights. Tiles go in groups of GROUP row tiles, so that weights stay in the cache."""
-    row_tiles = tl.load(starts + experts) // BM
+    all_rows = tl.load(starts + experts)
+    row_tiles = all_rows // BM
+    begin = 0
+    if TURNS:
+        row_tiles = tl.maximum(tl.minimum(all_rows - first_row, turn_rows), 0) // BM
+        if AGAIN:
+            row_tiles = tl.where(all_rows > first_row + turn_rows, row_tiles, 0)
+        begin = first_row
     column_tiles = tl.cdiv(N, BN)
     for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0)):
         group = tile // (GROUP * column_tiles)
         first = group * GROUP
         size = tl.minimum(row_tiles - first, GROUP)
         inside = tile - group * GROUP * column_tiles
-        m = first + inside % size
+        m = begin // BM + first + inside % size
         n = inside // size
         expert = first_expert + tl.load(expert_of_tile + m * BM // PAD)
         rows = m * BM + tl.arange(0, BM)
@@ -188,7 +212,8 @@ def product_kernel(
                 there = (token >= 0)[:, None]
                 a_at = a + token.to(tl.int64)[:, None] * K + ks[None, :]
             else:
-                a_at = a + rows.to(tl.int64)[:, None] * K + ks[None, :]
+                own = rows - begin if KIND == DOWN or KIND == GRAD_INPUT else rows
+                a_at = a + own.to(tl.int64)[:, None] * K + ks[None, :]
         if not B_TMA:
             b_expert = b + expert.to(tl.int64) * N * K
             b_columns = columns if EVEN_N else tl.minimum(columns, N - 1)
@@ -199,7 +224,7 @@ def product_kernel(
         acc = tl.zeros((BM, BN), tl.float32)
         for k in tl.range(0, K, BK):
             if A_TMA:
-                a_tile = a.load([m * BM, k])
+                a_tile = a.load([m * BM - begin if KIND == DOWN or KIND == GRAD_INPUT else m * BM, k])
             elif GATHER:
                 if EVEN_K:
                     a_tile = tl.load(a_at, mask=there, other=0.0)
@@ -230,18 +255,18 @@ def product_kernel(
 
         if PARTS == 1:
             share = finish(
-                acc, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-                keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
+                acc, rows, columns, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, begin,
+                seeds, number, keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT,
             )  # fmt: skip
         else:  # so that less is in registers at once
             left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1)))
             share = finish_half(
-                left, rows, n * BN, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-                keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT, PARTS, BM, BN // 2,
+                left, rows, n * BN, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, begin,
+                seeds, number, keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT, PARTS, BM, BN // 2,
             )  # fmt: skip
             share += finish_half(
-                right, rows, n * BN + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, seeds, number,
-                keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT, PARTS, BM, BN // 2,
+                right, rows, n * BN + BN // 2, m, expert, out, kept, second, bias, weight_of_row, bias_parts, N, begin,
+                seeds, number, keep_probability, KIND, ACT, KEEP_H, DROP, BIAS_BY_DOT, PARTS, BM, BN // 2,
             )  # fmt: skip
         if KIND == GRAD_HIDDEN:
             tl.store(weight_parts + n * S + rows, share)

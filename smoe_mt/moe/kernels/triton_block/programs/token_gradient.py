@@ -7,6 +7,7 @@ import triton.language as tl
 
 from smoe_mt.moe.kernels.triton_block.programs.constants import NORMED
 from smoe_mt.moe.kernels.triton_block.programs.norm_gradient import normal, pass_on, through_norm
+from smoe_mt.moe.kernels.triton_block.programs.packing import count_here, token_at
 
 
 @triton.jit
@@ -90,12 +91,12 @@ def weight_gradients(
 
 @triton.jit
 def logit_gradients(
-    grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, t, here, here_2d, e, E,
+    grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, place, here, here_2d, e, E,
     TOP_K: tl.constexpr, RENORMALISE: tl.constexpr, Z: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the logits from those of the combine weights and of the losses."""
     first_1h = first[:, None] == e[None, :]
-    p = tl.load(probs + t[:, None] * E + e[None, :], mask=here_2d & (e < E)[None, :], other=0.0)
+    p = tl.load(probs + place[:, None] * E + e[None, :], mask=here_2d & (e < E)[None, :], other=0.0)
     if TOP_K == 2:
         second_1h = second[:, None] == e[None, :]
     if TOP_K == 2 and RENORMALISE:
@@ -111,7 +112,7 @@ def logit_gradients(
         grad_p += tl.where(second_1h & kept_2[:, None], grad_2[:, None], 0.0)
     grad_l = p * (grad_p - tl.sum(p * grad_p, axis=1)[:, None])
     if Z:
-        grad_l += p * (of_z * tl.load(log_sums + t, mask=here, other=0.0))[:, None]
+        grad_l += p * (of_z * tl.load(log_sums + place, mask=here, other=0.0))[:, None]
     return grad_l
 
 
@@ -120,6 +121,8 @@ def token_gradient_kernel(
     grad,  # [T, D] of y before dropout's gradient: what the residual passes on
     grad_y,  # [T, D] of y, or [S, D] of rows where BY_ROW
     rows,  # [S, D]: gradients of the experts' inputs
+    tokens,
+    count,
     row_of_slot,
     choices,
     weight_of_row,
@@ -134,7 +137,7 @@ def token_gradient_kernel(
     gamma,
     means,
     scales,
-    grad_logits,  # fp32 [T, BE]
+    grad_logits,  # fp32 [T, BE], by place
     grad_x,  # [T, D]
     norm_parts,  # fp32 [programs, 2, D], with WHOLE
     first_expert,
@@ -145,6 +148,7 @@ def token_gradient_kernel(
     parts,
     scale_weight,
     number,
+    PACKED: tl.constexpr,
     TOP_K: tl.constexpr,
     RENORMALISE: tl.constexpr,
     Z: tl.constexpr,
@@ -165,41 +169,42 @@ def token_gradient_kernel(
     ds = tl.arange(0, BD)
     share_at = norm_parts + program.to(tl.int64) * 2 * D + ds
     firsts = tl.load(load + 2 * E + e, mask=e < E, other=0).to(tl.float32)
-    count = tl.maximum(tl.sum(firsts, axis=0), 1.0)
-    of_balance = tl.load(grad_losses + 2 * number) * E * firsts / count / count
-    of_z = 2 * tl.load(grad_losses + 2 * number + 1) / count
+    here_count = count_here(count, T, PACKED)
+    many = tl.maximum(tl.sum(firsts, axis=0), 1.0)
+    of_balance = tl.load(grad_losses + 2 * number) * E * firsts / many / many
+    of_z = 2 * tl.load(grad_losses + 2 * number + 1) / many
     of_gamma = tl.zeros((BD,), tl.float32)
     of_beta = tl.zeros((BD,), tl.float32)
-    for block in tl.range(program, tl.cdiv(T, BT), tl.num_programs(0)):
-        t = block * BT + tl.arange(0, BT)
-        inside = t < T
-        first = tl.load(choices + t, mask=inside, other=-1)
-        second = first
-        here = first >= 0
+    for block in tl.range(program, tl.cdiv(here_count, BT), tl.num_programs(0)):
+        place = block * BT + tl.arange(0, BT)
+        here = place < here_count
         here_2d = here[:, None]
-        row_1 = tl.load(row_of_slot + t, mask=inside, other=-1)
-        row_2 = row_1
+        t = token_at(tokens, place, here, PACKED)
         at = t.to(tl.int64)[:, None] * D + ds[None, :]
+        first = tl.load(choices + place, mask=here, other=-1)
+        second = first
+        row_1 = tl.load(row_of_slot + place, mask=here, other=-1)
+        row_2 = row_1
         at_1 = row_1.to(tl.int64)[:, None] * D + ds[None, :]
         at_2 = at_1
         kept_1 = row_1 >= 0
         kept_2 = kept_1
         if TOP_K == 2:
-            second = tl.load(choices + T + t, mask=inside, other=-1)
-            row_2 = tl.load(row_of_slot + T + t, mask=inside, other=-1)
+            second = tl.load(choices + T + place, mask=here, other=-1)
+            row_2 = tl.load(row_of_slot + T + place, mask=here, other=-1)
             kept_2 = row_2 >= 0
             at_2 = row_2.to(tl.int64)[:, None] * D + ds[None, :]
 
         grad_1, grad_2 = weight_gradients(
-            grad_y, b_out, weight_parts, weight_of_row, first, second, row_1, row_2, kept_1, kept_2, at, at_1, at_2, here_2d,
-            ds, e, first_expert, D, E, S, parts, scale_weight,
+            grad_y, b_out, weight_parts, weight_of_row, first, second, row_1, row_2, kept_1, kept_2, at, at_1, at_2,
+            here_2d, ds, e, first_expert, D, E, S, parts, scale_weight,
             TOP_K, ACT_WEIGHTED, MASK, BY_ROW, PRECISION, WHOLE, BT, BD, BE,
         )  # fmt: skip
         grad_l = logit_gradients(
-            grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, t, here, here_2d, e, E,
+            grad_1, grad_2, probs, log_sums, of_balance, of_z, first, second, kept_1, kept_2, place, here, here_2d, e, E,
             TOP_K, RENORMALISE, Z,
         )  # fmt: skip
-        tl.store(grad_logits + t[:, None] * BE + e[None, :], grad_l, mask=inside[:, None])
+        tl.store(grad_logits + place[:, None] * BE + e[None, :], grad_l, mask=here_2d)
 
         # of the tokens
         if WHOLE:
@@ -208,11 +213,11 @@ def token_gradient_kernel(
                 rows, at_1, at_2, kept_1, kept_2, gate_weight, grad_l, grad, at, here_2d, 0, ds, e, E, D,
                 TOP_K, RESIDUAL, PRECISION, WHOLE,
             )  # fmt: skip
-            value, scale = normal(x, means, scales, t, at, here, fits)
+            value, scale = normal(x, means, scales, place, at, here, fits)
             of_gamma += tl.sum(tl.where(here_2d, g * value, 0.0), axis=0)
             of_beta += tl.sum(tl.where(here_2d, g, 0.0), axis=0)
             g = through_norm(g, value, scale, gamma, ds, D)
-            pass_on(g, grad, grad_x, at, 0, inside, here, fits, RESIDUAL)
+            pass_on(g, grad, grad_x, at, 0, here, here, fits, RESIDUAL)
         else:
             for d in tl.range(0, D, BD):
                 fits = ds < D - d
@@ -223,7 +228,14 @@ def token_gradient_kernel(
                 if NORM_FOLLOWS:
                     tl.store(grad_x + at + d, g, mask=here_2d & fits[None, :])
                 else:
-                    pass_on(g, grad, grad_x, at, d, inside, here, fits, RESIDUAL)
+                    pass_on(g, grad, grad_x, at, d, here, here, fits, RESIDUAL)
     if WHOLE:
         tl.store(share_at, of_gamma, mask=ds < D)
         tl.store(share_at + D, of_beta, mask=ds < D)
+    if not NORM_FOLLOWS:  # the tokens that are not here
+        for begin in tl.range(here_count + program * BT, T, tl.num_programs(0) * BT):
+            place = begin + tl.arange(0, BT)
+            inside = place < T
+            at = token_at(tokens, place, inside, PACKED).to(tl.int64)[:, None] * D + ds[None, :]
+            for d in tl.range(0, D, BD):
+                pass_on(tl.zeros((BT, BD), tl.float32), grad, grad_x, at, d, inside, place < 0, ds < D - d, RESIDUAL)
