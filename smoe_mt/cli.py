@@ -20,6 +20,7 @@ from smoe_mt.checkpoints.locate import find_checkpoint
 from smoe_mt.errors import UserError, naming_flags, one_line, reason_of
 from smoe_mt.lean_fairseq import TALKATIVE, leave_out_unused
 from smoe_mt.standard_streams import STDOUT, check_output_is_open, drop_output, standard_streams
+from smoe_mt.start_up import import_at_once
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _run(arguments: list[str]) -> int:
         try:
             args = parser.parse_intermixed_args(rest)
             command.check(args)
-            importlib.import_module(command.module).run(args)
+            import_at_once(command.module).run(args)
         except SystemExit as stop:  # argparse, after --help; a training that is asked to leave
             return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0

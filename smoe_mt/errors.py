@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+
+from smoe_mt.context import set_to
 
 _as_flags: ContextVar[bool] = ContextVar("settings are called by their flags", default=False)
 
@@ -23,14 +24,9 @@ def one_line(error: BaseException) -> str:
     return "error: " + "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-@contextmanager
-def naming_flags() -> Iterator[None]:
+def naming_flags() -> AbstractContextManager[None]:
     """Within this, messages call settings by the flags of the command line: `setting`."""
-    token = _as_flags.set(True)
-    try:
-        yield
-    finally:
-        _as_flags.reset(token)
+    return set_to(_as_flags, True)
 
 
 def setting(name: str) -> str:

@@ -28,13 +28,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def patch_table() -> str:
-    """What `smoe_mt.register` changes in other libraries, and which private parts of theirs are used; nothing is changed here."""
-    from smoe_mt.fairseq_patches import PATCHES, PRIVATE_USES, SETTINGS
+    """What `smoe_mt.register` and `smoe_mt.hf` change in other libraries, and which private parts are used; nothing is changed here."""
+    from smoe_mt.fairseq_patches import IN_TRANSFORMERS, PATCHES, PRIVATE_USES, SETTINGS
 
     parts = [
         ("replaced", [(one.target, one.reason) for one in PATCHES]),
         ("set for the process", [(one.target, one.reason) for one in SETTINGS]),
         ("private parts in use", [(one.target, f"{one.reason} ({one.used_by})") for one in PRIVATE_USES]),
+        (
+            "changed in transformers by importing smoe_mt.hf",
+            [(one.target, f"{one.reason} ({one.used_by})") for one in IN_TRANSFORMERS],
+        ),
     ]
     return "\n\n".join(
         "\n".join([f"{title}:", *(f"  {target}\n      {reason}" for target, reason in rows)]) for title, rows in parts

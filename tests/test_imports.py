@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 #: From the ground up. A module belongs to the longest name here that it begins with.
 LAYERS = (
     # single files that need nothing of the project but errors and each other
-    ("smoe_mt.errors",),
+    ("smoe_mt.errors", "smoe_mt.context"),
     ("smoe_mt.ground",),
     ("smoe_mt.paper",),
     ("data_prep",),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smoe_mt.analysis.capacity import Request, strata_of
+from smoe_mt.analysis.capacity import Request, strata_of, sub_tokens_of
 from smoe_mt.analysis.forced import ForcedBatch, direction_texts, forced_batches
 from smoe_mt.analysis.frequency import FrequencyRanks
 from smoe_mt.analysis.visits import routings_of
@@ -51,7 +51,8 @@ class NeededCapacity:
     """Sums over target tokens, by direction and frequency class: float64 [directions, classes].
 
     visits  by side, what the tokens' positions request, mean over the side's blocks: of the decoder the position that predicts
-            the token; of the encoder the mean over the source sentence
+            the token; of the encoder the mean over the source sentence. Where parts of a token walk on their own, the mean of
+            theirs: forced visits are those of each part, too
     lost    by forcing, log-probability as the model is less that of the forced pass, in nats: above 0 the forced visits cost
     """
 
@@ -119,11 +120,12 @@ def needed_capacity(loaded: LoadedModel, request: Request, ranks: FrequencyRanks
         details={"name": name, "split": request.split, "limit": request.limit, "updates": loaded.updates},
     )
     blocks = {block: module_of(model, block) for block in strata}
+    parts = sub_tokens_of(loaded)
     with progress_bar(sum(min(len(text), request.limit or len(text)) for text in texts), f"{name}: forcing") as bar:
         for place, text in enumerate(texts):
             rank_of = torch.from_numpy(ranks.of(text.name.split("-")[1]))
             for batch in forced_batches(task, model, text, request.limit, request.max_tokens):
-                _read(model, blocks, strata, batch, rank_of, task.dictionary.pad(), found, place)
+                _read(model, blocks, strata, parts, batch, rank_of, task.dictionary.pad(), found, place)
                 bar.update(len(batch.lines))
     return found
 
@@ -132,13 +134,14 @@ def _read(
     model: Any,
     blocks: dict[Block, nn.Module],
     strata: dict[Block, tuple[int, ...]],
+    parts: int,
     batch: ForcedBatch,
     rank_of: Tensor,
     pad: int,
     found: NeededCapacity,
     place: int,
 ) -> None:
-    """Add a batch of direction number `place`."""
+    """Add a batch of direction number `place`; `parts`: the sub-tokens of a token."""
     real = batch.target != pad
     classes = torch.bucketize(
         rank_of.to(batch.target.device)[batch.target[real]], torch.tensor(RANKS, device=real.device)
@@ -153,7 +156,7 @@ def _read(
     add(found.tokens, torch.ones_like(plain))
     add(found.logprob, plain)
     for side, visits in _visits(blocks, routings_of(extra), real).items():
-        add(found.visits[side], visits)
+        add(found.visits[side], visits / parts)
     for forcing, sums in found.lost.items():
         with forced(blocks, strata, forcing):
             output, _ = model(**batch.net_input)

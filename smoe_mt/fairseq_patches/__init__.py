@@ -20,9 +20,9 @@ from smoe_mt.fairseq_patches import (
     writers,
 )
 from smoe_mt.fairseq_patches.patch import Patch, Setting, apply_patch
-from smoe_mt.fairseq_patches.private import PRIVATE_USES
+from smoe_mt.fairseq_patches.private import IN_TRANSFORMERS, PRIVATE_USES
 
-__all__ = ["PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
+__all__ = ["IN_TRANSFORMERS", "PATCHES", "PRIVATE_USES", "SETTINGS", "apply"]
 
 PATCHES: tuple[Patch, ...] = (
     *errors.PATCHES,

@@ -34,8 +34,27 @@ PRIVATE_USES = (
         "the layer's FFN half (fc1, fc2, final_layer_norm) is emptied, a block does its work",
     ),
     PrivateUse(
+        "torch.optim.Optimizer.add_param_group",
+        "smoe_mt.training.compiler",
+        "what torch wraps in this and other methods of optimisers runs without the wrapping, which loads its compiler",
+    ),
+    PrivateUse(
         "torch.distributed.checkpoint.HuggingFaceStorageReader.read_metadata",
         "smoe_mt.checkpoints.sharded",
         "fs and read_metadata of a reader: only the files that a checkpoint names are read",
+    ),
+)
+
+#: What importing smoe_mt.hf changes; nothing else in smoe_mt imports transformers.
+IN_TRANSFORMERS = (
+    PrivateUse(
+        "transformers.utils.is_torchaudio_available",
+        "smoe_mt.hf.audio",
+        "says no where torchaudio cannot be imported: fairseq brings one that is often made for another torch",
+    ),
+    PrivateUse(
+        "transformers.pipelines.REMOVED_TASKS",
+        "smoe_mt.hf.pipeline",
+        'has no "translation" any more, so that our pipeline of that name is found',
     ),
 )

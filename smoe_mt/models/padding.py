@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 from torch import Tensor
 
+from smoe_mt.context import set_to
+
 _never_asked: ContextVar[bool] = ContextVar("padding is never asked for", default=False)
 
 
-@contextmanager
-def never_ask() -> Iterator[None]:
+def never_ask() -> AbstractContextManager[None]:
     """While open, padding is taken for granted on a CPU, too."""
-    token = _never_asked.set(True)
-    try:
-        yield
-    finally:
-        _never_asked.reset(token)
+    return set_to(_never_asked, True)
 
 
 def may_ask(tokens: Tensor) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smoe_mt.errors import UserError
 from smoe_mt.models.config import SMoETransformerConfig, transformer_config
 from smoe_mt.models.layers import DecoderLayer, EncoderLayer, MoEDecoderLayer, MoEEncoderLayer, collect_routing
+from smoe_mt.models.logits import LogitsMemory
 from smoe_mt.models.padding import may_ask, padding_mask
 from smoe_mt.moe import SYSTEMS, ExpertBank, Router, System
 from smoe_mt.moe.registry import DENSE
@@ -83,6 +84,8 @@ class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
 
     #: How often training began or went on: fairseq's optimisers change weights without torch counting it.
     times_trained = 0
+    #: Where the logits of each batch lie, in a training on a CPU.
+    logits_memory: LogitsMemory | None = None
 
     def train(self, mode: bool = True) -> SMoETransformerDecoder:
         """As any module's."""
@@ -103,6 +106,12 @@ class SMoETransformerDecoder(_CountsLayers, TransformerDecoderBase):
         # With cross_self_attention, which its layers read for themselves, it makes the padding mask without a question.
         self.cross_self_attention = incremental_state is None and not may_ask(prev_output_tokens)
         return super().extract_features(prev_output_tokens, encoder_out, incremental_state, *args, **kwargs)
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """features [B, T, D] -> logits [B, T, V]."""
+        if self.logits_memory is None:
+            return cast(Tensor, super().output_layer(features))
+        return self.logits_memory.project(features, self.output_projection.weight)
 
     def buffered_future_mask(self, tensor: Tensor) -> Tensor:
         """float [T, T], -inf after the diagonal: made on the device each time, since a captured graph may outlive a buffer."""
@@ -198,6 +207,10 @@ class SMoETransformerModel(TransformerModelBase):
             side: tuple(i for i, layer in enumerate(layers, start=1) if isinstance(layer, kinds))
             for side, layers in sides.items()
         }
+
+    def reuse_memory_of_logits(self) -> None:
+        """From now on a pass writes its logits over those of the pass before: for a training on a CPU, in float32 or bfloat16."""
+        self.decoder.logits_memory = LogitsMemory()
 
     def request_losses(self, names: tuple[str, ...]) -> None:
         """Let the gates compute these of the losses that they compute on request alone.

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from smoe_mt.context import set_to
+
 _outputs_only: ContextVar[bool] = ContextVar("outputs only", default=False)
 
 
-@contextmanager
-def outputs_only() -> Iterator[None]:
+def outputs_only() -> AbstractContextManager[None]:
     """While open, in this thread, passes in evaluation need not fill in their routing: of a record, visits and units alone are
     sure to be there. For a search, which asks for nothing but the outputs.
     """
-    token = _outputs_only.set(True)
-    try:
-        yield
-    finally:
-        _outputs_only.reset(token)
+    return set_to(_outputs_only, True)
 
 
 def wants_routing(training: bool) -> bool:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from smoe_mt.errors import UserError
 from smoe_mt.moe import ExpertBank
+from smoe_mt.training.compiler import step_without_compiler
 
 OF_AN_EXPERT = "smoe_mt_of_an_expert"  # mark of a parameter
 SCALE = "lr_scale"  # of a group of parameters
+STEP = step_without_compiler(torch.optim.AdamW)
 GROUP_KEYS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "params")  # of fairseq's Adam
 
 
@@ -30,6 +32,11 @@ class TorchAdam(torch.optim.AdamW):
 
     def __init__(self, params: Any, **settings: Any) -> None:
         super().__init__(params, fused=True, capturable=torch.cuda.is_available(), **settings)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """As torch's."""
+        return STEP(self, closure)
 
     def state_dict(self) -> dict[str, Any]:
         """As fairseq's Adam: steps are whole numbers, read back from the device at once."""

@@ -42,6 +42,7 @@ from smoe_mt.models.smoe_transformer import SMoETransformerModel
 from smoe_mt.moe.routers import after_update, forget_passes
 from smoe_mt.training.batch import spread_over_ranks
 from smoe_mt.training.closing import closing
+from smoe_mt.training.compiler import leave_out_compiler
 from smoe_mt.training.console import ConsoleHandler
 from smoe_mt.training.deferred_metrics import DeferredMetrics, log_update
 from smoe_mt.training.disk import check_room
@@ -90,12 +91,12 @@ class SMoETrainer(ExpertParallelTrainer):
             clean_up(self.cfg.checkpoint.save_dir)
             check_room(self.cfg, self._model)
             open_runs(self.cfg)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         limit = getattr(self.cfg.task, "max_nonfinite_updates", 0)
         self._nonfinite = NonFiniteUpdates(limit, self.get_criterion(), self.data_parallel_rank)
         self._deferred = DeferredMetrics(self.get_criterion().reduce_metrics)
         self._can_wait = isinstance(self.get_criterion(), StratifiedRoutingCriterion)
+        if self.device.type == "cpu":
+            self._arrange_memory()
         self._routers_changed_at: int | None = None
         self._leaving = self._saved_to_leave = False
         self._epochs: Any = None
@@ -103,6 +104,13 @@ class SMoETrainer(ExpertParallelTrainer):
         self._last_epoch = LastEpoch(self.cfg)
         self._graphs = self.task.graphs = step_graphs(self, self._nonfinite.note)
         preemption.listen()
+
+    def _arrange_memory(self) -> None:
+        """On a CPU: what a step frees stays for the next one, and torch's compiler is not loaded."""
+        keep_freed_memory()
+        leave_out_compiler()
+        if self._can_wait and isinstance(self._model, SMoETransformerModel):  # other criterions may keep logits
+            self._model.reuse_memory_of_logits()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's, of the newest whole checkpoint should checkpoint_last be damaged or missing.

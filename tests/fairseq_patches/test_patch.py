@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fairseq_cli import eval_lm, generate, train, validate
 
-from smoe_mt.fairseq_patches import PATCHES, PRIVATE_USES, SETTINGS, apply
+from smoe_mt.fairseq_patches import IN_TRANSFORMERS, PATCHES, PRIVATE_USES, SETTINGS, apply
 from smoe_mt.fairseq_patches.distributed import is_training
 from smoe_mt.fairseq_patches.patch import Patch, PrivateUse, _replaced, apply_patch, resolve
 from smoe_mt.path_command import patch_table
@@ -41,6 +41,13 @@ def test_private_parts_in_use_are_there(use: PrivateUse) -> None:
     assert resolve(use.target) is not None
     name = use.target.rpartition(".")[2].removeprefix("build_")
     assert name in inspect.getsource(import_module(use.used_by)), f"{use.used_by} does not use it"
+
+
+@pytest.mark.parametrize("change", IN_TRANSFORMERS, ids=lambda change: change.target)
+def test_what_is_changed_in_transformers_is_there(change: PrivateUse) -> None:
+    pytest.importorskip("transformers", minversion="5")
+    assert resolve(change.target) is not None
+    assert change.target.rpartition(".")[2] in inspect.getsource(import_module(change.used_by))
 
 
 def test_applying_twice_changes_nothing() -> None:
@@ -74,4 +81,6 @@ def test_only_fairseq_train_is_taken_for_a_training() -> None:
 
 def test_the_table_has_every_patch_with_its_reason() -> None:
     table = patch_table()
-    assert all(one.target in table and one.reason in table for one in (*PATCHES, *SETTINGS, *PRIVATE_USES))
+    assert all(
+        one.target in table and one.reason in table for one in (*PATCHES, *SETTINGS, *PRIVATE_USES, *IN_TRANSFORMERS)
+    )

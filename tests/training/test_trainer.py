@@ -12,6 +12,7 @@ import torch
 from fairseq_cli import train
 
 from smoe_mt.errors import UserError
+from smoe_mt.models import SMoETransformerModel
 from smoe_mt.paths import user_dir
 from smoe_mt.registration import register
 from tests.conftest import TrainedRun
@@ -55,6 +56,16 @@ def test_fine_tuning_starts_from_the_weights_alone(run: Train, trained_run: Trai
     assert tuned["extra_state"]["train_iterator"]["epoch"] == 1
     for name, weights in before["model"].items():
         assert torch.allclose(weights, tuned["model"][name], atol=1e-9), name
+
+
+@pytest.mark.parametrize(("criterion", "times"), [("stratified_routing", 1), ("label_smoothed_cross_entropy", 0)])
+def test_logits_share_memory_where_the_criterion_keeps_none(
+    run: Train, toy_text: Path, monkeypatch: pytest.MonkeyPatch, criterion: str, times: int
+) -> None:
+    asked = []
+    monkeypatch.setattr(SMoETransformerModel, "reuse_memory_of_logits", lambda model: asked.append(model))
+    run(toy_text, f"--strata 2,2 --criterion {criterion} --lr 1e-3 --max-update 1 --disable-validation")
+    assert len(asked) == times
 
 
 def test_its_best_checkpoint_is_its_own(run: Train, trained_run: TrainedRun, tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""The projection to logits, into memory that each batch uses again.
+
+In a narrow model the logits [N, V] of a batch are larger than all its other tensors together, and of another size in each batch.
+Allocated anew they leave gaps that the next ones do not fit in, and a training's heap grows to several times what it uses.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GROWTH = 1.25  # of what a batch needs; pages that no batch has touched take no memory
+
+
+class LogitsMemory:
+    """Memory outside of the heap for the logits of one batch, on a CPU.
+
+    Logits are valid until the next ones are computed. A backward pass through older ones is an error of autograd's; nobody
+    else is warned, so this is for a training, whose losses are all that is kept of a batch.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def project(self, features: Tensor, weight_VD: Tensor) -> Tensor:
+        """features [..., D] -> logits [..., V], those of ``F.linear``. Under autocast in its precision."""
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            features, weight_VD = features.to(dtype), weight_VD.to(dtype)
+        features_ND = features.reshape(-1, features.size(-1))
+        room_NV = self._room(features_ND.size(0), weight_VD.size(0), weight_VD.dtype)
+        return _Projection.apply(features_ND, weight_VD, room_NV).view(*features.shape[:-1], weight_VD.size(0))
+
+    def _room(self, N: int, V: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised [N, V]; all rooms share memory, and autograd knows that."""
+        needed = N * V * dtype.itemsize
+        if needed > self._bytes.numel():
+            self._bytes = torch.empty(0, dtype=torch.uint8)  # the old ones go first
+            self._bytes = _mapped(int(GROWTH * needed))
+        return self._bytes[:needed].view(dtype).view(N, V)
+
+
+def _mapped(size: int) -> Tensor:
+    """uint8 [size], in large pages where the system has them."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+class _Projection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features_ND: Tensor, weight_VD: Tensor, room_NV: Tensor) -> Tensor:
+        ctx.save_for_backward(features_ND, weight_VD)
+        torch.mm(features_ND, weight_VD.t(), out=room_NV)
+        return room_NV.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad_NV: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        features_ND, weight_VD = ctx.saved_tensors
+        of_features, of_weight, _ = ctx.needs_input_grad
+        return grad_NV @ weight_VD if of_features else None, grad_NV.t() @ features_ND if of_weight else None, None

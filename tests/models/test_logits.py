@@ -1,0 +1,91 @@
+"""Logits in memory that each batch uses again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from smoe_mt.models import SMoETransformerModel
+from smoe_mt.models.logits import LogitsMemory
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    shapes=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=4),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    transposed=st.booleans(),
+)
+def test_values_and_gradients_are_those_of_a_linear_layer(
+    shapes: list[tuple[int, int]], dtype: torch.dtype, transposed: bool
+) -> None:
+    memory = LogitsMemory()
+    weight = torch.randn(11, 6).to(dtype).requires_grad_()
+    for B, T in shapes:
+        features = (torch.randn(T, B, 6).transpose(0, 1) if transposed else torch.randn(B, T, 6)).to(dtype)
+        features.requires_grad_()
+        upstream = torch.randn(B, T, 11).to(dtype)
+        found, wanted = memory.project(features, weight), F.linear(features, weight)
+        torch.testing.assert_close(found, wanted)
+        gradients = [torch.autograd.grad(logits, (features, weight), upstream) for logits in (found, wanted)]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_autocast_decides_the_precision() -> None:
+    features, weight = torch.randn(2, 3, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = LogitsMemory().project(features, weight), F.linear(features, weight)
+    assert found.dtype is wanted.dtype is torch.bfloat16
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(logits.float().square().sum(), (features, weight)) for logits in (found, wanted)]
+    for one, other in zip(*gradients, strict=True):
+        assert one.dtype is torch.float32
+        torch.testing.assert_close(one, other)
+
+
+def test_a_smaller_batch_lies_where_the_larger_one_lay() -> None:
+    memory, weight = LogitsMemory(), torch.randn(5, 8)
+    large, small = (memory.project(torch.randn(rows, 8), weight) for rows in (9, 4))
+    assert small.data_ptr() == large.data_ptr()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the size of a process is read from /proc")
+def test_logits_of_many_sizes_take_the_memory_of_the_largest() -> None:
+    def resident_mib() -> int:
+        (size,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(size) // 1024
+
+    memory, weight = LogitsMemory(), torch.randn(8192, 1)
+    memory.project(torch.randn(1024, 1), weight)  # 32 MiB
+    before = resident_mib()
+    for rows in (600, 1024, 800, 700, 900):
+        memory.project(torch.randn(rows, 1), weight)
+    assert resident_mib() - before < 16
+
+
+def test_a_backward_pass_through_older_logits_is_an_error() -> None:
+    memory, weight = LogitsMemory(), torch.randn(5, 8, requires_grad=True)
+    older = memory.project(torch.randn(4, 8), weight).square()
+    memory.project(torch.randn(4, 8), weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        older.sum().backward()
+
+
+def test_a_model_that_is_told_to_gives_the_same(
+    make_model: Callable[..., SMoETransformerModel], net_input: dict[str, Tensor]
+) -> None:
+    model = make_model().eval()
+    wanted = model(**net_input)[0].clone()
+    model.reuse_memory_of_logits()
+    found = model(**net_input)[0]
+    assert torch.equal(found, wanted)
+    again = model(**net_input)[0]
+    assert again.data_ptr() == found.data_ptr()
