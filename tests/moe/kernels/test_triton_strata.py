@@ -72,13 +72,16 @@ def test_tokens_at_a_gate_are_listed_in_order_before_the_others(count: int) -> N
     at, padding = torch.randint(3, (count,), dtype=torch.int32), torch.rand(count) < 0.5
     for where, gate in ((at, 2), (padding, 0), (torch.zeros_like(at), 2), (torch.full_like(at, 2), 2)):
         here = where.int() == gate
-        assert listed(where, gate) == ([*here.nonzero()[:, 0].tolist(), *(~here).nonzero()[:, 0].tolist()], here.sum())
+        assert listed(where, gate) == (
+            [*here.nonzero()[:, 0].tolist(), *(~here).nonzero()[:, 0].tolist()],
+            int(here.sum()),
+        )
 
 
-def a_quarter_goes_on() -> tuple[StratifiedMoE, Tensor]:
+def a_quarter_goes_on() -> tuple[Any, Tensor]:
     """A block, and 128 tokens of which every fourth meets its second gate."""
     torch.manual_seed(0)
-    block = StratifiedMoE(8, 8, (1, 2), backend="triton")
+    block: Any = StratifiedMoE(8, 8, (1, 2), backend="triton")
     direction = torch.tensor([1.0, -1.0] * 4)
     with torch.no_grad():
         block._gate(0).weight.copy_(torch.stack([3 * direction, -direction, -2 * direction]))
