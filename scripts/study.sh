@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The study of docs/results.md: text -> systems x seeds side by side -> scores, requested and needed capacity -> tables, figures.
-#   scripts/study.sh [claim|causes|reach|width|m15|many|m4_d256 ...] [-- OPTIONS OF smoe-mt study]       (default: claim)
+#   scripts/study.sh [claim|causes|reach|rates|width|m4_tuned|m15|many|m4_d256 ...] [-- OPTIONS OF smoe-mt study]       (default: claim)
 # Restartable: what is finished is not done again, a training continues where it stopped. On a GPU: -- --gpu-jobs 8
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"

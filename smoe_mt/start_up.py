@@ -22,5 +22,5 @@ def import_at_once(name: str) -> ModuleType:
         return importlib.import_module(name)
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)  # bindings report what is never collected
+        atexit.register(gc.unfreeze)  # else bindings of Triton report frozen objects at exit
         gc.enable()

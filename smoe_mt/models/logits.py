@@ -7,6 +7,7 @@ Allocated anew they leave gaps that the next ones do not fit in, and a training'
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ class LogitsMemory:
         needed = N * V * dtype.itemsize
         if needed > self._bytes.numel():
             self._bytes = torch.empty(0, dtype=torch.uint8)  # the old ones go first
-            self._bytes = _mapped(int(GROWTH * needed))
+            with torch.inference_mode(False):  # else autograd would not count what is written there
+                self._bytes = _mapped(int(GROWTH * needed))
         return self._bytes[:needed].view(dtype).view(N, V)
 
 
@@ -47,7 +49,8 @@ def _mapped(size: int) -> Tensor:
     """uint8 [size], in large pages where the system has them."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,26 @@ def test_a_backward_pass_through_older_logits_is_an_error() -> None:
     memory.project(torch.randn(4, 8), weight)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         older.sum().backward()
+
+
+def test_it_is_an_error_where_a_search_made_the_memory_larger_too() -> None:
+    memory, weight = LogitsMemory(), torch.randn(5, 8, requires_grad=True)
+    with torch.inference_mode():
+        memory.project(torch.randn(9, 8), weight)
+    older = memory.project(torch.randn(4, 8), weight).square()
+    memory.project(torch.randn(4, 8), weight)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        older.sum().backward()
+
+
+def test_a_kernel_without_large_pages_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithoutLargePages(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", WithoutLargePages)
+    features, weight = torch.randn(4, 8), torch.randn(5, 8)
+    torch.testing.assert_close(LogitsMemory().project(features, weight), F.linear(features, weight))
 
 
 def test_a_model_that_is_told_to_gives_the_same(

@@ -67,6 +67,12 @@ def test_a_systems_own_overrides_go_before_those_of_its_plan() -> None:
     assert compose(configs(), plan.config, plan.systems["lr_8e-3"][0].overrides).optimization.lr == [0.008]
 
 
+def test_a_plan_of_another_config_takes_no_schedule_from_the_plan_it_is_like() -> None:
+    for name in ("systems_paper", "systems_small"):
+        overrides = [one for item in read_plan(name).items for one in item.overrides]
+        assert not any(one.startswith("optimization.") for one in overrides), name
+
+
 MADE = """
 config: quickstart
 corpus: m4-8k

@@ -33,7 +33,7 @@ MOST_EXPERTS_PER_CHOICE = 4
 def takes_all(bank: ExpertBank, x: Tensor, choices: int, fused: bool = False) -> bool:
     """Whether all experts of a bank compute ``x`` [..., D], whose tokens choose ``choices`` experts each.
 
-    fused  else the Triton kernels would
+    fused  whether the Triton kernels would compute it otherwise
     """
     here = x.device.type in DEVICES and isinstance(bank, FFNBank) and bank.remote is None
     if not here or wants_routing(bank.training):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ class BiasedStrata:
         if not self.bias:
             return select(self.selection, probs_TE, may_sync, order_TE)
         # In float64: a large bias must not make all of the far experts 0, and so alike.
-        change_E = torch.tensor(self._ahead(probs_TE.size(1)), dtype=torch.float64) * -self.bias
-        weighed_TE = probs_TE.double() * (change_E - change_E.max()).exp().to(probs_TE.device)
+        change_E = self._ahead(probs_TE.size(1), probs_TE.device) * -self.bias
+        weighed_TE = probs_TE.double() * (change_E - change_E.max()).exp()
         weighed_TE = weighed_TE / weighed_TE.sum(dim=1, keepdim=True)
         if order_TE is not None:
             order_TE = weighed_TE + (order_TE - probs_TE)
@@ -54,11 +55,18 @@ class BiasedStrata:
         _check_gate(visible, self.strata, where)
         self.selection.check(visible, where)
 
-    def _ahead(self, visible: int) -> list[int]:
-        """How many strata after the gate's own each expert lies that it sees."""
+    def _ahead(self, visible: int, device: torch.device) -> Tensor:
+        """How many strata after the gate's own each expert lies that it sees: float64 [E].
+
+        Made on the device: a copy from the host cannot be captured as a graph.
+        """
         strata = parse_strata(self.strata)
         gate = visible_experts(strata).index(visible)
-        return [ahead for ahead, size in enumerate(strata[gate:]) for _ in range(size)]
+        expert_E = torch.arange(visible, device=device)
+        ahead_E = torch.zeros(visible, dtype=torch.float64, device=device)
+        for begin in accumulate(strata[gate:-1]):
+            ahead_E += expert_E >= begin
+        return ahead_E
 
 
 @dataclass(frozen=True)

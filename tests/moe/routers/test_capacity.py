@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from smoe_mt.moe import BiasedStrata, Gate, MostVisits, Selection, StratifiedMoE, Threshold, TopK, routing_override
 
@@ -32,6 +34,22 @@ def visits(block: StratifiedMoE, selection: Selection, x: Tensor) -> Tensor:
     with routing_override(block, selection=selection):
         found: Tensor = block(x)[1].visits
     return found
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Stands for the capture of a graph, which refuses copies from the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [one for one in tree_leaves((args, kwargs or {})) if isinstance(one, Tensor)]
+        assert all(one.device.type == "meta" for one in given), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("selection", [BiasedStrata((2, 3), 0.5, TopK(2)), MostVisits((2, 3), 1, TopK(2))])
+def test_a_dial_copies_nothing_to_the_device(selection: Selection) -> None:
+    probs_TE = torch.empty(4, 5, device="meta")
+    with NothingFromTheHost():
+        assert selection(probs_TE, False).lead_T.shape == (4,)
 
 
 @pytest.mark.parametrize("strata", STRATA)

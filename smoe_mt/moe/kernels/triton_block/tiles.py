@@ -100,10 +100,13 @@ def choose_tiles(
 
 
 def hidden_turns(size: int, share: float) -> int:
-    """In how many turns the rows of a gate pass its hidden layer, for which all of them would take ``size`` bytes; share: of the
-    tokens, that is likely to come.
+    """In how many turns the rows of a gate pass its hidden layer.
 
-    Two where one is likely to be enough and the other half of the memory is worth the launches that find nothing to do.
+    size   bytes of the hidden layer if it had room for all rows
+    share  of the tokens, expected at the gate
+
+    Two turns where the layer is large and its first half is likely to be enough: then half of the memory is saved, and the launches of
+    the second turn find nothing to do.
     """
     return 2 if size > 96 * 2**20 and share <= 0.375 else 1
 
