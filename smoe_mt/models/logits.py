@@ -26,6 +26,10 @@ class LogitsMemory:
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
+    def __reduce__(self) -> tuple[type[LogitsMemory], tuple[()]]:
+        """A copy has memory of its own, and none is written to a file."""
+        return LogitsMemory, ()
+
     def project(self, features: Tensor, weight_VD: Tensor) -> Tensor:
         """features [..., D] -> logits [..., V], those of ``F.linear``. Under autocast in its precision."""
         if torch.is_autocast_enabled("cpu"):

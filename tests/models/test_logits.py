@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +90,15 @@ def test_it_is_an_error_where_a_search_made_the_memory_larger_too() -> None:
     memory.project(torch.randn(4, 8), weight)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         older.sum().backward()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda memory: pickle.loads(pickle.dumps(memory))])
+def test_a_copy_has_memory_of_its_own(again: Callable[[LogitsMemory], LogitsMemory]) -> None:
+    memory, features, weight = LogitsMemory(), torch.randn(4, 8), torch.randn(5, 8)
+    logits = memory.project(features, weight)
+    wanted = logits.clone()
+    again(memory).project(torch.randn(4, 8), weight)
+    assert torch.equal(logits, wanted)
 
 
 def test_a_kernel_without_large_pages_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
