@@ -12,6 +12,9 @@ from torch import nn
 
 from smoe_mt.moe.routers.base import IN_FORCE, Override, Selection, Weighting, routers_of
 
+#: The overrides of a thread.
+RoutingInForce = tuple[tuple[nn.Module, Override], ...]
+
 
 @contextmanager
 def routing_override(
@@ -46,6 +49,6 @@ def routing_override(
         IN_FORCE.reset(token)
 
 
-def routing_in_force() -> tuple[tuple[nn.Module, Override], ...]:
+def routing_in_force() -> RoutingInForce:
     """The overrides of this thread, of whatever models: equal where tokens are routed alike; () where there are none."""
     return tuple((IN_FORCE.get() or {}).items())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from smoe_mt.cuda_recorder import Recorder
 from smoe_mt.errors import first_sentence
-from smoe_mt.moe.routers.override import routing_in_force
+from smoe_mt.moe.routers.override import RoutingInForce, routing_in_force
 from smoe_mt.read_backs import ReadBacks
 from smoe_mt.search.decoder.caches import Caches, Contents, Sources
 
@@ -159,7 +159,7 @@ class CapturedSteps:
     def __init__(self, step: Step, recorder: Recorder) -> None:
         self.step = step
         self.recorder = recorder
-        self.refused = False
+        self.refused: list[RoutingInForce] = []  # routings whose step cannot be captured
         self._kept: list[CapturedStep] = []  # the last one used comes last
 
     def step_for(self, contents: Contents, user: CapturedSearch) -> CapturedStep | None:
@@ -167,9 +167,9 @@ class CapturedSteps:
 
         A captured step serves one search at a time.
         """
-        if self.refused:
-            return None
         bucket, routing = Bucket.for_next(contents), routing_in_force()
+        if routing in self.refused:
+            return None
         known = [step for step in self._kept if step.bucket == bucket and step.routing == routing]
         found = known[0] if known else self._captured(bucket, contents)
         if found is None or found.in_use:
@@ -186,9 +186,10 @@ class CapturedSteps:
         try:
             return CapturedStep(self.step, bucket, contents, self.recorder)
         except RuntimeError as error:
-            self.refused = True
-            reason = first_sentence(error)
-            logger.warning("the steps of a search are not captured, so the host launches each kernel: %s", reason)
+            if not self.refused:
+                reason = first_sentence(error)
+                logger.warning("the steps of a search are not captured, so the host launches each kernel: %s", reason)
+            self.refused.append(routing_in_force())
             return None
 
 

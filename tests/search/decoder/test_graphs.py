@@ -149,6 +149,22 @@ def test_what_cannot_be_captured_is_computed_and_said_once(
     assert lines == ["the steps of a search are not captured, so the host launches each kernel: out of memory"]
 
 
+def test_a_routing_that_cannot_be_captured_leaves_the_others_theirs(make_model: MakeModel, task: Any) -> None:
+    class RefusesOverrides(Again):
+        def capture(self, run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
+            if graphs.routing_in_force():
+                raise RuntimeError("out of memory")
+            return super().capture(run)
+
+    model = lively(make_model(**settings_of("vanilla")))
+    scorer = captured_scorer(model, RefusesOverrides())
+    with routing_override(model, selection=RankK(2), weighting=Weighting.UNIFORM):
+        search(scorer, task)
+    assert not kept(scorer)
+    search(scorer, task)
+    assert kept(scorer)
+
+
 def test_a_search_whose_next_bucket_is_taken_goes_on_without(make_model: MakeModel) -> None:
     scorer = captured_scorer(lively(make_model(moe="none")))
     steps = scorer.decoder.captured
