@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from smoe_mt.context import set_to
 from smoe_mt.moe.routers.base import IN_FORCE, Override, Selection, Weighting, routers_of
 
 #: The overrides of a thread.
@@ -42,11 +43,8 @@ def routing_override(
     for router in routers:
         before = outer.get(router, Override(None, None))
         inner[router] = Override(selection or before.selection, weighting or before.weighting)
-    token = IN_FORCE.set(inner)
-    try:
+    with set_to(IN_FORCE, inner):
         yield
-    finally:
-        IN_FORCE.reset(token)
 
 
 def routing_in_force() -> RoutingInForce:
