@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from smoe_mt.text_table import markdown_table
 
-KINDS = {"frequency_ranks": "frequency rank of the target token", "directions": "direction"}
+KINDS = {"directions": "direction", "frequency_ranks": "frequency rank of the target token"}
 
 
-def capacity_tables(needed: Mapping[str, Any]) -> list[str]:
-    """Lines of Markdown: visits and losses in the decoder by frequency class and by direction, then their rank correlations.
+def capacity_tables(content: Mapping[str, Any]) -> list[str]:
+    """Lines of Markdown: visits and losses in the decoder by direction and by frequency class, their rank correlations, and where
+    systems gain; none where no system has strata.
 
-    `needed`: the content of needed_capacity.json by run.
+    `content`: that of results.json; of its parts ``needed_capacity`` (by run, the content of needed_capacity.json),
+    ``training_pairs`` (by direction; may lack some), ``seeds``, ``scores`` and ``comparisons``.
     """
+    needed = content["needed_capacity"]
+    if not needed:
+        return []
     lines = []
     for kind, title in KINDS.items():
-        names = [*next(iter(needed.values()))[kind]] if needed else []
-        rows = []
-        for run, content in needed.items():
-            of_classes = [content[kind][name] for name in names]
-            rows.append([f"{run}, visits", *(_shown(visits, one) for one in of_classes)])
-            rows.append([f"{run}, lost at one visit", *(_shown(lost, one) for one in of_classes)])
-        if rows:
-            lines += [
-                f"Decoder, by {title}: visits that tokens request, and nats a token that are lost where each makes one visit.",
-                "",
-                markdown_table(["", *names], rows, numbers=True),
-                "",
-            ]
-    return lines + (_correlations(needed) if needed else [])
+        names = [*next(iter(needed.values()))[kind]]
+        rows = [[name, *(_cell(one[kind][name]) for one in needed.values())] for name in names]
+        lines += [
+            f"Decoder, by {title}: visits that tokens request / nats a token that are lost where each makes one visit.",
+            "",
+            markdown_table(["", *needed], rows, numbers=True),
+            "",
+        ]
+    return lines + _correlations(needed, content["training_pairs"]) + _gains(content)
 
 
 def has_tokens(one: Mapping[str, Any]) -> bool:
@@ -50,23 +52,31 @@ def lost(one: Mapping[str, Any]) -> float:
     return float(one["lost"]["decoder: 1"])
 
 
-def _shown(mean: Callable[[Mapping[str, Any]], float], one: Mapping[str, Any]) -> str:
-    return f"{mean(one):.2f}" if has_tokens(one) else "–"
+def _cell(one: Mapping[str, Any]) -> str:
+    return f"{visits(one):.2f} / {lost(one):.2f}" if has_tokens(one) else "–"
 
 
-def _correlations(needed: Mapping[str, Any]) -> list[str]:
+def _correlations(needed: Mapping[str, Any], pairs: Mapping[str, int]) -> list[str]:
     rows = []
     for run, content in needed.items():
         classes = [classes.values() for classes in content["both"].values()]
         cells = [(rank, one) for each in classes for rank, one in enumerate(each) if has_tokens(one)]
-        directions = [one for one in content["directions"].values() if has_tokens(one)]
+        directions = {name: one for name, one in content["directions"].items() if has_tokens(one)}
+        known = [name for name in directions if name in pairs]
         values = [
             spearman([rank for rank, _ in cells], [visits(one) for _, one in cells]),
-            _visits_against_losses(directions),
+            spearman([pairs[name] for name in known], [visits(directions[name]) for name in known]),
+            _visits_against_losses(directions.values()),
             _visits_against_losses(one for _, one in cells),
         ]
-        rows.append([run, *(f"{value:+.2f}" for value in values)])
-    head = ["", "rarity and visits", "visits and losses, directions", "visits and losses, cells"]
+        rows.append([run, *map(_signed, values)])
+    head = [
+        "",
+        "rarity and visits",
+        "training pairs and visits",
+        "visits and losses, directions",
+        "visits and losses, cells",
+    ]
     return [
         "Spearman's rank correlations in the decoder. A cell: the tokens of a direction in a frequency class.",
         "",
@@ -80,8 +90,63 @@ def _visits_against_losses(each: Iterable[Mapping[str, Any]]) -> float:
     return spearman([a for a, _ in pairs], [b for _, b in pairs])
 
 
+@dataclass(frozen=True)
+class Gains:
+    """What one run of a system with strata gains over a baseline in each direction, and what its tokens request there."""
+
+    run: str
+    baseline: str
+    directions: tuple[str, ...]
+    chrf: tuple[float, ...]
+    visits: tuple[float, ...]
+    lost: tuple[float, ...]
+
+
+def gains_by_direction(content: Mapping[str, Any]) -> list[Gains]:
+    """Of each comparison whose system has strata and each seed; `content` as in `capacity_tables`."""
+    found = []
+    for pair in content["comparisons"]:
+        system, baseline = (content["scores"]["chrf"][name] for name in (pair["system"], pair["baseline"]))
+        for place, seed in enumerate(content["seeds"]):
+            run = f"{pair['system']}/seed{seed}"
+            classes = content["needed_capacity"].get(run, {}).get("directions", {})
+            names = tuple(name for name, one in classes.items() if has_tokens(one) and name in system)
+            if names:
+                gains = [system[name]["by_seed"][place] - baseline[name]["by_seed"][place] for name in names]
+                each = [classes[name] for name in names]
+                capacity = tuple(map(visits, each)), tuple(map(lost, each))
+                found.append(Gains(run, pair["baseline"], names, tuple(gains), *capacity))
+    return found
+
+
+def _gains(content: Mapping[str, Any]) -> list[str]:
+    pairs = content["training_pairs"]
+    rows = []
+    for one in gains_by_direction(content):
+        of_pairs = [(pairs[name], gain) for name, gain in zip(one.directions, one.chrf) if name in pairs]
+        values = [
+            spearman(one.visits, one.chrf),
+            spearman(one.lost, one.chrf),
+            spearman([a for a, _ in of_pairs], [b for _, b in of_pairs]),
+        ]
+        rows.append([f"{one.run} over {one.baseline}", *map(_signed, values)])
+    head = ["", "visits", "lost at one visit", "training pairs"]
+    return [
+        "Where strata gain: Spearman's rank correlations, over directions, of the gain in chrF++ with",
+        "",
+        markdown_table(head, rows, numbers=True),
+        "",
+    ]
+
+
+def _signed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}"
+
+
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's rank correlation, equal values sharing the mean of their ranks; NaN where all of one side are equal."""
+    """Spearman's rank correlation, equal values sharing the mean of their ranks; NaN where all of one side are equal, or none is given."""
+    if not len(x):
+        return math.nan
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 

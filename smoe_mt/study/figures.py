@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smoe_mt.analysis.figures.base import FORMATS, PALETTE, canvas, save, tidy
+from smoe_mt.study.capacity import Gains, gains_by_direction
 from smoe_mt.study.plan import Plan
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
 
@@ -20,6 +22,8 @@ def draw_all(plan: Plan, content: Mapping[str, Any], folder: Path) -> list[Path]
     losses = content["validation_loss"]
     curves = {system: [losses[f"{system}/seed{seed}"] for seed in content["seeds"]] for system in plan.systems}
     drawings = {"learning_curves": learning_curves(curves), "gains": gains(plan, content)}
+    if found := gains_by_direction(content):
+        drawings["gains_and_capacity"] = gains_and_capacity(plan, found)
     if "costs" in content:
         drawings["quality_and_cost"] = quality_and_cost(content)
     for name, drawing in drawings.items():
@@ -80,7 +84,7 @@ def gains(plan: Plan, content: Mapping[str, Any]) -> Drawing:
     """Differences of chrF++ with their intervals over seeds and sentences: of all directions, of classes, of each direction."""
     comparisons = content["comparisons"]
     groups = [*comparisons[0]["differences"]["chrf"]]
-    drawing = canvas(7.0, 0.28 * len(groups) * len(comparisons) ** 0.5 + 1.6)
+    drawing = canvas(7.0, max(0.2, 0.1 * len(comparisons)) * len(groups) + 1.6)
     panel = drawing.subplots()
     step = 0.8 / len(comparisons)
     for number, one in enumerate(comparisons):
@@ -98,3 +102,43 @@ def gains(plan: Plan, content: Mapping[str, Any]) -> Drawing:
     tidy(panel, "x")
     panel.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return drawing
+
+
+def gains_and_capacity(plan: Plan, found: Sequence[Gains]) -> Drawing:
+    """What a system with strata gains over the first baseline that it is compared with, against the visits that tokens request: a
+    panel for each of its runs, a name for each direction, in the colour of its class.
+    """
+    baselines: dict[str, str] = {}
+    rows: dict[str, list[Gains]] = {}
+    for one in found:
+        system = one.run.partition("/")[0]
+        if baselines.setdefault(system, one.baseline) == one.baseline:
+            rows.setdefault(system, []).append(one)
+    most = max(map(len, rows.values()))
+    drawing = canvas(4.2 * most, 3.6 * len(rows) + 0.4)
+    grid = drawing.subplots(len(rows), most, squeeze=False, sharey="row")
+    for panels, runs in zip(grid, rows.values()):
+        for panel, one in zip(panels, runs):
+            _place_directions(panel, plan, one)
+        panels[0].set_ylabel(f"chrF++ gained over {runs[0].baseline}")
+        for panel in panels[len(runs) :]:
+            panel.set_axis_off()
+    return drawing
+
+
+def _place_directions(panel: Axes, plan: Plan, one: Gains) -> None:
+    class_of = {
+        name: place for place, cls in enumerate(plan.classes) for name in plan.directions_of(cls, one.directions)
+    }
+    for name, x, y in zip(one.directions, one.visits, one.chrf):
+        place = class_of.get(name, len(plan.classes))
+        panel.plot(x, y, "o", color=PALETTE[place % len(PALETTE)], markersize=3)
+        panel.annotate(name, (x, y), xytext=(2, 2), textcoords="offset points", fontsize=6)
+    for place, name in enumerate(plan.classes):
+        panel.plot([], [], "o", color=PALETTE[place % len(PALETTE)], markersize=3, label=name)
+    panel.axhline(0, color="black", linewidth=0.8)
+    panel.set_title(one.run, fontsize=10)
+    panel.set_xlabel("Visits that a token requests in the decoder")
+    tidy(panel, "both")
+    if plan.classes:
+        panel.legend(frameon=False, fontsize=7)

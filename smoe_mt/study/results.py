@@ -24,6 +24,7 @@ from smoe_mt.study.losses import validation_losses
 from smoe_mt.study.pages import write_content
 from smoe_mt.study.plan import Item, Plan
 from smoe_mt.study.stages import SPLIT, Setup, is_trained, results_of
+from smoe_mt.tasks.data_folder import TRAINING, DataFolder
 from smoe_mt.text_table import markdown_table
 
 METRICS = {"chrf": CHRF, "bleu": BLEU}
@@ -60,6 +61,7 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
     content["not_tested"] = sorted(planned.questions - plan.questions)
     needed = {item.name: item.folder(setup.runs) / "analysis" / SPLIT / "needed_capacity.json" for item in runs}
     content["needed_capacity"] = {name: read_json_object(path) for name, path in needed.items() if path.is_file()}
+    content["training_pairs"] = _training_pairs(setup.data_of(planned), sampled[MAIN].directions)
     if plan.costs:
         content["costs"] = costs_of(planned, runs, setup)
     folder = setup.runs / plan.name
@@ -69,6 +71,14 @@ def write_results(plan: Plan, items: Sequence[Item], setup: Setup, page: str | N
 
 def _updates(item: Item, setup: Setup) -> int:
     return int(read_json_object(results_of(item, setup) / "scores.json").get("updates", 0))
+
+
+def _training_pairs(data: Path, directions: Sequence[str]) -> dict[str, int]:
+    """Sentence pairs of each direction's training text; none where the data folder is elsewhere."""
+    if not data.is_dir():
+        return {}
+    folder = DataFolder.open(data)
+    return {direction: folder.count(TRAINING, direction) for direction in directions}
 
 
 def read_hypotheses(folder: Path) -> dict[str, Corpus]:
@@ -133,13 +143,6 @@ def _summary(scores_S: np.ndarray, samples_SR: np.ndarray) -> dict[str, Any]:
 
 def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
     """Scores by class and direction, and the comparisons."""
-    groups = [*next(iter(content["scores"][MAIN].values()))]
-    scores = content["scores"]
-    head = ["", "BLEU", *(f"chrF++ {group}" for group in groups)]
-    rows = []
-    for system in plan.systems:
-        cells = [scores[MAIN][system][group] for group in groups]
-        rows.append([system, f"{scores['bleu'][system][ALL]['mean']:.1f}", *(f"{one['mean']:.1f}" for one in cells)])
     tests = [_row(one["system"], one["baseline"], one["question"], one["differences"][MAIN][ALL], one["p_corrected"])
              for one in content["comparisons"]]  # fmt: skip
     if "gap" in content:
@@ -159,16 +162,28 @@ def as_markdown(plan: Plan, content: Mapping[str, Any]) -> str:
             f"Means over seeds {', '.join(map(str, content['seeds']))}.",
             *_gaps(content),
             "",
-            markdown_table(head, rows, numbers=True),
+            _scores_table(plan, content["scores"]),
             "",
             *([costs_table(content["costs"]), ""] if "costs" in content else []),
             "Differences of mean chrF++; intervals over seeds and sentences, and over seeds alone (t); p over both.",
             "",
             markdown_table(test_head, tests, numbers=True),
             "",
-            *capacity_tables(content["needed_capacity"]),
+            *capacity_tables(content),
         ]
     )
+
+
+def _scores_table(plan: Plan, scores: Mapping[str, Any]) -> str:
+    """A row for each system, or for each direction where these are more."""
+    groups = [*next(iter(scores[MAIN].values()))]
+    table = [["", "BLEU", *(f"chrF++ {group}" for group in groups)]]
+    for system in plan.systems:
+        cells = [scores["bleu"][system][ALL], *(scores[MAIN][system][group] for group in groups)]
+        table.append([system, *(f"{one['mean']:.1f}" for one in cells)])
+    if len(groups) > len(plan.systems):
+        table = [[*row] for row in zip(*table)]
+    return markdown_table(table[0], table[1:], numbers=True)
 
 
 def _gaps(content: Mapping[str, Any]) -> list[str]:
