@@ -7,6 +7,8 @@ Allocated anew they leave gaps that the next ones do not fit in, and a training'
 from __future__ import annotations
 
 import mmap
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,12 +21,13 @@ GROWTH = 1.25  # of what a batch needs; pages that no batch has touched take no 
 class LogitsMemory:
     """Memory outside of the heap for the logits of one batch, on a CPU.
 
-    Logits are valid until the next ones are computed. A backward pass through older ones is an error of autograd's; nobody
-    else is warned, so this is for a training, whose losses are all that is kept of a batch.
+    Logits without a gradient are valid until the next ones are computed: this is for a training, whose losses are all that is
+    kept of a batch. While a graph still has some, the next ones (of a second pass of the same model) get memory of their own.
     """
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._claim: Callable[[], _Claim | None] = lambda: None
 
     def __reduce__(self) -> tuple[type[LogitsMemory], tuple[()]]:
         """A copy has memory of its own, and none is written to a file."""
@@ -36,15 +39,20 @@ class LogitsMemory:
             dtype = torch.get_autocast_dtype("cpu")
             features, weight_VD = features.to(dtype), weight_VD.to(dtype)
         features_ND = features.reshape(-1, features.size(-1))
-        room_NV = self._room(features_ND.size(0), weight_VD.size(0), weight_VD.dtype)
-        return _Projection.apply(features_ND, weight_VD, room_NV).view(*features.shape[:-1], weight_VD.size(0))
+        N, V, claim = features_ND.size(0), weight_VD.size(0), _Claim()
+        if self._claim() is not None:
+            room_NV = weight_VD.new_empty(N, V)
+        else:
+            room_NV = self._room(N, V, weight_VD.dtype)
+            self._claim = weakref.ref(claim)
+        return _Projection.apply(features_ND, weight_VD, room_NV, claim).view(*features.shape[:-1], V)
 
     def _room(self, N: int, V: int, dtype: torch.dtype) -> Tensor:
         """Uninitialised [N, V]; all rooms share memory, and autograd knows that."""
         needed = N * V * dtype.itemsize
         if needed > self._bytes.numel():
             self._bytes = torch.empty(0, dtype=torch.uint8)  # the old ones go first
-            with torch.inference_mode(False):  # else autograd would not count what is written there
+            with torch.inference_mode(False):  # else no backward pass could keep what is written there
                 self._bytes = _mapped(int(GROWTH * needed))
         return self._bytes[:needed].view(dtype).view(N, V)
 
@@ -58,15 +66,25 @@ def _mapped(size: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
+class _Claim:
+    """Lives as long as the graph that may still ask for logits."""
+
+
 class _Projection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features_ND: Tensor, weight_VD: Tensor, room_NV: Tensor) -> Tensor:
+    def forward(ctx: Any, features_ND: Tensor, weight_VD: Tensor, room_NV: Tensor, claim: _Claim) -> Tensor:
         ctx.save_for_backward(features_ND, weight_VD)
+        ctx.claim = claim
         torch.mm(features_ND, weight_VD.t(), out=room_NV)
         return room_NV.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad_NV: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_NV: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
         features_ND, weight_VD = ctx.saved_tensors
-        of_features, of_weight, _ = ctx.needs_input_grad
-        return grad_NV @ weight_VD if of_features else None, grad_NV.t() @ features_ND if of_weight else None, None
+        of_features, of_weight, *_ = ctx.needs_input_grad
+        return (
+            grad_NV @ weight_VD if of_features else None,
+            grad_NV.t() @ features_ND if of_weight else None,
+            None,
+            None,
+        )
