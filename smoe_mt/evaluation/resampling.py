@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smoe_mt.evaluation.metrics import Corpus, Metric
+from smoe_mt.progress import progress_bar
 
 RESAMPLES = 1000
 LEVEL = 0.05
@@ -58,19 +59,23 @@ def sample_sentences(
     scores = np.zeros((len(runs), len(directions)))
     samples = np.zeros((len(runs), len(directions), resamples))
     rng = np.random.default_rng(seed)
-    for column, direction in enumerate(directions):
-        count = len(runs[0][direction].references)
-        drawn_RN = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-        for row, run in enumerate(runs):
-            pooling = metric.pooled([run[direction]])
-            lines, references = (
-                pooling.prepare(run[direction], text) for text in (run[direction].hypotheses, run[direction].references)
-            )
-            # What sacreBLEU's own significance test builds on: counts of each sentence, which add up to those of a corpus.
-            counts_NS = np.array(pooling.scorer._extract_corpus_statistics(lines, [references]), dtype=np.float64)
-            scores[row, column] = _score(pooling.scorer, counts_NS.sum(0))
-            samples[row, column] = [_score(pooling.scorer, sums) for sums in drawn_RN @ counts_NS]
+    with progress_bar(len(directions), f"{metric.title}: resampling", unit="direction") as bar:
+        for column, direction in enumerate(directions):
+            count = len(runs[0][direction].references)
+            drawn_RN = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+            for row, run in enumerate(runs):
+                scores[row, column], samples[row, column] = _sample(run[direction], metric, drawn_RN)
+            bar.update()
     return Sampled(directions, scores, samples)
+
+
+def _sample(corpus: Corpus, metric: Metric, drawn_RN: np.ndarray) -> tuple[float, list[float]]:
+    """The score of a direction, and those of its resamples; drawn_RN: how often each takes each sentence."""
+    pooling = metric.pooled([corpus])
+    lines, references = (pooling.prepare(corpus, text) for text in (corpus.hypotheses, corpus.references))
+    # What sacreBLEU's own significance test builds on: counts of each sentence, which add up to those of a corpus.
+    counts_NS = np.array(pooling.scorer._extract_corpus_statistics(lines, [references]), dtype=np.float64)
+    return _score(pooling.scorer, counts_NS.sum(0)), [_score(pooling.scorer, sums) for sums in drawn_RN @ counts_NS]
 
 
 def _score(scorer: object, sums: np.ndarray) -> float:
