@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 GROWTH = 1.25  # of what a batch needs; pages that no batch has touched take no memory
@@ -35,16 +36,15 @@ class LogitsMemory:
 
     def project(self, features: Tensor, weight_VD: Tensor) -> Tensor:
         """features [..., D] -> logits [..., V], those of ``F.linear``. Under autocast in its precision."""
+        if self._claim() is not None:
+            return F.linear(features, weight_VD)
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             features, weight_VD = features.to(dtype), weight_VD.to(dtype)
         features_ND = features.reshape(-1, features.size(-1))
         N, V, claim = features_ND.size(0), weight_VD.size(0), _Claim()
-        if self._claim() is not None:
-            room_NV = weight_VD.new_empty(N, V)
-        else:
-            room_NV = self._room(N, V, weight_VD.dtype)
-            self._claim = weakref.ref(claim)
+        room_NV = self._room(N, V, weight_VD.dtype)
+        self._claim = weakref.ref(claim)
         return _Projection.apply(features_ND, weight_VD, room_NV, claim).view(*features.shape[:-1], V)
 
     def _room(self, N: int, V: int, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from smoe_mt.study.plan import run_name
 from smoe_mt.text_table import markdown_table
 
 KINDS = {"directions": "direction", "frequency_ranks": "frequency rank of the target token"}
@@ -62,12 +63,11 @@ def _correlations(needed: Mapping[str, Any], pairs: Mapping[str, int]) -> list[s
         classes = [classes.values() for classes in content["both"].values()]
         cells = [(rank, one) for each in classes for rank, one in enumerate(each) if has_tokens(one)]
         directions = {name: one for name, one in content["directions"].items() if has_tokens(one)}
-        known = [name for name in directions if name in pairs]
         values = [
-            spearman([rank for rank, _ in cells], [visits(one) for _, one in cells]),
-            spearman([pairs[name] for name in known], [visits(directions[name]) for name in known]),
-            _visits_against_losses(directions.values()),
-            _visits_against_losses(one for _, one in cells),
+            _of_points((rank, visits(one)) for rank, one in cells),
+            _of_points((pairs[name], visits(one)) for name, one in directions.items() if name in pairs),
+            _of_points((visits(one), lost(one)) for one in directions.values()),
+            _of_points((visits(one), lost(one)) for _, one in cells),
         ]
         rows.append([run, *map(_signed, values)])
     head = [
@@ -85,21 +85,22 @@ def _correlations(needed: Mapping[str, Any], pairs: Mapping[str, int]) -> list[s
     ]
 
 
-def _visits_against_losses(each: Iterable[Mapping[str, Any]]) -> float:
-    pairs = [(visits(one), lost(one)) for one in each]
-    return spearman([a for a, _ in pairs], [b for _, b in pairs])
-
-
 @dataclass(frozen=True)
 class Gains:
     """What one run of a system with strata gains over a baseline in each direction, and what its tokens request there."""
 
-    run: str
+    system: str
+    seed: int
     baseline: str
     directions: tuple[str, ...]
     chrf: tuple[float, ...]
     visits: tuple[float, ...]
     lost: tuple[float, ...]
+
+    @property
+    def run(self) -> str:
+        """Its name."""
+        return run_name(self.system, self.seed)
 
 
 def gains_by_direction(content: Mapping[str, Any]) -> list[Gains]:
@@ -108,14 +109,14 @@ def gains_by_direction(content: Mapping[str, Any]) -> list[Gains]:
     for pair in content["comparisons"]:
         system, baseline = (content["scores"]["chrf"][name] for name in (pair["system"], pair["baseline"]))
         for place, seed in enumerate(content["seeds"]):
-            run = f"{pair['system']}/seed{seed}"
+            run = run_name(pair["system"], seed)
             classes = content["needed_capacity"].get(run, {}).get("directions", {})
             names = tuple(name for name, one in classes.items() if has_tokens(one) and name in system)
             if names:
                 gains = [system[name]["by_seed"][place] - baseline[name]["by_seed"][place] for name in names]
                 each = [classes[name] for name in names]
                 capacity = tuple(map(visits, each)), tuple(map(lost, each))
-                found.append(Gains(run, pair["baseline"], names, tuple(gains), *capacity))
+                found.append(Gains(pair["system"], seed, pair["baseline"], names, tuple(gains), *capacity))
     return found
 
 
@@ -123,11 +124,10 @@ def _gains(content: Mapping[str, Any]) -> list[str]:
     pairs = content["training_pairs"]
     rows = []
     for one in gains_by_direction(content):
-        of_pairs = [(pairs[name], gain) for name, gain in zip(one.directions, one.chrf) if name in pairs]
         values = [
             spearman(one.visits, one.chrf),
             spearman(one.lost, one.chrf),
-            spearman([a for a, _ in of_pairs], [b for _, b in of_pairs]),
+            _of_points((pairs[name], gain) for name, gain in zip(one.directions, one.chrf) if name in pairs),
         ]
         rows.append([f"{one.run} over {one.baseline}", *map(_signed, values)])
     head = ["", "visits", "lost at one visit", "training pairs"]
@@ -141,6 +141,11 @@ def _gains(content: Mapping[str, Any]) -> list[str]:
 
 def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:+.2f}"
+
+
+def _of_points(points: Iterable[tuple[float, float]]) -> float:
+    x_and_y = [*points]
+    return spearman([x for x, _ in x_and_y], [y for _, y in x_and_y])
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:

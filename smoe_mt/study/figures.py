@@ -10,7 +10,7 @@ import numpy as np
 
 from smoe_mt.analysis.figures.base import FORMATS, PALETTE, canvas, save, tidy
 from smoe_mt.study.capacity import Gains, gains_by_direction
-from smoe_mt.study.plan import Plan
+from smoe_mt.study.plan import Plan, run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def draw_all(plan: Plan, content: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw into `folder`; returns what was written."""
     losses = content["validation_loss"]
-    curves = {system: [losses[f"{system}/seed{seed}"] for seed in content["seeds"]] for system in plan.systems}
+    curves = {system: [losses[run_name(system, seed)] for seed in content["seeds"]] for system in plan.systems}
     drawings = {"learning_curves": learning_curves(curves), "gains": gains(plan, content)}
     if found := gains_by_direction(content):
         drawings["gains_and_capacity"] = gains_and_capacity(plan, found)
@@ -108,12 +108,11 @@ def gains_and_capacity(plan: Plan, found: Sequence[Gains]) -> Drawing:
     """What a system with strata gains over the first baseline that it is compared with, against the visits that tokens request: a
     panel for each of its runs, a name for each direction, in the colour of its class.
     """
-    baselines: dict[str, str] = {}
     rows: dict[str, list[Gains]] = {}
     for one in found:
-        system = one.run.partition("/")[0]
-        if baselines.setdefault(system, one.baseline) == one.baseline:
-            rows.setdefault(system, []).append(one)
+        row = rows.setdefault(one.system, [])
+        if not row or one.baseline == row[0].baseline:
+            row.append(one)
     most = max(map(len, rows.values()))
     drawing = canvas(4.2 * most, 3.6 * len(rows) + 0.4)
     grid = drawing.subplots(len(rows), most, squeeze=False, sharey="row")

@@ -58,6 +58,11 @@ class Made:
     evaluate: tuple[str, ...] = ()
 
 
+def run_name(system: str, seed: int) -> str:
+    """Of a run within its study."""
+    return f"{system}/seed{seed}"
+
+
 @dataclass(frozen=True)
 class Item:
     """One run: a system with a seed. `overrides` are all that differ from the config; `made`: it is no training."""
@@ -71,7 +76,7 @@ class Item:
     @property
     def name(self) -> str:
         """As people read it, and the folder below that of the study."""
-        return f"{self.system}/seed{self.seed}"
+        return run_name(self.system, self.seed)
 
     def folder(self, runs: Path) -> Path:
         """Where it is trained."""
